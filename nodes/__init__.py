@@ -1,0 +1,14 @@
+"""The nodes of the pack, one file per family; a class here holds a schema and a short execute()."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .loader import StrataLoraLoader
+
+
+class StrataExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [StrataLoraLoader]
+
+
+async def comfy_entrypoint() -> StrataExtension:
+    return StrataExtension()

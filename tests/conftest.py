@@ -1,0 +1,26 @@
+"""Makes the pack importable as ``strata`` without running its entry point, and ComfyUI importable beside it.
+
+The pack's own folder must never be on ``sys.path``: ``import nodes`` would then find our ``nodes/`` instead of ComfyUI's.
+"""
+
+import os
+import sys
+import types
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:] = [entry for entry in sys.path if Path(entry or os.getcwd()).resolve() != ROOT]
+
+if "strata" not in sys.modules:
+    package = types.ModuleType("strata")
+    package.__path__ = [str(ROOT)]
+    sys.modules["strata"] = package
+
+# Set by ``python3 dev.py test``: the ComfyUI that the node tests run in.
+COMFYUI = os.environ.get("COMFYUI_PATH")
+if COMFYUI and COMFYUI not in sys.path:
+    sys.path.append(COMFYUI)
+    # Before comfy.model_management is imported, or it looks for a GPU.
+    from comfy.cli_args import args
+
+    args.cpu = True
