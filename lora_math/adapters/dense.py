@@ -1,0 +1,120 @@
+"""Changes that are stored whole: differences (``diff``, ``diff_b``, norm layers), replaced weights, and padded weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import Adapter, Parts, RowMap, Scaling, register, show
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Diff(Adapter):
+    """delta W = strength * scale * value; value [as the weight] (LyCORIS ``full`` and ``norms``, kohya, PEFT's ``lora_B.bias``)."""
+
+    value: Tensor
+    scale: float = 1.0
+
+    name = "diff"
+    suffixes = {".diff": "diff", ".w_norm": "diff", ".diff_b": "diff_b", ".b_norm": "diff_b"}
+
+    @classmethod
+    def parse(cls, parts: Parts, scaling: Scaling) -> Diff | None:
+        return cls(parts.pop("diff")) if "diff" in parts else None
+
+    @classmethod
+    def parse_bias(cls, parts: Parts, scaling: Scaling, rank: int | None) -> Diff | None:
+        """The change of the bias. PEFT trains ``lora_B.bias`` inside the scaled branch, so it carries the LoRA's scale."""
+        if "diff_b" in parts:
+            return cls(parts.pop("diff_b"))
+        if "lora_up_bias" in parts and rank is not None:
+            return cls(parts.pop("lora_up_bias"), scaling.scale(rank))
+        return None
+
+    def mismatch(self, shape: tuple[int, ...]) -> str | None:
+        return None if _same(self.value.shape, shape) else _differs(self.value, shape)
+
+    def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
+        return (self.value.to(dtype) * (strength * self.scale)).reshape(weight.shape)
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class SetWeight(Adapter):
+    """W' = value at every strength but 0: a replaced weight has no half-way (ComfyUI does the same)."""
+
+    value: Tensor
+
+    name = "set"
+    suffixes = {".set_weight": "set_weight"}
+
+    @classmethod
+    def parse(cls, parts: Parts, scaling: Scaling) -> SetWeight | None:
+        return cls(parts.pop("set_weight")) if "set_weight" in parts else None
+
+    def mismatch(self, shape: tuple[int, ...]) -> str | None:
+        return None if _same(self.value.shape, shape) else _differs(self.value, shape)
+
+    def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
+        if strength == 0:
+            return torch.zeros(weight.shape, dtype=dtype, device=weight.device)
+        return self.value.to(dtype).reshape(weight.shape) - weight.to(dtype)
+
+    def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
+        value = self.value.reshape(weight.shape)
+        return weight.copy_(value if rows is None else rows(value)) if strength != 0 else weight
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Padded(Adapter):
+    """``inner`` over the weight padded with zeros to ``shape`` (``reshape_weight``: BFL's FLUX control LoRAs widen ``img_in``)."""
+
+    inner: Adapter
+    shape: tuple[int, ...]
+
+    name = "padded"
+    suffixes = {".reshape_weight": "reshape_weight"}
+
+    @classmethod
+    def wrap(cls, inner: Adapter, parts: Parts) -> Adapter:
+        """``inner`` with the padding in ``parts``, or as it is when there is none."""
+        if "reshape_weight" not in parts:
+            return inner
+        return cls(inner, tuple(int(n) for n in parts.pop("reshape_weight").flatten().tolist()))
+
+    @property
+    def rank(self) -> int | None:
+        return self.inner.rank
+
+    @property
+    def shape_after(self) -> tuple[int, ...]:
+        return self.shape
+
+    def mismatch(self, shape: tuple[int, ...]) -> str | None:
+        if len(shape) != len(self.shape) or any(new < old for new, old in zip(self.shape, shape, strict=True)):
+            return f"it pads to {show(self.shape)}, this weight is {show(shape)}"
+        return self.inner.mismatch(self.shape)
+
+    def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
+        return self.inner.delta(self._pad(weight), strength, dtype)
+
+    def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
+        return self.inner.apply_(self._pad(weight), strength, dtype, rows)
+
+    def _pad(self, weight: Tensor) -> Tensor:
+        padded = weight.new_zeros(self.shape)
+        padded[tuple(slice(0, n) for n in weight.shape)] = weight
+        return padded
+
+
+def _same(shape, other) -> bool:
+    """Equal but for axes of length 1: a 1x1 convolution stored as a matrix, or the reverse."""
+    return [n for n in shape if n != 1] == [n for n in other if n != 1]
+
+
+def _differs(value: Tensor, shape) -> str:
+    return f"it holds a {show(value.shape)} tensor, this weight is {show(shape)}"

@@ -1,0 +1,140 @@
+"""Matrices kept as a product of two thin factors, and their exact algebra.
+
+Nothing here ever forms the [out, in] product. Everything runs in float64 on the CPU: it costs at most three times float32 there, and
+in float32 Gram-based quantities lose all digits below sqrt(eps) of the largest singular value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import LoraShapeError
+
+
+@dataclass(frozen=True, eq=False)
+class SVD:
+    """u [out, k], s [k] descending, vh [k, in] with u @ diag(s) @ vh the matrix; k = min(out, in, rank)."""
+
+    u: Tensor
+    s: Tensor
+    vh: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """The matrix up @ down; up [out, rank], down [rank, in], stored as float64 on the CPU. Rank 0 is the zero matrix."""
+
+    up: Tensor
+    down: Tensor
+
+    def __post_init__(self):
+        if self.up.ndim != 2 or self.down.ndim != 2 or self.up.shape[1] != self.down.shape[0]:
+            raise LoraShapeError(f"factors {tuple(self.up.shape)} and {tuple(self.down.shape)} have no common rank")
+        object.__setattr__(self, "up", self.up.to("cpu", torch.float64))
+        object.__setattr__(self, "down", self.down.to("cpu", torch.float64))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.up.shape[0], self.down.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """Columns of ``up``: an upper bound of the matrix's rank."""
+        return self.up.shape[1]
+
+    def dense(self) -> Tensor:
+        """up @ down, [out, in]. For tests and small matrices."""
+        return self.up @ self.down
+
+    def scaled(self, factor: float) -> LowRank:
+        return LowRank(self.up * factor, self.down)
+
+    @staticmethod
+    def concat(terms: Iterable[tuple[LowRank, float]]) -> LowRank:
+        """sum of factor * matrix, exactly: [c1 up1 | c2 up2 ...] @ [down1; down2; ...]. Raises LoraShapeError when shapes differ."""
+        pairs = list(terms)
+        if not pairs:
+            raise LoraShapeError("nothing to add up")
+        if len({matrix.shape for matrix, _ in pairs}) > 1:
+            shapes = ", ".join(sorted({f"{m.shape[0]}x{m.shape[1]}" for m, _ in pairs}))
+            raise LoraShapeError(f"matrices of different shapes cannot be added: {shapes}")
+        up = torch.cat([matrix.up * factor for matrix, factor in pairs], 1)
+        return LowRank(up, torch.cat([matrix.down for matrix, _ in pairs], 0))
+
+    def svd(self) -> SVD:
+        """Exact SVD through QR of both factors (low-rank rounding, Oseledets 2011), O((out + in) rank^2 + rank^3)."""
+        q_up, r_up = torch.linalg.qr(self.up)
+        q_down, r_down = torch.linalg.qr(self.down.T)
+        u, s, vh = torch.linalg.svd(r_up @ r_down.T, full_matrices=False)
+        return SVD(q_up @ u, s, vh @ q_down.T)
+
+    def singular_values(self) -> Tensor:
+        """[min(out, in, rank)], descending; half the cost of ``svd``."""
+        return torch.linalg.svdvals(self._core())
+
+    def truncate(self, rank: int) -> tuple[LowRank, float]:
+        """The nearest matrix of that rank and its relative error, exact: sqrt(1 - retained energy) (Eckart and Young 1936).
+
+        The factors come balanced. A rank at or above the matrix's own returns the same matrix with error 0.
+        """
+        if rank < 0:
+            raise LoraShapeError(f"rank {rank} is negative")
+        svd = self.svd()
+        total = torch.linalg.vector_norm(svd.s)
+        lost = torch.linalg.vector_norm(svd.s[rank:])
+        error = float(lost / total) if total > 0 else 0.0
+        return _balanced(svd, rank), error
+
+    def balance(self) -> LowRank:
+        """The same matrix as (U sqrt(S)) @ (sqrt(S) Vh): both factors equally large, which half precision stores best."""
+        return _balanced(self.svd(), self.rank)
+
+    def frobenius_norm(self) -> float:
+        """sqrt of the sum of squares of all entries. Through QR, so that small norms of large factors are right too."""
+        return float(torch.linalg.vector_norm(self._core()))
+
+    def spectral_norm(self) -> float:
+        """The largest singular value; 0 for rank 0."""
+        values = self.singular_values()
+        return float(values[0]) if values.numel() else 0.0
+
+    def inner(self, other: LowRank) -> float:
+        """tr(self^T other) = sum((up1^T up2) * (down1 down2^T)), O((out + in) rank1 rank2)."""
+        _same_shape(self, other)
+        return float(((self.up.T @ other.up) * (self.down @ other.down.T)).sum())
+
+    def distance(self, other: LowRank) -> float:
+        """Frobenius norm of self - other. Never through Gram matrices, which cancel: the norm of the concatenation instead."""
+        _same_shape(self, other)
+        return LowRank.concat([(self, 1.0), (other, -1.0)]).frobenius_norm()
+
+    def _core(self) -> Tensor:
+        """A small matrix with the same singular values."""
+        r_up = torch.linalg.qr(self.up, mode="r").R
+        r_down = torch.linalg.qr(self.down.T, mode="r").R
+        return r_up @ r_down.T
+
+
+def gram_matrix(matrices: Sequence[LowRank]) -> Tensor:
+    """[N, N] of all inner products in one pass, O((out + in) R^2) with R the sum of the ranks. Raises LoraShapeError when shapes differ."""
+    if not matrices:
+        return torch.zeros(0, 0, dtype=torch.float64)
+    stacked = LowRank.concat((matrix, 1.0) for matrix in matrices)
+    products = (stacked.up.T @ stacked.up) * (stacked.down @ stacked.down.T)
+    owner = torch.repeat_interleave(torch.arange(len(matrices)), torch.tensor([matrix.rank for matrix in matrices]))
+    rows = torch.zeros(len(matrices), products.shape[1], dtype=torch.float64).index_add_(0, owner, products)
+    return torch.zeros(len(matrices), len(matrices), dtype=torch.float64).index_add_(1, owner, rows)
+
+
+def _balanced(svd: SVD, rank: int) -> LowRank:
+    root = svd.s[:rank].sqrt()
+    return LowRank(svd.u[:, :rank] * root, root[:, None] * svd.vh[:rank])
+
+
+def _same_shape(a: LowRank, b: LowRank) -> None:
+    if a.shape != b.shape:
+        raise LoraShapeError(f"a {a.shape[0]}x{a.shape[1]} and a {b.shape[0]}x{b.shape[1]} matrix cannot be compared")

@@ -1,0 +1,183 @@
+"""LoRA files by the names that workflows give them, opened once for the whole process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import comfy.lora_convert
+import folder_paths
+
+from ...lora_math import family, files, state_dict
+from ...lora_math.errors import StrataError
+
+CACHE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Lora:
+    """An opened file: its adapters, its family, and the tensors that hold NaN or Inf."""
+
+    name: str
+    path: str
+    size: int
+    metadata: dict[str, str]
+    contents: state_dict.StateDict
+    family: str | None
+    broken: frozenset[str]
+    tensors: int
+    nbytes: int
+
+
+def lora_names() -> list[str]:
+    """What core's combo of the ``loras`` folders offers."""
+    return folder_paths.get_filename_list("loras")
+
+
+def resolve(name: str, names: Iterable[str] | None = None) -> str:
+    """The name as this machine's ``loras`` folders spell it.
+
+    Tries in turn: the exact name; the other system's separators; other upper and lower case; a single file of the same base name.
+    Never a part of a name. Raises StrataError naming the candidates when two fit, and near ones when none does.
+    """
+    names = list(lora_names() if names is None else names)
+    if name in names:
+        return name
+    wanted = _slashes(name)
+    for key in (_slashes, lambda n: _slashes(n).lower(), lambda n: os.path.basename(_slashes(n)).lower()):
+        hits = [candidate for candidate in names if key(candidate) == key(wanted)]
+        if len(hits) == 1:
+            return hits[0]
+        if hits:
+            raise StrataError(
+                f"LoRA '{name}' could be any of {len(hits)} files: {', '.join(sorted(hits)[:5])}. "
+                "Choose the one you mean in the node's list."
+            )
+    raise StrataError(
+        f"LoRA '{name}' is not in your loras folders ({len(names)} files there). "
+        "Put the file there and press R to refresh, or choose another one in the node's list."
+    )
+
+
+def path_of(name: str) -> str:
+    """Full path of a LoRA by its name in a workflow. Raises StrataError as ``resolve`` does."""
+    resolved = resolve(name)
+    path = folder_paths.get_full_path("loras", resolved)
+    if path is None:
+        raise StrataError(f"LoRA '{resolved}' is in the list but gone from the disk. Press R to refresh the list.")
+    return path
+
+
+def _slashes(name: str) -> str:
+    return name.replace("\\", "/").strip("/")
+
+
+class LoraCache:
+    """Opened LoRAs by (real path, size, modification time), the least recently used dropped beyond ``budget`` bytes.
+
+    Safe from any thread; two threads that want the same file read it once.
+    """
+
+    def __init__(self, budget: int = CACHE_BYTES):
+        self.budget = budget
+        self._lock = threading.Lock()
+        self._reading: dict[tuple, threading.Lock] = {}
+        self._loras: OrderedDict[tuple, Lora] = OrderedDict()
+
+    @property
+    def nbytes(self) -> int:
+        with self._lock:
+            return sum(lora.nbytes for lora in self._loras.values())
+
+    def get(self, name: str) -> Lora:
+        """The opened file. Raises StrataError (LoraFileError for what is wrong with the file itself)."""
+        path = path_of(name)
+        key = file_key(path)
+        with self._lock:
+            if key in self._loras:
+                self._loras.move_to_end(key)
+                return self._loras[key]
+            reading = self._reading.setdefault(key, threading.Lock())
+        try:
+            with reading:
+                with self._lock:
+                    if key in self._loras:
+                        return self._loras[key]
+                lora = open_lora(name, path)
+                with self._lock:
+                    self._keep(key, lora)
+                return lora
+        finally:
+            with self._lock:
+                self._reading.pop(key, None)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._loras.clear()
+
+    def _keep(self, key: tuple, lora: Lora) -> None:
+        for other in [k for k in self._loras if k[0] == key[0]]:  # older contents of the same file
+            del self._loras[other]
+        self._loras[key] = lora
+        total = sum(held.nbytes for held in self._loras.values())
+        while total > self.budget and len(self._loras) > 1:
+            total -= self._loras.popitem(last=False)[1].nbytes
+
+
+def file_key(path: str) -> tuple[str, int, int]:
+    """(real path, size, mtime): changes when the file is replaced under the same name. Missing files count as empty."""
+    real = os.path.realpath(path)
+    try:
+        stat = os.stat(real)
+    except OSError:
+        return real, 0, 0
+    return real, stat.st_size, stat.st_mtime_ns
+
+
+def open_lora(name: str, path: str) -> Lora:
+    """Reads and understands a file, past the cache. Raises LoraFileError."""
+    file = files.read_lora_file(path)
+    tensors = comfy.lora_convert.convert_lora(file.tensors)
+    contents = state_dict.parse(tensors, file.metadata)
+    if not contents.entries:
+        raise files.LoraFileError(path, file.size, *_no_lora(tensors))
+    broken = frozenset(files.non_finite(tensors))
+    found = family.detect(contents.entries, file.metadata)
+    return Lora(name, path, file.size, dict(file.metadata), contents, found, broken, len(tensors), file.nbytes)
+
+
+_OTHER_KINDS = (
+    (
+        "model.diffusion_model.",
+        "it is a whole checkpoint",
+        "Move it to models/checkpoints and load it with Load Checkpoint.",
+    ),
+    (
+        "first_stage_model.",
+        "it is a whole checkpoint",
+        "Move it to models/checkpoints and load it with Load Checkpoint.",
+    ),
+    ("control_model.", "it is a ControlNet", "Move it to models/controlnet."),
+    ("decoder.up", "it is a VAE", "Move it to models/vae."),
+    ("string_to_param", "it is a textual inversion embedding", "Move it to models/embeddings."),
+    ("emb_params", "it is a textual inversion embedding", "Move it to models/embeddings."),
+    ("clip_l", "it is a textual inversion embedding", "Move it to models/embeddings."),
+    ("double_blocks.", "it is a diffusion model", "Move it to models/diffusion_models."),
+)
+
+
+def _no_lora(tensors) -> tuple[str, str]:
+    for prefix, what, advice in _OTHER_KINDS:
+        if any(key.startswith(prefix) for key in tensors):
+            return f"it holds no LoRA: {what}", advice
+    some = ", ".join(list(tensors)[:3])
+    return (
+        f"it holds no LoRA that this pack knows ({len(tensors)} tensors, such as {some})",
+        "Check that this is a LoRA file.",
+    )
+
+
+CACHE = LoraCache()
