@@ -23,6 +23,7 @@ class Lora:
 
     name: str
     path: str
+    identity: str  # changes with the file's contents: its real path, size and time
     size: int
     metadata: dict[str, str]
     contents: state_dict.StateDict
@@ -139,6 +140,7 @@ def file_key(path: str) -> tuple[str, int, int]:
 
 def open_lora(name: str, path: str) -> Lora:
     """Reads and understands a file, past the cache. Raises LoraFileError."""
+    identity = repr(file_key(path))
     file = files.read_lora_file(path)
     tensors = comfy.lora_convert.convert_lora(file.tensors)
     contents = state_dict.parse(tensors, file.metadata)
@@ -146,7 +148,9 @@ def open_lora(name: str, path: str) -> Lora:
         raise files.LoraFileError(path, file.size, *_no_lora(tensors))
     broken = frozenset(files.non_finite(tensors))
     found = family.detect(contents.entries, file.metadata)
-    return Lora(name, path, file.size, dict(file.metadata), contents, found, broken, len(tensors), file.nbytes)
+    return Lora(
+        name, path, identity, file.size, dict(file.metadata), contents, found, broken, len(tensors), file.nbytes
+    )
 
 
 _OTHER_KINDS = (

@@ -1,7 +1,7 @@
 """Our adapters as ComfyUI weight patches.
 
-ComfyUI rebuilds a patch as ``type(p)(p.loaded_keys, moved(p.weights))`` whenever it prefetches weights, so everything a patch knows lies
-in ``weights``, as nested tuples of tensors, numbers and strings, and nothing is ever written to it.
+ComfyUI rebuilds a patch as ``type(p)(p.loaded_keys, moved(p.weights))`` whenever it prefetches weights, so everything a patch
+knows lies in ``weights``, as nested tuples of tensors, numbers and strings, and nothing is ever written to it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Iterable
 import comfy.model_management
 import torch
 from comfy.weight_adapter.base import WeightAdapterBase
+from torch import Tensor
 
 from ...lora_math.adapters import Adapter, from_record
 
 
 class StrataPatch(WeightAdapterBase):
-    """One or more adapters on one weight. ``weights`` is ((coefficient, adapter record), ...), applied in that order."""
+    """Adapters on one weight, applied in order. ``weights`` is (moves rows, ((coefficient, adapter record), ...))."""
 
     name = "strata"
 
@@ -25,16 +26,18 @@ class StrataPatch(WeightAdapterBase):
         self.weights = weights
 
     @classmethod
-    def of(cls, terms: Iterable[tuple[float, Adapter]]) -> StrataPatch:
-        return cls(set(), tuple((coefficient, adapter.record()) for coefficient, adapter in terms))
+    def of(cls, terms: Iterable[tuple[float, Adapter]], moves_rows: bool) -> StrataPatch:
+        """terms: (coefficient, adapter). moves_rows: whether the target's key names a function that reorders the delta's rows."""
+        records = tuple((float(coefficient), adapter.record()) for coefficient, adapter in terms if coefficient != 0)
+        return cls(set(), (moves_rows, records))
 
     def calculate_shape(self, key):
-        shapes = [from_record(record).shape_after for _, record in self.weights]
+        shapes = [from_record(record).shape_after for _, record in self.weights[1]]
         return next((shape for shape in reversed(shapes) if shape is not None), None)
 
     def calculate_weight(
         self,
-        weight: torch.Tensor,
+        weight: Tensor,
         key: str,
         strength: float,
         strength_model: float,
@@ -42,13 +45,18 @@ class StrataPatch(WeightAdapterBase):
         function,
         intermediate_dtype: torch.dtype = torch.float32,
         original_weight=None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         # In place: with an offset, ``weight`` is a view into the fused weight and what is returned gets dropped.
-        rows = None if getattr(function, "__name__", "") == "<lambda>" else function
-        for coefficient, record in self.weights:
+        moves_rows, terms = self.weights
+        device = weight.device
+
+        def moved(tensor: Tensor) -> Tensor:
+            return comfy.model_management.cast_to_device(tensor, device, tensor.dtype)
+
+        for coefficient, record in terms:
             if strength * coefficient != 0:
-                adapter = from_record(record).map_tensors(
-                    lambda t: comfy.model_management.cast_to_device(t, weight.device, t.dtype)  # noqa: B023
+                adapter = from_record(record).map_tensors(moved)
+                weight = adapter.apply_(
+                    weight, strength * coefficient, intermediate_dtype, function if moves_rows else None
                 )
-                weight = adapter.apply_(weight, strength * coefficient, intermediate_dtype, rows)
         return weight

@@ -1,0 +1,127 @@
+"""Trigger words: what to write into the prompt, from a file's header and from the sidecar files that other tools leave beside it.
+
+Sidecars are read, never written. In order of trust: what the person typed, what the author published, what the trainer recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+MAX_SIDECAR = 8_000_000  # bytes; a Civitai-Helper file with every example image stays far below
+MAX_WORDS = 40
+
+
+def trigger_words(path: str, metadata: Mapping[str, str]) -> list[str]:
+    """Words for the LoRA at ``path`` in the order in which they should be shown; empty when nothing is known.
+
+    metadata: the safetensors header. Unreadable or malformed sources count as silent: they must never keep a LoRA from loading.
+    """
+    stem = os.path.splitext(path)[0]
+    for source in (_typed, _published):
+        words = _clean(source(path, stem))
+        if words:
+            return words
+    for source in (_phrase, _class_tokens, _constant_tags):
+        words = _clean(source(metadata))
+        if words:
+            return words
+    return _clean([_text(stem + ".txt")])
+
+
+def _typed(path: str, stem: str) -> Iterator[str]:
+    """The person's own words: A1111's user metadata, rgthree's and Lora Manager's edited lists."""
+    yield from _split(_dict(_json(stem + ".json")).get("activation text"))
+    for entry in _list(_dict(_json(path + ".rgthree-info.json")).get("trainedWords")):
+        if isinstance(entry, dict) and entry.get("user"):
+            yield from _split(entry.get("word"))
+
+
+def _published(path: str, stem: str) -> Iterator[str]:
+    """Civitai's ``trainedWords`` as Civitai-Helper, Lora Manager and rgthree keep them."""
+    for document in (_json(stem + ".civitai.info"), _dict(_json(stem + ".metadata.json")).get("civitai")):
+        for words in _list(_dict(document).get("trainedWords")):
+            yield from _split(words)
+    for words in _list(_dict(_json(stem + ".metadata.json")).get("trainedWords")):
+        yield from _split(words)
+    for entry in _list(_dict(_json(path + ".rgthree-info.json")).get("trainedWords")):
+        yield from _split(entry.get("word") if isinstance(entry, dict) else entry)
+
+
+def _phrase(metadata: Mapping[str, str]) -> Iterator[str]:
+    yield from _split(metadata.get("modelspec.trigger_phrase"))
+
+
+def _class_tokens(metadata: Mapping[str, str]) -> Iterator[str]:
+    """kohya: class tokens of each subset, or the folder names ``10_ohwx woman`` that carried them."""
+    for dataset in _list(_parsed(metadata.get("ss_datasets"))):
+        for subset in _list(_dict(dataset).get("subsets")):
+            yield from _split(_dict(subset).get("class_tokens"))
+    for folder in _dict(_parsed(metadata.get("ss_dataset_dirs"))):
+        named = re.match(r"\d+_(.+)$", folder)
+        if named:
+            yield from _split(named.group(1).replace("_", " "))
+
+
+def _constant_tags(metadata: Mapping[str, str]) -> Iterator[str]:
+    """Tags that every training image of some folder carries."""
+    folders = _dict(_parsed(metadata.get("ss_dataset_dirs")))
+    for folder, tags in _dict(_parsed(metadata.get("ss_tag_frequency"))).items():
+        images = _dict(folders.get(folder)).get("img_count")
+        for tag, count in _dict(tags).items():
+            if isinstance(images, int) and images > 1 and count == images:
+                yield str(tag)
+
+
+def _clean(words: Iterable[str]) -> list[str]:
+    """Without repeats (whatever their case), control characters and the hundredth synonym."""
+    seen: dict[str, str] = {}
+    for word in words:
+        shown = re.sub(r"[\s\x00-\x1f\x7f]+", " ", word).strip(" ,")
+        if shown:
+            seen.setdefault(shown.lower(), shown[:500])
+    return list(seen.values())[:MAX_WORDS]
+
+
+def _split(value) -> Iterator[str]:
+    if isinstance(value, str):
+        yield from value.split(",")
+
+
+def _text(path: str) -> str:
+    try:
+        if (
+            os.path.isfile(path) and os.path.getsize(path) <= 4096
+        ):  # longer ones are notes or licences, not trigger words
+            with open(path, encoding="utf-8") as file:
+                return file.read()
+    except (OSError, ValueError):
+        pass
+    return ""
+
+
+def _json(path: str):
+    try:
+        if os.path.isfile(path) and os.path.getsize(path) <= MAX_SIDECAR:
+            with open(path, encoding="utf-8") as file:
+                return json.load(file)
+    except (OSError, ValueError, RecursionError):
+        pass
+    return None
+
+
+def _parsed(text: str | None):
+    try:
+        return json.loads(text) if text and len(text) <= MAX_SIDECAR else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _dict(value) -> dict:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value) -> list:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,80 @@
+"""How a LoRA file fits a loaded model or a set of text encoders: found once for the pair, before anything is patched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from ...lora_math import family
+from ...lora_math.adapters import Adapter
+from ...lora_math.state_dict import Entry
+from .library import Lora
+from .targets import Target, Targets
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """pieces: what can be applied, in the file's order; refused: entries that name a weight but cannot change it, with the reason;
+    strangers: entries that name nothing here."""
+
+    pieces: tuple[tuple[Target, Entry], ...]
+    refused: tuple[tuple[Entry, str], ...]
+    strangers: tuple[Entry, ...]
+
+    def adapters(self, without: frozenset[str] = frozenset()) -> dict:
+        """patch key -> its adapters in order. ``without``: file keys whose entries are left out (they hold NaN or Inf)."""
+        grouped: dict = {}
+        for target, entry in self.pieces:
+            if not without.intersection(entry.keys):
+                grouped.setdefault(target.patch_key, []).append(entry.adapter)
+        return grouped
+
+
+EMPTY = Fit((), (), ())
+
+_known: WeakKeyDictionary[Lora, WeakKeyDictionary[Targets, Fit]] = WeakKeyDictionary()
+
+
+def fit(lora: Lora, targets: Targets) -> Fit:
+    """The fit of a file on these targets, kept while both live."""
+    of_lora = _known.setdefault(lora, WeakKeyDictionary())
+    found = of_lora.get(targets)
+    if found is None:
+        found = of_lora[targets] = _fit(lora.contents.entries, targets)
+    return found
+
+
+def _fit(entries: Iterable[Entry], targets: Targets) -> Fit:
+    pieces, refused, strangers = [], [], []
+    for entry in entries:
+        target = targets.find(entry.module, entry.parameter)
+        if target is None:
+            strangers.append(entry)
+            continue
+        reason = _refusal(entry.adapter, target)
+        if reason is None:
+            pieces.append((target, entry))
+        else:
+            refused.append((entry, reason))
+    return Fit(tuple(pieces), tuple(refused), tuple(strangers))
+
+
+def _refusal(adapter: Adapter, target: Target) -> str | None:
+    if adapter.shape_after is not None and not isinstance(target.patch_key, str):
+        return "it widens a weight of which it holds only a part"
+    return adapter.mismatch(target.shape)
+
+
+def text_encoder_of(target: Target) -> str:
+    """Which text encoder a CLIP weight belongs to: ``clip_l``, ``t5xxl``."""
+    return target.key.split(".", 1)[0]
+
+
+def count(entries: Iterable[Entry]) -> int:
+    """Tensors of the file that these entries came from."""
+    return sum(len(entry.keys) for entry in entries)
+
+
+def is_text_encoder(entry: Entry) -> bool:
+    return family.is_text_encoder(entry.module)

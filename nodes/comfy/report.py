@@ -1,0 +1,263 @@
+"""What a loader tells the person: one verdict, then what was applied, what was not and why, and where ComfyUI would differ."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ...lora_math.adapters import DoRA
+from ...lora_math.adapters.dora import OUT
+from ...lora_math.family import component
+from ...lora_math.files import show_size
+from ...lora_math.state_dict import Entry
+from .fit import EMPTY, Fit, count, is_text_encoder, text_encoder_of
+from .library import Lora
+from .targets import Targets
+
+SHOWN = 3  # examples per group: a report is read on a node
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The model or the text encoders as one LoRA meets them. ``fit`` is EMPTY and ``targets`` None where nothing is connected."""
+
+    fit: Fit
+    targets: Targets | None
+    strength: float
+
+
+NOTHING = Side(EMPTY, None, 0.0)
+
+
+def describe(lora: Lora) -> str:
+    """What the file is, in one line: family, algorithms, rank, alpha, size."""
+    entries = [entry for entry in lora.contents.entries if entry.parameter == "weight"]
+    kinds = Counter(entry.adapter.name for entry in entries)
+    names = " + ".join(name for name, _ in kinds.most_common()) or "bias"
+    parts = [f"{lora.family} {names}" if lora.family else f"{names} of an unknown family"]
+    ranks = [rank for entry in entries if (rank := entry.adapter.rank) is not None]
+    if ranks:
+        parts.append(f"rank {_spread(ranks)}")
+    alphas = [entry.alpha for entry in entries if entry.alpha is not None]
+    if alphas:
+        parts.append(f"alpha {_spread(alphas)}")
+    elif ranks:
+        parts.append("no alpha (scale 1)")
+    parts.append(show_size(lora.size))
+    return ", ".join(parts)
+
+
+def problems(lora: Lora, model: Side, clip: Side) -> list[str]:
+    """What makes this LoRA unusable here; with ``on_problem`` = error each of these stops the graph."""
+    found = [text] if (text := _misfit(lora, model, clip)) else []
+    if lora.broken:
+        found.append(
+            f"{lora.name}: {len(lora.broken)} of its tensors hold NaN or infinity ({_some(lora.broken)}), which would turn every "
+            "image black. The file is damaged or its training diverged: download it again or use an earlier epoch."
+        )
+    return found
+
+
+def is_misfit(lora: Lora, model: Side, clip: Side) -> bool:
+    """Whether the LoRA belongs to another kind of model altogether, so that nothing of it should be applied."""
+    return _misfit(lora, model, clip) is not None
+
+
+def _misfit(lora: Lora, model: Side, clip: Side) -> str | None:
+    entries = lora.contents.entries
+    for_model = [entry for entry in entries if not is_text_encoder(entry)]
+    if model.targets is not None and for_model:
+        ours, theirs = lora.family, model.targets.family
+        stray = len(model.fit.refused) + sum(not is_text_encoder(entry) for entry in model.fit.strangers)
+        model_pieces = len(model.fit.pieces)
+        if ours and theirs and ours != theirs and stray and not (model_pieces and _related(ours, theirs)):
+            return (
+                f"{lora.name} is {_article(ours)} LoRA, the model is {theirs}. "
+                f"Choose a LoRA made for {theirs}, or load {_article(ours)} model."
+            )
+        if not model_pieces:
+            return _fits_nothing(lora, model, theirs)
+    if model.fit.pieces or clip.fit.pieces:
+        return None
+    if model.targets is None and for_model:
+        return f"{lora.name} changes the diffusion model only, and no MODEL is connected. Connect the model input."
+    if clip.targets is None:
+        return f"{lora.name} changes text encoders only, and no CLIP is connected. Connect the clip input."
+    example = _some(entry.module for entry in entries)
+    return (
+        f"{lora.name} fits nothing here: none of its {lora.tensors} tensors belongs to these text encoders ({example})."
+    )
+
+
+def _fits_nothing(lora: Lora, model: Side, family: str | None) -> str:
+    name = family or "of an unknown family"
+    if model.fit.refused:
+        entry, reason = model.fit.refused[0]
+        why = f"{entry.module}: {reason}"
+    else:
+        why = f"it names layers like {_some(entry.module for entry in model.fit.strangers)}"
+    return (
+        f"{lora.name} fits nothing in this model, which is {name}: {why}. "
+        "It was made for another model, or by a trainer whose names are unknown."
+    )
+
+
+def verdict(lora: Lora, model: Side, clip: Side, found: Sequence[str], applied: bool) -> str:
+    """One line: what happened."""
+    if not applied:
+        return found[0] if found else f"{lora.name}: strength 0, nothing changed"
+    used = _used(lora, model, clip)
+    connected = _reachable(lora, model, clip)
+    line = (
+        f"{lora.name}: all {used} tensors applied"
+        if used == connected
+        else f"{lora.name}: {used} of {connected} tensors applied"
+    )
+    return line
+
+
+def text(lora: Lora, model: Side, clip: Side, found: Sequence[str], applied: bool) -> str:
+    """The whole report."""
+    lines = [verdict(lora, model, clip, found, applied), f"File: {describe(lora)}"]
+    lines += [f"Problem: {line}" for line in found if applied or line != found[0]]
+    if applied:
+        lines += _side_lines(lora, model, clip)
+    lines += _leftover_lines(lora, model, clip)
+    lines += [f"Unlike ComfyUI's loader: {line}" for line in _differences(lora, model, clip)]
+    return "\n".join(lines)
+
+
+def _side_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
+    lines = []
+    in_file = [entry for entry in lora.contents.entries if not is_text_encoder(entry)]
+    if model.targets is not None and in_file:
+        family = model.targets.family or "unknown family"
+        lines.append(
+            f"Model ({family}): {_share(_pieces(lora, model.fit), in_file)} at strength {_number(model.strength)}"
+        )
+    encoders: dict[str, list[Entry]] = defaultdict(list)
+    fine = {id(entry) for entry in _pieces(lora, clip.fit)}
+    for target, entry in clip.fit.pieces:
+        if id(entry) in fine:
+            encoders[text_encoder_of(target)].append(entry)
+    for name, entries in sorted(encoders.items()):
+        lines.append(f"Text encoder {name}: {_tensors(count(entries))} at strength {_number(clip.strength)}")
+    if clip.targets is None and (unused := count(e for e in lora.contents.entries if is_text_encoder(e))):
+        lines.append(f"Text encoders: {_tensors(unused)} unused, no CLIP is connected")
+    if model.targets is None and in_file:
+        lines.append(f"Model: {_tensors(count(in_file))} unused, no MODEL is connected")
+    return lines
+
+
+def _leftover_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
+    lines = []
+    refused = {id(entry): (entry, reason) for side in (model, clip) for entry, reason in side.fit.refused}
+    if refused:
+        shown = "; ".join(f"{entry.module}: {reason}" for entry, reason in list(refused.values())[:SHOWN])
+        more = len(refused) - SHOWN
+        lines.append(
+            f"Does not fit, {_tensors(count(e for e, _ in refused.values()))}: {shown}{f'; {more} more' if more > 0 else ''}"
+        )
+    strangers = _strangers(lora, model, clip)
+    by_part: dict[str, list[Entry]] = defaultdict(list)
+    for entry in strangers:
+        by_part[component(entry.module)].append(entry)
+    for part, entries in by_part.items():
+        lines.append(
+            f"Left over, no such layer ({part}), {_tensors(count(entries))}: {_some(entry.module for entry in entries)}"
+        )
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for key, reason in lora.contents.leftovers.items():
+        by_reason[reason].append(key)
+    for reason, keys in by_reason.items():
+        lines.append(f"Left over, {reason}, {_tensors(len(keys))}: {_some(keys)}")
+    return lines
+
+
+def _strangers(lora: Lora, model: Side, clip: Side) -> list[Entry]:
+    """Entries that name nothing in what is connected, though the part they are for is connected."""
+    known = {id(entry) for side in (model, clip) for _, entry in side.fit.pieces}
+    known |= {id(entry) for side in (model, clip) for entry, _ in side.fit.refused}
+    connected = {True: clip.targets is not None, False: model.targets is not None}
+    return [e for e in lora.contents.entries if id(e) not in known and connected[is_text_encoder(e)]]
+
+
+def _differences(lora: Lora, model: Side, clip: Side) -> list[str]:
+    """Where this pack applies the file otherwise than ComfyUI 0.30 does, on purpose."""
+    lines = []
+    header = [
+        entry
+        for entry in lora.contents.entries
+        if entry.alpha is not None and not any(k.endswith(".alpha") for k in entry.keys)
+    ]
+    if header:
+        lines.append(
+            f"alpha {_spread([entry.alpha for entry in header])} is read from the file's header, where ComfyUI does not look"
+        )
+    dora = [entry.adapter for entry in lora.contents.entries if isinstance(entry.adapter, DoRA)]
+    if any(adapter.axis == OUT for adapter in dora):
+        lines.append("DoRA on the output axis uses the norm of the trained weight (ComfyUI: of the base weight)")
+    aliases = [
+        entry.module
+        for side in (model, clip)
+        if side.targets is not None
+        for _, entry in side.fit.pieces
+        if side.targets.knows_only_as_alias(entry.module)
+    ]
+    if aliases:
+        lines.append(f"{len(aliases)} layers have names that ComfyUI ignores ({_some(aliases)})")
+    return lines
+
+
+def _pieces(lora: Lora, fit: Fit) -> list[Entry]:
+    return [entry for _, entry in fit.pieces if not lora.broken.intersection(entry.keys)]
+
+
+def _used(lora: Lora, model: Side, clip: Side) -> int:
+    unique = {id(entry): entry for side in (model, clip) for entry in _pieces(lora, side.fit)}
+    return count(unique.values())
+
+
+def _reachable(lora: Lora, model: Side, clip: Side) -> int:
+    """Tensors for whatever is connected, plus those that nothing understands."""
+    connected = {True: clip.targets is not None, False: model.targets is not None}
+    return count(e for e in lora.contents.entries if connected[is_text_encoder(e)]) + len(lora.contents.leftovers)
+
+
+def _related(a: str, b: str) -> bool:
+    from ...lora_math.family import RELATIVES
+
+    return any({a, b} <= group for group in RELATIVES)
+
+
+def _share(entries: Iterable[Entry], of: Iterable[Entry]) -> str:
+    used, total = count(entries), count(of)
+    return f"all {_tensors(total)}" if used == total else f"{used} of {_tensors(total)}"
+
+
+def _tensors(n: int) -> str:
+    return f"{n} tensor" if n == 1 else f"{n} tensors"
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(set(names))
+    shown = ", ".join(name if len(name) <= 90 else name[:87] + "..." for name in names[:SHOWN])
+    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _spread(numbers: Sequence[float]) -> str:
+    low, high = min(numbers), max(numbers)
+    if low == high:
+        return _number(low)
+    return f"{_number(low)} to {_number(high)} (median {_number(statistics.median(numbers))})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}"
+
+
+def _article(name: str) -> str:
+    """'an SDXL', 'a FLUX.1': by how the name is spoken."""
+    return f"{'an' if name[:2].upper() in ('SD', 'LT') or name[0] in 'AEIO' else 'a'} {name}"

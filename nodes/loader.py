@@ -1,0 +1,107 @@
+"""The LoRA loader."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora_math.errors import StrataError
+from ..lora_math.triggers import trigger_words
+from .comfy.apply import apply_lora
+from .comfy.library import CACHE, file_key, lora_names, path_of, resolve
+
+
+def strength_input(name: str, tooltip: str) -> io.Float.Input:
+    """A strength slider. The browser shows -2 to 2 of it ("Strata: slider range"); any value from -100 to 100 is valid."""
+    return io.Float.Input(
+        name, default=1.0, min=-100.0, max=100.0, step=0.01, display_mode=io.NumberDisplay.slider, tooltip=tooltip
+    )
+
+
+class StrataLoraLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StrataLoraLoader",
+            display_name="LoRA Loader (Strata)",
+            category="loaders/strata",
+            description="Applies a LoRA to the diffusion model and the text encoders, and says what it did.",
+            search_aliases=[
+                "lora",
+                "load lora",
+                "lora loader",
+                "strength_model",
+                "strength_clip",
+                "locon",
+                "lycoris",
+                "dora",
+            ],
+            inputs=[
+                io.Model.Input("model", optional=True, tooltip="The diffusion model that the LoRA changes."),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoders that the LoRA changes."),
+                io.Combo.Input("lora_name", options=lora_names(), tooltip="The LoRA file, from your loras folders."),
+                strength_input(
+                    "strength_model",
+                    "How strongly the diffusion model changes. 1 is what was trained, 0 is nothing, negative is the opposite.",
+                ),
+                strength_input(
+                    "strength_clip",
+                    "How strongly the text encoders change. Has no effect for LoRAs that were trained without them.",
+                ),
+                io.Combo.Input(
+                    "on_problem",
+                    options=["error", "warn"],
+                    default="error",
+                    advanced=True,
+                    tooltip="When the LoRA does not fit this model or is damaged: stop with an error, or go on without it and say so.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("MODEL", tooltip="The diffusion model with the LoRA."),
+                io.Clip.Output("CLIP", tooltip="The text encoders with the LoRA."),
+                io.String.Output(
+                    "trigger_words", tooltip="Words that the LoRA was trained on, for the prompt; empty when unknown."
+                ),
+                io.String.Output("report", tooltip="What was applied, what was left over, and why."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
+        # Naming lora_name here turns off ComfyUI's exact comparison with the list, so that names from other systems resolve.
+        if lora_name is None:
+            return True
+        try:
+            resolve(lora_name)
+        except StrataError as problem:
+            return str(problem)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str | None = None, **_) -> str:
+        """Changes when the file is replaced on disk under the same name."""
+        return "" if lora_name is None else repr(file_key(path_of(lora_name)))
+
+    @classmethod
+    def execute(
+        cls,
+        lora_name: str,
+        strength_model: float,
+        strength_clip: float,
+        model=None,
+        clip=None,
+        on_problem: str = "error",
+    ) -> io.NodeOutput:
+        lora = CACHE.get(lora_name)
+        applied = apply_lora(model, clip, lora, strength_model, strength_clip, on_problem)
+        words = ", ".join(trigger_words(lora.path, lora.metadata))
+        return io.NodeOutput(
+            applied.model,
+            applied.clip,
+            words,
+            applied.report,
+            ui={
+                "strata_verdict": [applied.verdict],
+                "strata_report": [applied.report],
+                "strata_warned": [applied.warned],
+            },
+        )

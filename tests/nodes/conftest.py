@@ -1,0 +1,31 @@
+"""Fixtures for tests that run inside a real ComfyUI, without its server."""
+
+import folder_paths
+import pytest
+import safetensors.torch
+
+
+@pytest.fixture
+def lora_folder(tmp_path):
+    """An empty folder that ComfyUI takes for one of its ``loras`` folders; ``.save(name, tensors)`` writes a file there."""
+    paths, extensions = folder_paths.folder_names_and_paths["loras"]
+    folder_paths.folder_names_and_paths["loras"] = ([str(tmp_path)], extensions)
+    folder_paths.filename_list_cache.pop("loras", None)
+    try:
+        yield LoraFolder(tmp_path)
+    finally:
+        folder_paths.folder_names_and_paths["loras"] = (paths, extensions)
+        folder_paths.filename_list_cache.pop("loras", None)
+
+
+class LoraFolder:
+    def __init__(self, path):
+        self.path = path
+
+    def save(self, name: str, tensors: dict, metadata: dict | None = None) -> str:
+        """Writes a safetensors file and returns its name, as the loader's list has it."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, target, metadata)
+        folder_paths.filename_list_cache.pop("loras", None)
+        return name
