@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import small_models
 import torch
+
 from strata.nodes.loader import StrataLoraLoader
 
 STRENGTHS = [(0.8, 0.5), (-1.0, 0.0), (0.0, 1.0), (2.0, 2.0)]

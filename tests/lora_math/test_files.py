@@ -1,0 +1,167 @@
+"""Every kind of bad file gets its own message, quickly, with its name, size, reason and advice; good ones come back as written."""
+
+import json
+import os
+import pickle
+import struct
+import time
+
+import pytest
+import safetensors.torch
+import torch
+
+from strata.lora_math import files
+
+TENSORS = {
+    "a.lora_up.weight": torch.randn(8, 2),
+    "a.lora_down.weight": torch.randn(2, 8).half(),
+    "a.alpha": torch.tensor(1.0),
+}
+
+
+def good_bytes(metadata=None) -> bytes:
+    return safetensors.torch.save(TENSORS, metadata)
+
+
+def with_header(header, data: bytes = b"", length: int | None = None) -> bytes:
+    packed = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(packed) if length is None else length) + packed + data
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.system, ("echo pwned > pwned.txt",))
+
+
+BAD = {
+    "empty": (b"", "is empty"),
+    "three bytes": (b"abc", "not a safetensors"),
+    "zeros": (bytes(4096), "nothing but zeros"),
+    "web page": (b"<!DOCTYPE html><html><body>Log in</body></html>" * 20, "web page"),
+    "json": (json.dumps({"error": "not found"}).encode() * 50, "JSON"),
+    "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS"),
+    "pickle under another name": (pickle.dumps(list(range(3000)), 2), "pickled"),
+    "gguf": (b"GGUF" + bytes(100), "GGUF"),
+    "cut in its data": (good_bytes()[:-5], "cut off: 5 bytes"),
+    "cut in its header": (good_bytes()[:40], "cut off inside its header"),
+    "huge header": (with_header({"a": 1}, bytes(99), length=2**62), "more than any LoRA"),
+    "header is no json": (with_header(b'{"a": ['), "header is damaged"),
+    "header not utf-8": (with_header(b'{"\xff\xfe": 1}'), "header is damaged"),
+    "header deeply nested": (with_header(b'{"a":' * 100000 + b"1" + b"}" * 100000), "header"),
+    "offsets missing": (with_header({"a.lora_up.weight": {"dtype": "F32", "shape": [1]}}), "makes no sense"),
+    "offsets lie": (
+        with_header({"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 4]}}, bytes(4)),
+        "contradict its header",
+    ),
+    "offsets overlap": (
+        with_header(
+            {n: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for n in "ab"},
+            bytes(8),
+        ),
+        "contradict its header",
+    ),
+    "unknown dtype": (
+        with_header({"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
+        "contradict its header",
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "reason"), BAD.values(), ids=BAD)
+def test_a_bad_safetensors_file_says_what_is_wrong(tmp_path, data, reason):
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(data)
+    start = time.perf_counter()
+    with pytest.raises(files.LoraFileError) as error:
+        files.read_lora_file(str(path))
+    assert time.perf_counter() - start < 1
+    text = str(error.value)
+    assert reason in text
+    assert "broken.safetensors" in text
+    assert files.show_size(len(data)) in text or not data
+    assert text.endswith((".", "level."))
+    assert path.read_bytes() == data, "the file was changed"
+
+
+@pytest.mark.parametrize("suffix", files.PICKLED)
+def test_a_pickle_that_wants_to_run_code_is_refused_and_does_not_run(tmp_path, suffix, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / f"evil{suffix}"
+    torch.save({"a.lora_up.weight": torch.zeros(1), "b": Evil()}, path)
+    with pytest.raises(files.LoraFileError, match="run program code"):
+        files.read_lora_file(str(path))
+    assert not (tmp_path / "pwned.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "data", [b"not a pickle at all", b"PK\x03\x04" + bytes(60), b"\x80\x02" + bytes(10)], ids=["text", "zip", "cut"]
+)
+def test_a_damaged_pickle_says_so(tmp_path, data):
+    path = tmp_path / "damaged.pt"
+    path.write_bytes(data)
+    with pytest.raises(files.LoraFileError, match=r"damaged\.pt.*(damaged|program code)"):
+        files.read_lora_file(str(path))
+
+
+def test_a_pickled_list_and_a_web_page_under_a_pickle_name(tmp_path):
+    torch.save([torch.zeros(2)], tmp_path / "list.pt")
+    with pytest.raises(files.LoraFileError, match="no named tensors"):
+        files.read_lora_file(str(tmp_path / "list.pt"))
+    (tmp_path / "page.ckpt").write_bytes(b"<html>login</html>")
+    with pytest.raises(files.LoraFileError, match="web page"):
+        files.read_lora_file(str(tmp_path / "page.ckpt"))
+
+
+def test_a_folder_a_missing_file_and_a_pipe(tmp_path):
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(files.LoraFileError, match="it is a folder"):
+        files.read_lora_file(str(tmp_path / "folder.safetensors"))
+    with pytest.raises(files.LoraFileError, match="it is gone"):
+        files.read_lora_file(str(tmp_path / "gone.safetensors"))
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.safetensors")
+        with pytest.raises(files.LoraFileError, match="not an ordinary file"):
+            files.read_lora_file(str(tmp_path / "pipe.safetensors"))
+
+
+def test_a_good_file_comes_back_as_written(tmp_path):
+    path = tmp_path / "good.safetensors"
+    path.write_bytes(good_bytes({"ss_network_dim": "2"}))
+    found = files.read_lora_file(str(path))
+    assert found.metadata == {"ss_network_dim": "2"}
+    assert found.tensors.keys() == TENSORS.keys()
+    assert all(
+        torch.equal(found.tensors[key], tensor) and found.tensors[key].dtype == tensor.dtype
+        for key, tensor in TENSORS.items()
+    )
+    assert found.nbytes == sum(tensor.nbytes for tensor in TENSORS.values())
+    assert files.read_header(str(path)).tensors["a.lora_down.weight"] == ("F16", (2, 8))
+
+
+def test_a_file_written_anew_in_place_does_not_change_what_was_read(tmp_path):
+    path = tmp_path / "live.safetensors"
+    path.write_bytes(good_bytes())
+    found = files.read_lora_file(str(path))
+    with open(path, "r+b") as file:  # a trainer that saves its next epoch over the old one
+        file.truncate(0)
+    assert torch.equal(found.tensors["a.lora_up.weight"], TENSORS["a.lora_up.weight"])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_pickled_loras_are_read(tmp_path, nested):
+    path = tmp_path / "old.pt"
+    torch.save({"state_dict": TENSORS, "epoch": 3} if nested else TENSORS, path)
+    found = files.read_lora_file(str(path))
+    assert found.tensors.keys() == TENSORS.keys()
+    assert found.metadata == {}
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn], ids=str
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_infinity_are_found(dtype, value):
+    fine, bad = torch.ones(5).to(dtype), torch.tensor([1.0, value, 1.0]).to(dtype)
+    holds = not torch.isfinite(bad.float()).all()  # e4m3fn has no infinity
+    found = files.non_finite({"fine": fine, "bad": bad, "empty": torch.zeros(0).to(dtype), "int": torch.tensor([1])})
+    assert found == (["bad"] if holds else [])
