@@ -1,7 +1,25 @@
-"""Block weights: the blocks of a model, weights for them as a line of text, and named presets. Pure: no torch, no ComfyUI."""
+"""Block weights: the blocks of a model, weights for them as one line of text, and named presets. No torch, no ComfyUI."""
 
 from .builtin import FAMILIES, builtin_layout
 from .errors import BlockTextError
 from .layout import Block, Layout, Location, layout_of
+from .text import parse
+from .weights import BlockWeights, ResolvedWeights, Rule, format_weights
 
-__all__ = ["FAMILIES", "Block", "BlockTextError", "Layout", "Location", "builtin_layout", "layout_of"]
+format = format_weights
+
+__all__ = [
+    "FAMILIES",
+    "Block",
+    "BlockTextError",
+    "BlockWeights",
+    "Layout",
+    "Location",
+    "ResolvedWeights",
+    "Rule",
+    "builtin_layout",
+    "format",
+    "format_weights",
+    "layout_of",
+    "parse",
+]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -56,6 +56,8 @@ class Layout:
     encoders: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     family: str | None = None
+    tags: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    """Components and streams that the model's blocks have; empty if not known (no weights seen)."""
     styles: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -178,17 +180,11 @@ def layout_of(
         family=family,
         styles={path: parts.stream_style(rests) for path, rests in _rests(names, lists).items()},
     )
-    others = {
-        location.block[len(OTHER) + 1 :]: None
-        for location in map(layout._locate_in_model, names)
-        if location.group == OTHER
-    }
-    return _with(layout, others=tuple(others))
-
-
-def _with(layout: Layout, **changes: object) -> Layout:
-    values = {name: getattr(layout, name) for name in layout.__dataclass_fields__}
-    return Layout(**{**values, **changes})
+    places = [layout._locate_in_model(name) for name in names]
+    others = {place.block[len(OTHER) + 1 :]: None for place in places if place.group == OTHER}
+    tags = {tag for place in places for tag in (place.component, place.stream) if tag}
+    tags |= {"cross"} if tags & {"a2v", "v2a"} else set()
+    return replace(layout, others=tuple(others), tags=frozenset(tags))
 
 
 def _rests(names: list[str], lists: dict[str, set[int]]) -> dict[str, list[str]]:
