@@ -1,4 +1,4 @@
-"""Block weights: the blocks of a model, weights for them as one line of text, and named presets. No torch, no ComfyUI."""
+"""The blocks of a model, weights for them as one line of text, and named presets. No torch, no ComfyUI."""
 
 from .builtin import FAMILIES, builtin_layout
 from .errors import BlockTextError

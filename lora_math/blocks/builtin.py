@@ -1,4 +1,4 @@
-"""Layouts for use without a model: counts that core fixes in code, or that the family's published checkpoints have."""
+"""Layouts for use without a model: counts that core fixes, or that the family's published checkpoints have."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ _FAMILIES: dict[str, tuple[dict[str, int], str, str, str]] = {
     "FLUX.2": (
         {"double_blocks": 8, "single_blocks": 48},
         "mistral3_24b",
-        "img_in time_in guidance_in txt_in final_layer double_stream_modulation_img double_stream_modulation_txt "
-        "single_stream_modulation",
+        "img_in time_in guidance_in txt_in final_layer double_stream_modulation_img "
+        "double_stream_modulation_txt single_stream_modulation",
         "",
     ),
     "Chroma": (
@@ -103,8 +103,8 @@ _FAMILIES: dict[str, tuple[dict[str, int], str, str, str]] = {
             "transformer_blocks": 48,
         },
         "gemma3_12b",
-        "scale_shift_table audio_scale_shift_table patchify_proj adaln_single caption_projection audio_patchify_proj "
-        "audio_adaln_single audio_caption_projection proj_out audio_proj_out",
+        "scale_shift_table audio_scale_shift_table patchify_proj adaln_single caption_projection "
+        "audio_patchify_proj audio_adaln_single audio_caption_projection proj_out audio_proj_out",
         "audio",
     ),
     "HiDream": (
@@ -137,8 +137,8 @@ _FAMILIES: dict[str, tuple[dict[str, int], str, str, str]] = {
     "ACE-Step": (
         {"lyric_encoder.encoders": 6, "transformer_blocks": 24},
         "umt5base",
-        "timestep_embedder t_block speaker_embedder genre_embedder lyric_embs lyric_encoder lyric_proj projectors "
-        "final_layer proj_in",
+        "timestep_embedder t_block speaker_embedder genre_embedder lyric_embs lyric_encoder lyric_proj "
+        "projectors final_layer proj_in",
         "",
     ),
 }
@@ -146,7 +146,7 @@ FAMILIES = tuple(_FAMILIES)
 
 
 def builtin_layout(family: str) -> Layout:
-    """The usual layout of a family (its largest common checkpoint). Raises BlockTextError for an unknown family."""
+    """The usual layout of a family (its largest common checkpoint). Raises BlockTextError for another name."""
     if family not in _FAMILIES:
         raise BlockTextError(f"There is no model family {family!r}. Known families: {', '.join(FAMILIES)}.")
     lists, encoders, others, style = _FAMILIES[family]
@@ -163,5 +163,5 @@ def builtin_layout(family: str) -> Layout:
         tuple(encoders.split()),
         tuple(others.split()),
         family,
-        {main[0]: style},
+        styles={main[0]: style},
     )

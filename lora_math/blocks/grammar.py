@@ -1,4 +1,4 @@
-"""The weights text: ``D7-12=0.5, S*=0, even(L)=0, TE=0.4, *.mlp=0, 0%-33%=1, B=0.2..1, default=0``. Last wins.
+"""The weights text: ``D7-12=0.5, even(L)=0, TE=0.4, *.mlp=0, 0%-33%=1, B=0.2..1, default=0``. Last wins.
 
 Rules are separated by commas, semicolons or spaces. Every word is either read or an error.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from .errors import BlockTextError
-from .groups import KNOWN_LETTERS
+from .groups import KNOWN_LETTERS, STREAMS
 from .layout import ENCODERS, Layout
 from .selector import Selector, parse_selector
 from .weights import BlockWeights, Rule
@@ -41,7 +41,7 @@ def parse_rules(text: str) -> BlockWeights:
 
 
 def _items(text: str) -> Iterator[str]:
-    """Split at commas, semicolons and spaces that stand outside brackets; spaces around = belong to the rule."""
+    """Split at commas, semicolons and spaces outside brackets; spaces around = belong to the rule."""
     text = re.sub(r"\s*=\s*", "=", text.strip())
     item, depth = "", ""
     for character in text:
@@ -84,7 +84,8 @@ def check_names(weights: BlockWeights, layout: Layout) -> list[str]:
 
 def _absent(selector: Selector, layout: Layout) -> str | None:
     if selector.kind == "other":
-        known = not layout.others or any(fnmatchcase(word.lower(), selector.name or "*") for word in layout.others)
+        pattern = selector.name or "*"
+        known = not layout.others or any(fnmatchcase(word.lower(), pattern) for word in layout.others)
         return None if known else f"no such part in {layout.title}. It has {', '.join(layout.others)}."
     if selector.kind == "te":
         return _absent_encoder(selector, layout)
@@ -104,6 +105,10 @@ def _absent(selector: Selector, layout: Layout) -> str | None:
     if not selector.blocks(layout):
         return f"no block of {layout.title} is meant."
     absent = [name for name in selector.filters if layout.tags and name not in layout.tags]
+    if (
+        selector.kind == "all"
+    ):  # "*.cross" means wherever there is any; a stream of a model without streams does not
+        absent = [name for name in absent if name in STREAMS]
     return f"{layout.title} has no weights that are {absent[0]}." if absent else None
 
 
@@ -115,12 +120,13 @@ def _absent_encoder(selector: Selector, layout: Layout) -> str | None:
         return None
     known = f"Text encoders here: {', '.join(layout.encoders)}." if layout.encoders else ""
     if not ENCODERS.fullmatch(selector.name):
-        raise BlockTextError(f"{selector.name!r} is no text encoder. {known or 'Write for example TE:clip_l.'}")
+        hint = known or "Write for example TE:clip_l."
+        raise BlockTextError(f"{selector.name!r} is no text encoder. {hint}")
     return f"{layout.title} has no text encoder {selector.name}. {known}" if layout.encoders else None
 
 
 def describe(layout: Layout) -> str:
     """The ids of a layout in short: ``D0-18, S0-37, TE:clip_l.0-11``."""
-    ids = [f"{letters}0-{count - 1}" if count > 1 else f"{letters}0" for letters, count in layout.counts.items()]
-    ids += [f"TE:{name}.0-{count - 1}" if count else f"TE:{name}" for name, count in layout.encoder_layers.items()]
-    return ", ".join(ids)
+    ids = [(letters, count) for letters, count in layout.counts.items()]
+    ids += [(f"TE:{name}.", count) for name, count in layout.encoder_layers.items() if count]
+    return ", ".join(f"{name}0-{count - 1}" if count > 1 else f"{name}0" for name, count in ids)

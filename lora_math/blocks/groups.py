@@ -1,7 +1,8 @@
 """Which numbered lists of modules are blocks, what they are called, and in which order they run.
 
-Names come from tables for the lists that are known and from one rule for the lists that are not, so that a family that
-appears tomorrow has a layout too. A list's name depends on its path alone: it never changes with the rest of the model.
+Names come from tables for the lists that are known and from one rule for the lists that are not, so that a
+family that appears tomorrow has a layout too. A list's name depends on its path alone: it never changes with
+the rest of the model.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ MAIN = {
     "blocks": "B",
 }
 
-# Lists beside the main numbering, in execution order (context before noise, whatever the state dict's order is).
+# Lists beside the main numbering, in execution order (context before noise, whatever the state dict's order
+# is).
 AUX = {
     "context_processor.layers": "CP",
     "distilled_guidance_layer.layers": "DG",
@@ -75,18 +77,24 @@ FILTERS = COMPONENTS + STREAMS
 _RESERVED = {"TE", "OTHER", "DEFAULT", "EVEN", "ODD", *(word.upper() for word in FILTERS)}
 KNOWN_LETTERS = {*MAIN.values(), *AUX.values()}
 
-_LIST_NOUN = r"[A-Za-z0-9_]*(?:blocks|layers|refiner|middle_block|encoder\.block|injector|encoders|music_encoder)"
+_LIST_NOUN = (
+    r"[A-Za-z0-9_]*(?:blocks|layers|refiner|middle_block|encoder\.block|injector|encoders|music_encoder)"
+)
 _BY_NAME = re.compile(rf"(?P<path>(?:[A-Za-z_]\w*\.)*?{_LIST_NOUN})\.(?:block)?(?P<index>[0-9]+)\.")
 _BY_STRUCTURE = re.compile(r"(?P<path>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\.(?P<index>[0-9]+)\.")
-_HELPER = re.compile(r"refiner|adapter|injector|connector|encoder|embed|control|token|text|audio|vace|nerf|pos_|proj")
-# Sequential MLPs, time embedders and projections hold fewer weights per element than any transformer or residual block.
+_HELPER = re.compile(
+    r"refiner|adapter|injector|connector|encoder|embed|control|token|text|audio|vace|nerf|pos_|proj"
+)
+# Sequential MLPs, time embedders and projections hold fewer weights per element than any transformer or
+# residual block.
 _WEIGHTS_PER_BLOCK = 4
 
 
 def find_lists(names: Iterable[str]) -> dict[str, set[int]]:
     """Block lists among weight names without ``diffusion_model.``: path -> indices, in order of appearance.
 
-    First by name; then, among what is left, any ``<path>.<n>.`` whose elements hold four ``.weight`` tensors or more.
+    First by name; then, among what is left, any ``<path>.<n>.`` whose elements hold four ``.weight`` tensors
+    or more.
     """
     lists: dict[str, set[int]] = {}
     unnamed: dict[str, dict[int, int]] = {}
@@ -116,7 +124,9 @@ def split_main(lists: dict[str, set[int]]) -> tuple[list[str], list[str]]:
 
 
 def letters(paths: Iterable[str]) -> dict[str, str]:
-    """Each list's letters. Unknown lists: the initials of their path, or all of it where initials say too little."""
+    """Each list's letters. Unknown lists: the initials of their path, or all of it where initials say too
+    little.
+    """
     named: dict[str, str] = {}
     for path in paths:
         name = MAIN.get(path) or AUX.get(path)

@@ -1,6 +1,7 @@
 """The blocks of a loaded model, from its weight names: keys in, layout out.
 
-A block's name is absolute (``IN04`` is ``input_blocks.4`` whatever a LoRA contains), so a weight never shifts.
+A block's name is absolute (``IN04`` is ``input_blocks.4`` whatever a LoRA contains), so a weight never
+shifts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from . import groups, parts
 MODEL_PREFIX = "diffusion_model."
 OTHER = "OTHER"
 TE = "TE"
-# Text encoders as ComfyUI 0.30 names them: a key of one is recognised even where the layout has no text encoders.
+# Text encoders as ComfyUI 0.30 names them: a key of one is recognised even where the layout has no text
+# encoders.
 ENCODERS = re.compile(
     r"clip_[lgh]|(?:u?mt5|t5|pile_t5|t5gemma|byt5)\w*|llama\w*|qwen[0-9]\w*|gemma[0-9]\w*|mini?stral[0-9]\w*"
     r"|gpt_oss|hydit_clip|mt5\w*|jina_clip_2|hidream_o1|sam3_clip|cond_stage_model"
@@ -47,8 +49,9 @@ class Location(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """``blocks``: the main numbering in execution order. ``aux``: refiners, injectors ... ``others``: first words of
-    the weights in no block. ``text_encoders``: their layers; ``encoders``: their names."""
+    """``blocks``: the main numbering in execution order. ``aux``: refiners, injectors ... ``others``: first
+    words of the weights in no block. ``text_encoders``: their layers; ``encoders``: their names.
+    """
 
     blocks: tuple[Block, ...]
     aux: tuple[Block, ...] = ()
@@ -93,7 +96,9 @@ class Layout:
         paths = sorted({path for path, _ in self._by_place}, key=len, reverse=True)
         if not paths:
             return None
-        return re.compile(rf"(?P<path>{'|'.join(map(re.escape, paths))})\.(?:block)?(?P<index>[0-9]+)\.(?P<rest>.+)")
+        return re.compile(
+            rf"(?P<path>{'|'.join(map(re.escape, paths))})\.(?:block)?(?P<index>[0-9]+)\.(?P<rest>.+)"
+        )
 
     @cached_property
     def _encoder_rule(self) -> dict[str, re.Pattern[str]]:
@@ -101,7 +106,9 @@ class Layout:
         return {encoder: re.compile(rf"{re.escape(path)}\.([0-9]+)\.(.+)") for encoder, path in paths.items()}
 
     def locate(self, key: str) -> Location:
-        """The place of a weight, by its full key: ``diffusion_model....weight`` or ``clip_l.transformer....weight``."""
+        """The place of a weight, by its full key: ``diffusion_model....weight`` or
+        ``clip_l.transformer....weight``.
+        """
         if not key.startswith(MODEL_PREFIX):
             encoder = key.split(".", 1)[0]
             if encoder in self.encoders or ENCODERS.fullmatch(encoder):
@@ -161,9 +168,7 @@ def make_blocks(path: str, letters: str, indices: Iterable[int], aux: bool) -> I
         yield Block(name, letters, index, f"{path}.{index}.")
 
 
-def layout_of(
-    model_keys: Iterable[str], clip_keys: Iterable[str] = (), family: str | None = None
-) -> Layout:
+def layout_of(model_keys: Iterable[str], clip_keys: Iterable[str] = (), family: str | None = None) -> Layout:
     """The layout of a model from its ``state_dict`` keys, in any order; with ``diffusion_model.`` or without."""
     keys = list(model_keys)
     prefixed = [key[len(MODEL_PREFIX) :] for key in keys if key.startswith(MODEL_PREFIX)]
@@ -198,7 +203,9 @@ def _rests(names: list[str], lists: dict[str, set[int]]) -> dict[str, list[str]]
 
 
 def encoder_blocks(clip_keys: Iterable[str]) -> tuple[tuple[str, ...], tuple[Block, ...]]:
-    """(encoder names, their layers). Each encoder's longest list is its layers: a vision tower is in ``.other``."""
+    """(encoder names, their layers). Each encoder's longest list is its layers: a vision tower is in
+    ``.other``.
+    """
     by_encoder: dict[str, list[str]] = {}
     for key in clip_keys:
         encoder, _, rest = key.partition(".")

@@ -1,4 +1,6 @@
-"""Other texts that people bring along: ``lbw=`` of prompts, Inspire's ``%`` specs and KJNodes' dictionaries -> rules."""
+"""Other texts that people bring along: ``lbw=`` of prompts, Inspire's ``%`` specs and KJNodes' dictionaries
+-> rules.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def looks_like_lbw(text: str) -> bool:
 
 
 def parse_lbw(text: str, read: Callable[[str, dict[str, float]], BlockWeights]) -> BlockWeights:
-    """The ``lbw`` of an sd-webui tag; ``read(text, placeholders)`` reads its value. Other settings are errors."""
+    """The ``lbw`` of an sd-webui tag; ``read(text, placeholders)`` reads its value. Other settings are
+    errors.
+    """
     body, tagged = text.strip().removeprefix(":"), text.strip().lower().startswith("<lora:")
     if tagged:
         if not body.endswith(">"):
@@ -39,7 +43,9 @@ def parse_lbw(text: str, read: Callable[[str, dict[str, float]], BlockWeights]) 
         elif tagged and not separator and (at < 2 or NUMBER.fullmatch(item)):
             continue  # "lora", its name and its strengths: the loader has those
         else:
-            raise BlockTextError(f"{item!r} in {text!r} is not a block weight; only lbw= and x= are read here.")
+            raise BlockTextError(
+                f"{item!r} in {text!r} is not a block weight; only lbw= and x= are read here."
+            )
     if not value or looks_like_lbw(value):
         raise BlockTextError(f"{text!r} has no lbw=; write for example lbw=MIDD or lbw=1,1,1,0,....")
     weights = read(value, placeholders)
@@ -47,7 +53,9 @@ def parse_lbw(text: str, read: Callable[[str, dict[str, float]], BlockWeights]) 
     return BlockWeights(weights.rules, weights.default, (*note, *weights.notes))
 
 
-_SPEC_ITEM = re.compile(r"(default|base|in|mid|out|double|single)([0-9]{1,3})?(?:-([0-9]{1,3}))?=(.+)", re.IGNORECASE)
+_SPEC_ITEM = re.compile(
+    r"(default|base|in|mid|out|double|single)([0-9]{1,3})?(?:-([0-9]{1,3}))?=(.+)", re.IGNORECASE
+)
 _SPEC_GROUPS = {"in": "IN", "mid": "M", "out": "OUT", "double": "D", "single": "S"}
 
 
@@ -55,7 +63,11 @@ def parse_percent_spec(text: str, layout: Layout) -> BlockWeights:
     """Inspire's ``%default=0,in1=1,out1-3=0.5``: 1-based places among the blocks that a standard LoRA has."""
     form = next(iter(forms(layout).values()), None)
     usual = {
-        letters: [int(slot[len(letters) :]) for slot in (form.slots if form else ()) if re.fullmatch(rf"{letters}[0-9]+", slot)]
+        letters: [
+            int(slot[len(letters) :])
+            for slot in (form.slots if form else ())
+            if re.fullmatch(rf"{letters}[0-9]+", slot)
+        ]
         for letters in _SPEC_GROUPS.values()
     }
     if layout.counts.keys() >= {"D", "S"}:
@@ -73,11 +85,18 @@ def parse_percent_spec(text: str, layout: Layout) -> BlockWeights:
             continue
         letters = _SPEC_GROUPS[word]
         if not usual[letters]:
-            raise BlockTextError(f"{item!r}: {layout.title} has no {word} blocks of this form. Use names: B0-9=0.5.")
+            raise BlockTextError(
+                f"{item!r}: {layout.title} has no {word} blocks of this form. Use names: B0-9=0.5."
+            )
         rules.append((letters, _places(item, usual[letters], first, last), value))
-    found = [Rule(Selector("te"), default if base is None else base), Rule(Selector("other"), default if base is None else base)]
+    found = [
+        Rule(Selector("te"), default if base is None else base),
+        Rule(Selector("other"), default if base is None else base),
+    ]
     found += [Rule(Selector("group", letters, spans), value) for letters, spans, value in rules]
-    note = f"Inspire's % form, read for a standard {layout.title} LoRA: in1 is its first input block, and so on."
+    note = (
+        f"Inspire's % form, read for a standard {layout.title} LoRA: in1 is its first input block, and so on."
+    )
     return BlockWeights(tuple(found), default, (note,))
 
 
@@ -103,7 +122,10 @@ def parse_dictionary(text: str, layout: Layout) -> BlockWeights:
         raise BlockTextError(f"This dictionary cannot be read: {error}.") from None
     if not isinstance(values, dict) or not values:
         raise BlockTextError('A dictionary looks like {"double_blocks.3.": 0.5}.')
-    rules, notes = [], ["A dictionary of KJNodes: numbers multiply the strength here (there they replace alpha)."]
+    rules, notes = (
+        [],
+        ["A dictionary of KJNodes: numbers multiply the strength here (there they replace alpha)."],
+    )
     for key, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e9:
             raise BlockTextError(f"{key!r}: {str(value)[:40]!r} is not a number.")
@@ -135,4 +157,6 @@ def _dictionary_rule(key: str, value: float, layout: Layout) -> Rule | None:
         return Rule(Selector("other", place.lower()), value)
     if place.upper() in KNOWN_LETTERS:
         raise BlockTextError(f"{key!r}: with names, write {place}0=0.5 instead of a dictionary.")
-    raise BlockTextError(f"{key!r} is the place of no block; {OTHER} parts of {layout.title}: {', '.join(layout.others)}.")
+    raise BlockTextError(
+        f"{key!r} is the place of no block; {OTHER} parts of {layout.title}: {', '.join(layout.others)}."
+    )

@@ -16,22 +16,33 @@ def _names(*patterns: str) -> re.Pattern[str]:
     return re.compile(_WORD % "|".join(patterns))
 
 
-# In order: the first hit decides. ``norm1.linear`` is a modulation that carries a norm's name (OmniGen2, CogVideoX).
+# In order: the first hit decides. ``norm1.linear`` is a modulation that carries a norm's name (OmniGen2,
+# CogVideoX).
 _COMPONENTS = (
     (
         "mod",
         re.compile(
-            _WORD % r"\w*mod|mod_[xy]|mod[CX]+|\w*modulation\w*|ada|ada\w*_proj|\w*scale_shift_table\w*|emb_layers"
+            _WORD
+            % r"\w*mod|mod_[xy]|mod[CX]+|\w*modulation\w*|ada|ada\w*_proj|\w*scale_shift_table\w*|emb_layers"
             r"|param_generator|\w*norm[0-9]?\.linear"
         ),
     ),
     ("norm", _names(r"\w*norm\w*", r"ln_[qk]", r"\w+_ln", r"in_layers\.0", r"out_layers\.0")),
     ("a2v", _names("audio_to_video_attn")),
     ("v2a", _names("video_to_audio_attn")),
-    ("attn", re.compile(r"^x_block\.attn2\.")),  # SD3.5 medium: a second self-attention, not a cross-attention
+    (
+        "attn",
+        re.compile(r"^x_block\.attn2\."),
+    ),  # SD3.5 medium: a second self-attention, not a cross-attention
     ("cross", _names(r"\w*cross_att\w*", r"(?:audio_)?attn2")),
-    ("attn", _names(r"\w*attn\w*", r"\w*attention\w*", "SelfAttention", "EncDecAttention", "q", "k", "v", "o")),
-    ("mlp", _names(r"\w*mlp\w*", r"(?:\w+_)?ffn?(?:_\w+)?", r"\w*feed_forward\w*", r"Dense\w+", r"layer[12]")),
+    (
+        "attn",
+        _names(r"\w*attn\w*", r"\w*attention\w*", "SelfAttention", "EncDecAttention", "q", "k", "v", "o"),
+    ),
+    (
+        "mlp",
+        _names(r"\w*mlp\w*", r"(?:\w+_)?ffn?(?:_\w+)?", r"\w*feed_forward\w*", r"Dense\w+", r"layer[12]"),
+    ),
     ("mlp", _names(r"linear[12]")),
     ("conv", _names("in_layers", "out_layers", "skip_connection", "op", r"conv\w*")),
     ("proj", _names("proj_in", "proj_out", "before_proj", "after_proj")),
@@ -48,7 +59,9 @@ _STREAM_STYLES = (
     ("instruct", re.compile(r"^instruct_")),  # Boogu
     ("audio", re.compile(r"^audio_attn1\.")),  # LTX-2
 )
-_PLAIN_STREAM = re.compile(r"(?:^|\.)(?:(?P<img>img_\w+|x_block|vid)|(?P<txt>txt_\w+|context_block|txt))(?:\.|$)")
+_PLAIN_STREAM = re.compile(
+    r"(?:^|\.)(?:(?P<img>img_\w+|x_block|vid)|(?P<txt>txt_\w+|context_block|txt))(?:\.|$)"
+)
 _ADDED_TXT = _names(r"add_[qkv]_proj", "to_add_out", r"norm_added_[qk]")
 _ADDED_IMG = re.compile(r"^attn\.(to_[qkv]|to_out|norm_[qk])\.")
 _AURA_TXT = _names("mlpC", "modC", r"w1[qkvo]")

@@ -1,4 +1,6 @@
-"""The left side of a rule, such as ``D7-12.attn``, ``even(L)``, ``0%-33%`` or ``TE:clip_l.3``: which weights it means."""
+"""The left side of a rule, such as ``D7-12.attn``, ``even(L)``, ``0%-33%`` or ``TE:clip_l.3``: which weights
+it means.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,12 @@ _COVERS = {"cross": {"cross", "a2v", "v2a"}}
 
 @dataclass(frozen=True)
 class Selector:
-    """``kind`` is "all" (every block), "group" (letters), "range" (from one main block to another), "te" or "other".
+    """``kind`` is "all" (every block), "group" (letters), "range" (from one main block to another), "te" or
+    "other".
 
-    ``name``: the letters, the encoder ("" = all) or the pattern of first words ("" = all).
-    ``spans``: inclusive ids; empty = all. ``percent``: a part of the depth, 0..100. ``layer``: "te" only, "" = all of the
-    encoder, "*" = its layers, "other" = what is in no layer. ``parity``: 0 even ids, 1 odd ids.
+    ``name``: the letters, the encoder ("" = all) or the pattern of first words ("" = all). ``spans``:
+    inclusive ids; empty = all. ``percent``: a part of the depth, 0..100. ``layer``: "te" only, "" = all of
+    the encoder, "*" = its layers, "other" = what is in no layer. ``parity``: 0 even ids, 1 odd ids.
     ``filters``: components and streams, all of which must fit. ``sub``: a numbered part of the block.
     """
 
@@ -40,7 +43,9 @@ class Selector:
         text = self._base()
         if self.parity is not None:
             text = f"{('even', 'odd')[self.parity]}({text.removesuffix('*') or '*'})"
-        return text + "".join(f".{name}" for name in self.filters) + ("" if self.sub is None else f".{self.sub}")
+        return (
+            text + "".join(f".{name}" for name in self.filters) + ("" if self.sub is None else f".{self.sub}")
+        )
 
     def _base(self) -> str:
         if self.kind == "all":
@@ -56,7 +61,7 @@ class Selector:
 
     @property
     def whole(self) -> str | None:
-        """"te" or "other" if this is the bare ``TE`` or ``OTHER``, the remainders that a text must state."""
+        """ "te" or "other" if this is the bare ``TE`` or ``OTHER``, the remainders that a text must state."""
         return self.kind if self in (Selector("te"), Selector("other")) else None
 
     def blocks(self, layout: Layout) -> tuple[Block, ...]:
@@ -112,7 +117,9 @@ class Selector:
 
 
 def _by_depth(blocks: Iterable[Block], percent: tuple[float, float]) -> list[Block]:
-    """Blocks whose middle lies in [low, high) of the depth: ranges that meet share no block and leave none out."""
+    """Blocks whose middle lies in [low, high) of the depth: ranges that meet share no block and leave none
+    out.
+    """
     blocks = list(blocks)
     low, high = percent
     return [b for at, b in enumerate(blocks) if low <= 100 * (at + 0.5) / len(blocks) < high]
@@ -141,8 +148,15 @@ def parse_selector(text: str) -> Selector:
     """Read one left side. Raises BlockTextError. Letters, filters and encoders are read in any case."""
     if match := _PARITY.fullmatch(text):
         inner = parse_selector(match[2])
-        if inner.kind == "other" or inner.parity is not None or inner.filters or (inner.kind == "te" and not inner.name):
-            raise BlockTextError(f"{text!r}: even and odd take numbered blocks, such as even(L) or odd(D0-10).")
+        if (
+            inner.kind == "other"
+            or inner.parity is not None
+            or inner.filters
+            or (inner.kind == "te" and not inner.name)
+        ):
+            raise BlockTextError(
+                f"{text!r}: even and odd take numbered blocks, such as even(L) or odd(D0-10)."
+            )
         return _filtered(replace(inner, parity=("even", "odd").index(match[1].lower())), match[3], text)
     if match := _ENCODER.fullmatch(text):
         selector, rest = Selector("te", (match[1] or "").lower()), match[2]
@@ -158,14 +172,20 @@ def parse_selector(text: str) -> Selector:
     if match := _PERCENT.fullmatch(text):
         low, high = float(match[2]), float(match[3])
         if not low < high <= 100:
-            raise BlockTextError(f"{text!r}: a part of the depth goes from a smaller to a larger percentage, up to 100%.")
+            raise BlockTextError(
+                f"{text!r}: a part of the depth goes from a smaller to a larger percentage, up to 100%."
+            )
         group = match[1].upper()
-        return _filtered(Selector("group" if group else "all", group, percent=(low, high)), match[4] or "", text)
+        return _filtered(
+            Selector("group" if group else "all", group, percent=(low, high)), match[4] or "", text
+        )
     if match := _RANGE.fullmatch(text):
         start, end = (match[1].upper(), int(match[2])), (match[3].upper(), int(match[4]))
         if start[0] != end[0]:
             return _filtered(Selector("range", start[0], ((start[1],) * 2,), end=end), match[5], text)
-        return _filtered(Selector("group", start[0], _read_spans(f"{start[1]}-{end[1]}", text)), match[5], text)
+        return _filtered(
+            Selector("group", start[0], _read_spans(f"{start[1]}-{end[1]}", text)), match[5], text
+        )
     first = text.split(".", 1)[0].lower()
     if first in FILTERS:
         return _filtered(Selector("all"), f".{text}", text)
@@ -173,7 +193,9 @@ def parse_selector(text: str) -> Selector:
         return _filtered(Selector("all"), text[1:], text)
     match = _GROUP.fullmatch(text)
     if match is None:
-        raise BlockTextError(f"{text!r} names no blocks. Write for example D7-12, S*, S{{7,12}}, even(L), TE or OTHER.")
+        raise BlockTextError(
+            f"{text!r} names no blocks. Write for example D7-12, S*, S{{7,12}}, even(L), TE or OTHER."
+        )
     spans = () if match[2] in (None, "*") else _read_spans(match[2], text)
     return _filtered(Selector("group", match[1].upper(), spans), match[3], text)
 
@@ -197,7 +219,9 @@ def _read_spans(text: str, whole: str) -> Spans:
     for item in text.strip("{}").split(","):
         match = _SPAN.fullmatch(item.strip())
         if match is None:
-            raise BlockTextError(f"{whole!r}: {item.strip()!r} is not a block number or a range such as 7-12.")
+            raise BlockTextError(
+                f"{whole!r}: {item.strip()!r} is not a block number or a range such as 7-12."
+            )
         low = int(match[1])
         high = int(match[2]) if match[2] else low
         if high < low:

@@ -1,4 +1,6 @@
-"""Any text that means block weights -> a value: the grammar, a preset's name, or one of the forms of other programs."""
+"""Any text that means block weights -> a value: the grammar, a preset's name, or one of the forms of other
+programs.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,16 @@ def parse(
 ) -> BlockWeights:
     """Block weights for this model.
 
-    ``presets``: names and their texts. ``seed`` decides the vector entries R and U, ``placeholders`` the entries A, B and X.
-    An empty text is weight 1 everywhere. Raises BlockTextError for whatever is not wholly understood; ``notes`` of the
-    result say how the rest was read.
+    ``presets``: names and their texts. ``seed`` decides the vector entries R and U, ``placeholders`` the
+    entries A, B and X. An empty text is weight 1 everywhere. Raises BlockTextError for whatever is not wholly
+    understood; ``notes`` of the result say how the rest was read.
     """
     return _parse(text, layout, seed, presets or {}, dict(placeholders or {}))
 
 
-def _parse(text: str, layout: Layout, seed: int, presets: Mapping[str, str], placeholders: dict[str, float]) -> BlockWeights:
+def _parse(
+    text: str, layout: Layout, seed: int, presets: Mapping[str, str], placeholders: dict[str, float]
+) -> BlockWeights:
     text = text.strip()
     if len(text) > grammar.MAX_LENGTH:
         raise BlockTextError(f"This text is {len(text)} characters long; block weights are one line.")
@@ -45,7 +49,9 @@ def _parse(text: str, layout: Layout, seed: int, presets: Mapping[str, str], pla
     elif text.startswith("%"):
         weights = legacy.parse_percent_spec(text, layout)
     elif legacy.looks_like_lbw(text):
-        return legacy.parse_lbw(text, lambda value, x: _parse(value, layout, seed, presets, {**placeholders, **x}))
+        return legacy.parse_lbw(
+            text, lambda value, x: _parse(value, layout, seed, presets, {**placeholders, **x})
+        )
     elif _labelled(text):
         label, _, vector = text.partition(":")
         dialect = vectors.INSPIRE if _INSPIRE_NAME.match(label) else None
@@ -73,7 +79,11 @@ def _find_name(text: str, presets: Mapping[str, str]) -> str | None:
 
 
 def _no_preset(text: str, layout: Layout, presets: Mapping[str, str]) -> str:
-    near = difflib.get_close_matches(text.upper(), [name.upper() for name in presets], 3, 0.5) if len(text) < 80 else []
+    near = (
+        difflib.get_close_matches(text.upper(), [name.upper() for name in presets], 3, 0.5)
+        if len(text) < 80
+        else []
+    )
     near = [name for name in presets if name.upper() in near]
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return (

@@ -1,7 +1,8 @@
-"""Number vectors of sd-webui-lora-block-weight, ComfyUI-Inspire-Pack, kohya and plain lists -> rules with absolute names.
+"""Number vectors of sd-webui-lora-block-weight, ComfyUI-Inspire-Pack, kohya and plain lists -> rules with
+absolute names.
 
-A vector says nothing of which model it is for, so its length must be one that the model's family has; what a form does not
-list (the blocks that a standard LoRA lacks) is written out as 0, as sd-webui has it.
+A vector says nothing of which model it is for, so its length must be one that the model's family has; what a
+form does not list (the blocks that a standard LoRA lacks) is written out as 0, as sd-webui has it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ WEBUI, INSPIRE = "sd-webui", "Inspire"
 
 @dataclass(frozen=True)
 class Form:
-    """One vector form. ``slots``: what each entry means, in order. Entries may mean several things, or all the rest."""
+    """One vector form. ``slots``: what each entry means, in order. Entries may mean several things, or all
+    the rest.
+    """
 
     title: str
     dialect: str
@@ -43,12 +46,20 @@ _MIDDLE = _ids("M0.", range(3))
 _SD = (
     Form("LoRA", WEBUI, ("BASE", *_ids("IN", "1 2 4 5 7 8"), "M0", *_ids("OUT", range(3, 12)))),
     Form("LyCORIS of sd-webui", WEBUI, ("BASE", *_ids("IN", range(12)), "M0", *_ids("OUT", range(12)))),
-    Form("LyCORIS of Inspire", INSPIRE, ("BASE+OTHER", *_ids("IN", range(1, 12)), *_MIDDLE, *_ids("OUT", range(12)))),
+    Form(
+        "LyCORIS of Inspire",
+        INSPIRE,
+        ("BASE+OTHER", *_ids("IN", range(1, 12)), *_MIDDLE, *_ids("OUT", range(12))),
+    ),
 )
 _SDXL = (
     Form("LoRA", WEBUI, ("BASE", *_ids("IN", "4 5 7 8"), "M0", *_ids("OUT", range(6)))),
     Form("LyCORIS of sd-webui", WEBUI, ("BASE", *_ids("IN", range(9)), "M0", *_ids("OUT", range(9)))),
-    Form("LyCORIS of Inspire", INSPIRE, ("BASE+OTHER", *_ids("IN", range(1, 9)), *_MIDDLE, *_ids("OUT", range(9)))),
+    Form(
+        "LyCORIS of Inspire",
+        INSPIRE,
+        ("BASE+OTHER", *_ids("IN", range(1, 9)), *_MIDDLE, *_ids("OUT", range(9))),
+    ),
 )
 _D19, _S38 = _ids("D", range(19)), _ids("S", range(38))
 _FLUX = (
@@ -60,7 +71,9 @@ _FLUX = (
 
 
 def forms(layout: Layout) -> dict[int, Form]:
-    """The forms that a model takes, by length. The public forms of its family first, then one entry per block."""
+    """The forms that a model takes, by length. The public forms of its family first, then one entry per
+    block.
+    """
     found: dict[int, Form] = {}
     for form in _public_forms(layout):
         found.setdefault(len(form), form)
@@ -106,7 +119,8 @@ def parse_vector(
     placeholders: Mapping[str, float] | None = None,
     dialect: str | None = None,
 ) -> BlockWeights:
-    """A vector such as ``1,0,0,0,1,R,...`` for this model. Raises BlockTextError, which shows the lengths that fit.
+    """A vector such as ``1,0,0,0,1,R,...`` for this model. Raises BlockTextError, which shows the lengths
+    that fit.
 
     ``placeholders``: A and B (as Inspire's widgets) and X. ``dialect``: whose R and U, if the text tells.
     """
@@ -129,18 +143,19 @@ def _bad_entry(entry: str) -> str:
     if not entry:
         return "There is an empty entry between two commas (or a comma too many at the end)."
     if re.fullmatch(r"[0-9.RrUuAaBb+-]+(\s+[0-9.RrUuAaBb+-]+)+", entry):
-        return f"{entry!r}: several numbers for one block are not supported; write for example IN8.0=0.5, IN8.1=0."
+        return f"{entry!r}: several numbers for one block; write their names, such as IN8.0=0.5, IN8.1=0."
     return f"{entry!r} is neither a number nor one of R, U, A, B, X."
 
 
 def _wrong_length(length: int, layout: Layout, known: Mapping[int, Form]) -> str:
     if not known:
-        return f"{layout.title} has no numbered blocks, so it takes no vector; write for example TE=0.5, default=1."
+        return f"{layout.title} has no numbered blocks, so it takes no vector. Write TE=0.5, default=1."
     form = next(iter(known.values()))
     lengths = [f"{n} ({form.title})" for n, form in sorted(known.items())]
     other = f" {length} entries are a vector for {_ELSEWHERE[length]}." if length in _ELSEWHERE else ""
+    takes = f"{', '.join(lengths[:-1])} or {lengths[-1]}"
     return (
-        f"This vector has {length} entries, but {layout.title} takes {', '.join(lengths[:-1])} or {lengths[-1]}.{other} "
+        f"This vector has {length} entries, but {layout.title} takes {takes}.{other} "
         f"The form of {len(form)} is {','.join(['1'] * len(form))} for {_legend(form)}. Or use names: "
         f"{form.slots[1].split('.')[0]}=0.5, default=1."
     )
@@ -161,9 +176,13 @@ def _notes(form: Form, entries: list[str], dialect: str, layout: Layout) -> Iter
         yield f"Random entries as in {dialect}: {ranges}."
 
 
-def _values(entries: list[str], dialect: str, rng: random.Random, placeholders: Mapping[str, float]) -> list[float]:
+def _values(
+    entries: list[str], dialect: str, rng: random.Random, placeholders: Mapping[str, float]
+) -> list[float]:
     """Numbers for the entries, drawn in order. Ranges and rounding as the two programs have them."""
-    low_r, high_r, low_u, high_u, digits = (0, 3, -1.5, 1.5, 2) if dialect == INSPIRE else (0, 1, -0.5, 1.5, 3)
+    low_r, high_r, low_u, high_u, digits = (
+        (0, 3, -1.5, 1.5, 2) if dialect == INSPIRE else (0, 1, -0.5, 1.5, 3)
+    )
     values = []
     for entry in entries:
         letter = entry[0].upper()

@@ -1,4 +1,6 @@
-"""Block weights as a value: ordered rules of which the last that fits a weight decides, and a default for the rest."""
+"""Block weights as a value: ordered rules of which the last that fits a weight decides, and a default for the
+rest.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Rule:
                 raise BlockTextError(f"{self.selector}: {value} is not a weight.")
         encoder = self.selector.kind == "te" and not self.selector.spans and self.selector.layer != "*"
         if self.end is not None and (encoder or self.selector.kind == "other"):
-            raise BlockTextError(f"{self.selector}: a ramp needs numbered blocks, such as D*=0..1 or TE:clip_l.*=0..1.")
+            raise BlockTextError(
+                f"{self.selector}: a ramp needs numbered blocks, such as D*=0..1 or TE:clip_l.*=0..1."
+            )
 
     def __str__(self) -> str:
         ramp = "" if self.end is None else f"..{format_number(self.end)}"
@@ -37,9 +41,10 @@ class Rule:
 class BlockWeights:
     """Weights that multiply a LoRA's strength, block by block.
 
-    The three remainders are always stated: ``rules`` holds a rule for ``TE`` and one for ``OTHER`` (put first, at the
-    default, where the caller gives none), and ``default`` is the weight of every block without a rule. ``notes`` say how an
-    ambiguous text was read and which names the model lacks; they are not part of the value.
+    The three remainders are always stated: ``rules`` holds a rule for ``TE`` and one for ``OTHER`` (put
+    first, at the default, where the caller gives none), and ``default`` is the weight of every block without
+    a rule. ``notes`` say how an ambiguous text was read and which names the model lacks; they are not part of
+    the value.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -62,7 +67,8 @@ class BlockWeights:
     def invert(self) -> BlockWeights:
         """1 - w for every entry, remainders included (Inspire's ``inverse``). Twice is the original."""
         rules = tuple(
-            Rule(rule.selector, _inverse(rule.value), None if rule.end is None else _inverse(rule.end)) for rule in self.rules
+            Rule(rule.selector, _inverse(rule.value), None if rule.end is None else _inverse(rule.end))
+            for rule in self.rules
         )
         return BlockWeights(rules, _inverse(self.default), self.notes)
 
