@@ -1,4 +1,4 @@
-"""Layouts for use without a model: counts that core fixes, or that the family's published checkpoints have."""
+"""Layouts for use without a model, with the counts that core fixes or that the published checkpoints have."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ENCODERS = {
     "qwen3vl_4b": (_LLM_PATH, 36),
     "gemma2_2b": (_LLM_PATH, 26),
     "gemma3_12b": (_LLM_PATH, 48),
-    "mistral3_24b": (_LLM_PATH, 30),
+    "mistral3_24b": (_LLM_PATH, 40),
 }
 _UNET12 = {"input_blocks": 12, "middle_block": 3, "output_blocks": 12}
 _UNET9 = {"input_blocks": 9, "middle_block": 3, "output_blocks": 9}
@@ -146,7 +146,7 @@ FAMILIES = tuple(_FAMILIES)
 
 
 def builtin_layout(family: str) -> Layout:
-    """The usual layout of a family (its largest common checkpoint). Raises BlockTextError for another name."""
+    """The usual layout of a family (its largest common model). Raises BlockTextError if there is none."""
     if family not in _FAMILIES:
         raise BlockTextError(f"There is no model family {family!r}. Known families: {', '.join(FAMILIES)}.")
     lists, encoders, others, style = _FAMILIES[family]

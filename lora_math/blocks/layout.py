@@ -158,28 +158,31 @@ def main_name(letters: str, index: int) -> str:
     return f"{letters}{index:02d}"
 
 
-def make_blocks(path: str, letters: str, indices: Iterable[int], aux: bool) -> Iterator[Block]:
-    """The blocks of one list. Main names have two digits, as sd-webui has them; ``M00`` is the whole middle."""
+def make_blocks(
+    path: str, letters: str, indices: Iterable[int], aux: bool, word: str = ""
+) -> Iterator[Block]:
+    """The blocks of one list. Main names have two digits, as in sd-webui; ``M00`` is the whole middle."""
     if path == "middle_block":
         yield Block("M00", letters, 0, "middle_block.")
         return
     for index in sorted(indices):
         name = f"{letters}{index}" if aux else main_name(letters, index)
-        yield Block(name, letters, index, f"{path}.{index}.")
+        yield Block(name, letters, index, f"{path}.{word}{index}.")
 
 
 def layout_of(model_keys: Iterable[str], clip_keys: Iterable[str] = (), family: str | None = None) -> Layout:
-    """The layout of a model from its ``state_dict`` keys, in any order; with ``diffusion_model.`` or without."""
+    """The layout of a model from its ``state_dict`` keys, in any order, with ``diffusion_model.`` or not."""
     keys = list(model_keys)
     prefixed = [key[len(MODEL_PREFIX) :] for key in keys if key.startswith(MODEL_PREFIX)]
     names = prefixed or keys
     lists = groups.find_lists(names)
     main, aux = groups.split_main(lists)
     letters = groups.letters([*main, *aux])
+    word = "block" if any(name.startswith("blocks.block") for name in names) else ""  # Cosmos 1
     encoders, text_blocks = encoder_blocks(clip_keys)
     layout = Layout(
-        tuple(block for path in main for block in make_blocks(path, letters[path], lists[path], False)),
-        tuple(block for path in aux for block in make_blocks(path, letters[path], lists[path], True)),
+        tuple(b for path in main for b in make_blocks(path, letters[path], lists[path], False, word)),
+        tuple(b for path in aux for b in make_blocks(path, letters[path], lists[path], True)),
         text_blocks,
         encoders,
         family=family,

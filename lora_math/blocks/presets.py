@@ -28,7 +28,7 @@ ANY = "*"
 
 @dataclass(frozen=True)
 class Preset:
-    """A name and its weights text. ``also``: other names that it is known by. ``families``: empty means all."""
+    """A name and its weights text. ``also``: other names that it has. ``families``: empty means all."""
 
     name: str
     weights: str

@@ -42,10 +42,10 @@ class Selector:
     def __str__(self) -> str:
         text = self._base()
         if self.parity is not None:
-            text = f"{('even', 'odd')[self.parity]}({text.removesuffix('*') or '*'})"
-        return (
-            text + "".join(f".{name}" for name in self.filters) + ("" if self.sub is None else f".{self.sub}")
-        )
+            short = text.removesuffix("*") if self.kind == "group" else text
+            text = f"{('even', 'odd')[self.parity]}({short})"
+        parts = [*self.filters, *([] if self.sub is None else [str(self.sub)])]
+        return ".".join([text, *parts])
 
     def _base(self) -> str:
         if self.kind == "all":
@@ -61,7 +61,7 @@ class Selector:
 
     @property
     def whole(self) -> str | None:
-        """ "te" or "other" if this is the bare ``TE`` or ``OTHER``, the remainders that a text must state."""
+        """The kind, if this is the bare ``TE`` or ``OTHER``: the remainders that a text must state."""
         return self.kind if self in (Selector("te"), Selector("other")) else None
 
     def blocks(self, layout: Layout) -> tuple[Block, ...]:

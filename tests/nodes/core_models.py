@@ -523,3 +523,50 @@ def weight_names(name: str) -> list[str]:
     device = torch.device("cpu" if name == "ACE-Step 1.5" else "meta")
     model = config.get_model({}, "", device=device)
     return [key for key in model.state_dict() if key.startswith("diffusion_model.")]
+
+
+def text_encoder_names(name: str) -> list[str]:
+    """The ``state_dict`` keys of a family's text encoders."""
+    from comfy import sd1_clip, sdxl_clip
+    from comfy.text_encoders import (
+        ace,
+        anima,
+        aura_t5,
+        flux,
+        hidream,
+        hunyuan_video,
+        krea2,
+        lt,
+        lumina2,
+        pixart_t5,
+        qwen_image,
+        sd2_clip,
+        sd3_clip,
+        wan,
+        z_image,
+    )
+
+    half = torch.float16
+    build, extra = {
+        "SD1.5": (sd1_clip.SD1ClipModel, ()),
+        "SD2": (sd2_clip.SD2ClipModel, ()),
+        "SDXL": (sdxl_clip.SDXLClipModel, ()),
+        "SDXL refiner": (sdxl_clip.SDXLRefinerClipModel, ()),
+        "SD3": (sd3_clip.SD3ClipModel, ("dtype_t5",)),
+        "FLUX.1": (flux.FluxClipModel, ("dtype_t5",)),
+        "FLUX.2": (flux.Flux2TEModel, ()),
+        "HunyuanVideo": (hunyuan_video.HunyuanVideoClipModel, ("dtype_llama",)),
+        "Wan": (wan.WanT5Model, ()),
+        "Z-Image": (z_image.ZImageTEModel, ()),
+        "Qwen-Image": (qwen_image.QwenImageTEModel, ()),
+        "Lumina 2": (lumina2.LuminaModel, ()),
+        "HiDream": (hidream.HiDreamTEModel, ("dtype_t5", "dtype_llama")),
+        "LTX-2": (lt.LTXAVTEModel, ("dtype_llama",)),
+        "AuraFlow": (aura_t5.AuraT5Model, ()),
+        "PixArt": (pixart_t5.PixArtT5XXL, ()),
+        "Anima": (anima.AnimaTEModel, ()),
+        "Krea 2": (krea2.Krea2TEModel, ()),
+        "ACE-Step": (ace.AceT5Model, ()),
+    }[name]
+    model = build(device=torch.device("meta"), dtype=half, **dict.fromkeys(extra, half))
+    return list(model.state_dict())
