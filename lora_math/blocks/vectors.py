@@ -84,7 +84,8 @@ def forms(layout: Layout) -> dict[int, Form]:
             Form("BASE and every block", WEBUI, ("BASE", *blocks)),
             Form("BASE, every block, OTHER", WEBUI, ("BASE", *blocks, "OTHER")),
         ):
-            found.setdefault(len(form), form)
+            if len(form) == len(blocks) or len(form) not in _UNMISTAKABLE:
+                found.setdefault(len(form), form)
     return found
 
 
@@ -97,6 +98,8 @@ def _public_forms(layout: Layout) -> tuple[Form, ...]:
     return _FLUX if counts == {"D": 19, "S": 38} else ()
 
 
+# Public lengths of families that people mix up: other models take them only as a plain list of their blocks.
+_UNMISTAKABLE = {12, 17, 20, 21, 26, 27, 58}
 # For the message about a vector that is another family's.
 _ELSEWHERE = {17: "SD1.5", 26: "SD1.5", 27: "SD1.5", 12: "SDXL", 20: "SDXL and FLUX.1", 21: "SDXL"}
 _ELSEWHERE |= dict.fromkeys((19, 57, 58, 59, 61), "FLUX.1")

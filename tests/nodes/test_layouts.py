@@ -1,13 +1,9 @@
 """Layouts of every kind of model that ComfyUI loads, from the models themselves: all weights placed once."""
 
 import random
-import sys
-from pathlib import Path
 
-import pytest
-
-sys.path.append(str(Path(__file__).parent))
 import core_models
+import pytest
 
 from strata.lora_math.blocks import builtin_layout, layout_of, parse
 
