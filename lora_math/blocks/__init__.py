@@ -3,6 +3,7 @@
 from .builtin import FAMILIES, builtin_layout
 from .errors import BlockTextError
 from .layout import Block, Layout, Location, layout_of
+from .presets import Preset, load_presets, read_presets, save_preset, texts
 from .text import parse
 from .weights import BlockWeights, ResolvedWeights, Rule, format_weights
 
@@ -15,11 +16,16 @@ __all__ = [
     "BlockWeights",
     "Layout",
     "Location",
+    "Preset",
     "ResolvedWeights",
     "Rule",
     "builtin_layout",
     "format",
     "format_weights",
     "layout_of",
+    "load_presets",
     "parse",
+    "read_presets",
+    "save_preset",
+    "texts",
 ]

@@ -63,9 +63,6 @@ class Layout:
     """Components and streams that the model's blocks have; empty if not known (no weights seen)."""
     styles: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
-    def __len__(self) -> int:
-        return len(self.blocks)
-
     @property
     def title(self) -> str:
         """The model's name for messages."""

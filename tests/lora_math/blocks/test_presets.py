@@ -340,7 +340,7 @@ def test_readers_never_see_half_a_file(tmp_path):
     done = threading.Event()
 
     def write():
-        for number in range(60):
+        for number in range(20):
             save_preset(path, "SDXL", str(number), "IN=0", "long" * 5000)
         done.set()
 

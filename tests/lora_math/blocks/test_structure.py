@@ -14,7 +14,7 @@ def test_a_new_family_with_a_familiar_list():
     layout = layout_of(
         [*transformer("mega_blocks", 30, *FOUR), "diffusion_model.patch_in.weight"], family="Nova"
     )
-    assert [block.name for block in layout.blocks][:2] == ["MB00", "MB01"] and len(layout) == 30
+    assert [block.name for block in layout.blocks][:2] == ["MB00", "MB01"] and len(layout.blocks) == 30
     assert layout.others == ("patch_in",)
     assert (
         parse("MB7-9=0.5", layout).resolve(layout).weight("diffusion_model.mega_blocks.8.mlp.up.weight")
