@@ -1,0 +1,130 @@
+"""The weights text: ``D7-12=0.5, even(L)=0, TE=0.4, *.mlp=0, 0%-33%=1, B=0.2..1, default=0``. Last wins.
+
+Rules are separated by commas, semicolons or spaces. Every word is either read or an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from .errors import BlockTextError
+from .groups import KNOWN_LETTERS, STREAMS
+from .layout import ENCODERS, Layout
+from .selector import Selector, parse_selector
+from .weights import BlockWeights, Rule
+
+NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
+_VALUE = re.compile(rf"({NUMBER})(?:\.\.({NUMBER}))?")
+MAX_LENGTH = 20000
+
+
+def parse_rules(text: str) -> BlockWeights:
+    """Read a text by its grammar alone, whatever the model. Raises BlockTextError."""
+    if len(text) > MAX_LENGTH:
+        raise BlockTextError(f"This text is {len(text)} characters long; block weights are one line.")
+    rules: list[Rule] = []
+    default = 1.0
+    for item in _items(text):
+        left, separator, right = item.partition("=")
+        if not separator or not left or "=" in right:
+            raise BlockTextError(f"{item!r} is not of the form blocks=weight, such as D7-12=0.5.")
+        value, end = _read_value(item, right)
+        if left.lower() == "default":
+            if end is not None:
+                raise BlockTextError(f"{item!r}: the default is one number, not a ramp.")
+            default = value
+        else:
+            rules.append(Rule(parse_selector(left), value, end))
+    return BlockWeights(tuple(rules), default)
+
+
+def _items(text: str) -> Iterator[str]:
+    """Split at commas, semicolons and spaces outside brackets; spaces around = belong to the rule."""
+    text = re.sub(r"\s*=\s*", "=", text.strip())
+    item, depth = "", ""
+    for character in text:
+        if character in "{(":
+            depth += character
+        elif character in "})":
+            if not depth or depth[-1] != {"}": "{", ")": "("}[character]:
+                raise BlockTextError(f"{item + character!r}: this {character!r} closes nothing.")
+            depth = depth[:-1]
+        if depth:
+            item += "" if character.isspace() else character
+        elif character in ",;" or character.isspace():
+            if item:
+                yield item
+            item = ""
+        else:
+            item += character
+    if depth:
+        raise BlockTextError(f"{item!r}: the {depth[-1]!r} is not closed.")
+    if item:
+        yield item
+
+
+def _read_value(item: str, text: str) -> tuple[float, float | None]:
+    match = _VALUE.fullmatch(text)
+    if match is None:
+        raise BlockTextError(f"{item!r}: {text!r} is not a number (0.5, -1, .5) or a ramp (0.2..1).")
+    return float(match[1]), None if match[2] is None else float(match[2])
+
+
+def check_names(weights: BlockWeights, layout: Layout) -> list[str]:
+    """Notes for the names that this model lacks. Raises BlockTextError for a name that no model has."""
+    notes = []
+    for rule in weights.rules:
+        note = _absent(rule.selector, layout)
+        if note:
+            notes.append(f"{rule.selector}: {note}")
+    return list(dict.fromkeys(notes))
+
+
+def _absent(selector: Selector, layout: Layout) -> str | None:
+    if selector.kind == "other":
+        pattern = selector.name or "*"
+        known = not layout.others or any(fnmatchcase(word.lower(), pattern) for word in layout.others)
+        return None if known else f"no such part in {layout.title}. It has {', '.join(layout.others)}."
+    if selector.kind == "te":
+        return _absent_encoder(selector, layout)
+    groups = [selector.name] if selector.kind in ("group", "range") else []
+    groups += [selector.end[0]] if selector.end else []
+    for letters in groups:
+        if letters not in layout.counts and letters not in KNOWN_LETTERS:
+            hint = f"Its blocks are {describe(layout)}." if layout.counts else "It has no numbered blocks."
+            raise BlockTextError(f"{letters!r} in {str(selector)!r} is not a block of {layout.title}. {hint}")
+    missing = [letters for letters in groups if letters not in layout.counts]
+    if missing:
+        return f"{layout.title} has no {missing[0]} blocks; it has {describe(layout)}."
+    if selector.kind == "group" and selector.spans:
+        count = layout.counts[selector.name]
+        if any(high >= count for _, high in selector.spans):
+            return f"{layout.title} has {selector.name}0-{count - 1}."
+    if not selector.blocks(layout):
+        return f"no block of {layout.title} is meant."
+    absent = [name for name in selector.filters if layout.tags and name not in layout.tags]
+    if selector.kind == "all":  # "*.cross" means wherever there is any; a stream of a model without streams does not
+        absent = [name for name in absent if name in STREAMS]
+    return f"{layout.title} has no weights that are {absent[0]}." if absent else None
+
+
+def _absent_encoder(selector: Selector, layout: Layout) -> str | None:
+    if not selector.name or selector.name in layout.encoders:
+        count = layout.encoder_layers.get(selector.name, 0)
+        if selector.spans and any(high >= count for _, high in selector.spans):
+            return f"{selector.name} has {count} layers."
+        return None
+    known = f"Text encoders here: {', '.join(layout.encoders)}." if layout.encoders else ""
+    if not ENCODERS.fullmatch(selector.name):
+        hint = known or "Write for example TE:clip_l."
+        raise BlockTextError(f"{selector.name!r} is no text encoder. {hint}")
+    return f"{layout.title} has no text encoder {selector.name}. {known}" if layout.encoders else None
+
+
+def describe(layout: Layout) -> str:
+    """The ids of a layout in short: ``D0-18, S0-37, TE:clip_l.0-11``."""
+    ids = [(letters, count) for letters, count in layout.counts.items()]
+    ids += [(f"TE:{name}.", count) for name, count in layout.encoder_layers.items() if count]
+    return ", ".join(f"{name}0-{count - 1}" if count > 1 else f"{name}0" for name, count in ids)
