@@ -123,10 +123,11 @@ class Adapter:
 
     has_forward: ClassVar[bool] = False
 
-    def prepared(self, weight: Tensor) -> Adapter | None:
+    def prepared(self, weight: Tensor, groups: int = 1) -> Adapter | None:
         """An adapter with the same ``forward``, holding what that would otherwise compute anew on every call.
 
-        weight: W. None where this adapter has no forward form for it: then it can only be applied to the weight.
+        weight: W; groups: of a convolution. None where this adapter has no forward form for such a layer: then it can only be applied
+        to the weight.
         """
         return self if self.has_forward else None
 

@@ -58,7 +58,9 @@ class BOFT(Adapter):
 
     has_forward = True
 
-    def prepared(self, weight: Tensor) -> BOFT:
+    def prepared(self, weight: Tensor, groups: int = 1) -> BOFT | None:
+        if groups > 1:
+            return None  # it turns rows of different groups, which see different inputs: no turn of the output
         return replace(self, turns=self._turns(torch.float32))
 
     def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:

@@ -79,8 +79,8 @@ class DoRA(Adapter):
     def has_forward(self) -> bool:
         return self.inner.has_forward and not self.inner.needs_weight
 
-    def prepared(self, weight: Tensor) -> DoRA | None:
-        inner = self.inner.prepared(weight) if self.has_forward else None
+    def prepared(self, weight: Tensor, groups: int = 1) -> DoRA | None:
+        inner = self.inner.prepared(weight, groups) if self.has_forward else None
         if inner is None:
             return None
         base = weight.to(torch.promote_types(weight.dtype, torch.float32))

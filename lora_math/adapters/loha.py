@@ -103,7 +103,7 @@ class LoHa(Adapter):
 
     has_forward = True
 
-    def prepared(self, weight: Tensor) -> Adapter:
+    def prepared(self, weight: Tensor, groups: int = 1) -> Adapter:
         factors = self.factors(torch.float32)
         return self if factors is None else LoRA(*factors)
 

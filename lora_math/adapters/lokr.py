@@ -104,7 +104,7 @@ class LoKr(Adapter):
 
     has_forward = True
 
-    def prepared(self, weight: Tensor) -> LoKr:
+    def prepared(self, weight: Tensor, groups: int = 1) -> LoKr:
         return replace(self, w1=(_whole(self.w1, torch.float32),), w2=(_whole(self.w2, torch.float32),))
 
     def response(self, layer: Layer, x: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ class LoRA(Adapter):
 
     has_forward = True
 
-    def prepared(self, weight: Tensor) -> LoRA:
+    def prepared(self, weight: Tensor, groups: int = 1) -> LoRA:
         if self.mid is None:
             return self
         up, down = self._matrices(torch.float32)

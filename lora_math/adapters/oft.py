@@ -80,7 +80,9 @@ class OFT(Adapter):
 
     has_forward = True
 
-    def prepared(self, weight: Tensor) -> OFT:
+    def prepared(self, weight: Tensor, groups: int = 1) -> OFT | None:
+        if groups > 1 and any(weight.shape[0] // groups % block.shape[1] for block in self.blocks):
+            return None  # a block that turns rows of two groups mixes weights that see different inputs: no turn of the output
         return replace(self, turns=self._turns(torch.float32))
 
     def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:

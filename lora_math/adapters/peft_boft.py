@@ -56,7 +56,7 @@ class PeftBOFT(Adapter):
 
     has_forward = True
 
-    def prepared(self, weight: Tensor) -> PeftBOFT | None:
+    def prepared(self, weight: Tensor, groups: int = 1) -> PeftBOFT | None:
         if prod(weight.shape[2:]) != 1:
             return None  # the turned patches overlap
         return replace(self, turns=self._turns(torch.float32))

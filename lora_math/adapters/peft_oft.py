@@ -70,7 +70,7 @@ class PeftOFT(Adapter):
 
     has_forward = True
 
-    def prepared(self, weight: Tensor) -> PeftOFT | None:
+    def prepared(self, weight: Tensor, groups: int = 1) -> PeftOFT | None:
         if prod(weight.shape[2:]) != 1:
             return None  # the turned patches overlap
         return replace(self, turns=self._turns(torch.float32))
