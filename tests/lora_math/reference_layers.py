@@ -25,7 +25,7 @@ def make(kind: str, inputs: int = 12, outputs: int = 16, bias: bool = True) -> t
             "conv2d_grouped": lambda: nn.Conv2d(inputs, outputs, 3, padding=1, groups=4, bias=bias),
             "conv3d": lambda: nn.Conv3d(inputs, outputs, (1, 3, 2), padding=(0, 1, 1), bias=bias),
         }[kind]()
-        space = {"linear": (2, 5), "conv1d": (9,), "conv3d": (3, 5, 4)}.get(kind, (7, 6))
+        space = {"linear": (2, 5), "conv1d": (9,), "conv3d": (2, 4, 3)}.get(kind, (5, 4))
         shape = (*space, inputs) if kind == "linear" else (2, inputs, *space)
         return module.double().requires_grad_(False), torch.randn(shape, dtype=torch.float64)
 
@@ -83,4 +83,4 @@ def error(ours: Tensor, theirs: Tensor, base: Tensor) -> float:
     """Distance of two changes of the same output, relative to the trainer's change."""
     change = torch.linalg.vector_norm((theirs - base).double())
     assert change > 1e-3 * torch.linalg.vector_norm(base.double())  # a trainer that changes nothing proves nothing
-    return float(torch.linalg.vector_norm((ours - theirs).double()) / change)
+    return float((torch.linalg.vector_norm((ours - theirs).double()) / change).detach())
