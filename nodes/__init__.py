@@ -2,12 +2,13 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .block_weights import StrataLoraBlockWeights
 from .loader import StrataLoraLoader
 
 
 class StrataExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [StrataLoraLoader]
+        return [StrataLoraLoader, StrataLoraBlockWeights]
 
 
 async def comfy_entrypoint() -> StrataExtension:

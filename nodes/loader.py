@@ -6,7 +6,9 @@ from comfy_api.latest import io
 
 from ..lora_math.errors import StrataError
 from ..lora_math.triggers import trigger_words
+from .block_weights import BlockWeightsType
 from .comfy.apply import apply_lora
+from .comfy.block_weights import BlockSpec
 from .comfy.library import CACHE, file_key, lora_names, path_of, resolve
 
 
@@ -54,6 +56,11 @@ class StrataLoraLoader(io.ComfyNode):
                     advanced=True,
                     tooltip="When the LoRA does not fit this model or is damaged: stop with an error, or go on without it and say so.",
                 ),
+                BlockWeightsType.Input(
+                    "block_weights",
+                    optional=True,
+                    tooltip="Strengths block by block: each multiplies strength_model, or strength_clip in a text encoder.",
+                ),
             ],
             outputs=[
                 io.Model.Output("MODEL", tooltip="The diffusion model with the LoRA."),
@@ -90,9 +97,11 @@ class StrataLoraLoader(io.ComfyNode):
         model=None,
         clip=None,
         on_problem: str = "error",
+        block_weights: BlockSpec | str | None = None,
     ) -> io.NodeOutput:
         lora = CACHE.get(lora_name)
-        applied = apply_lora(model, clip, lora, strength_model, strength_clip, on_problem)
+        blocks = BlockSpec.of(block_weights)
+        applied = apply_lora(model, clip, lora, strength_model, strength_clip, on_problem, blocks)
         words = ", ".join(trigger_words(lora.path, lora.metadata))
         return io.NodeOutput(
             applied.model,

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ...lora_math.blocks import ResolvedWeights
 from ...lora_math.errors import StrataError
 from . import report
+from .block_weights import BlockSpec, layout_for
 from .fit import fit
 from .library import Lora
 from .patch import StrataPatch
@@ -30,15 +32,28 @@ class Applied:
     warned: bool
 
 
-def apply_lora(model, clip, lora: Lora, strength_model: float, strength_clip: float, on_problem: OnProblem) -> Applied:
+def apply_lora(
+    model,
+    clip,
+    lora: Lora,
+    strength_model: float,
+    strength_clip: float,
+    on_problem: OnProblem,
+    block_weights: BlockSpec | None = None,
+) -> Applied:
     """Raises StrataError when the LoRA cannot be used here and ``on_problem`` is "error"; with "warn" nothing is patched then."""
     if model is None and clip is None:
         raise StrataError("Nothing is connected: connect MODEL, CLIP or both to the LoRA Loader.")
     for name, strength in (("strength_model", strength_model), ("strength_clip", strength_clip)):
         if not math.isfinite(strength):
             raise StrataError(f"{name} is {strength}: it must be a number.")
-    model_side = _side(lora, model and model_targets(model), strength_model)
-    clip_side = _side(lora, clip and clip_targets(clip), strength_clip)
+    targets = (None if model is None else model_targets(model), None if clip is None else clip_targets(clip))
+    blocks = None
+    if block_weights is not None:
+        layout = layout_for(*targets)
+        blocks = block_weights.read(layout).resolve(layout)
+    model_side = _side(lora, targets[0], strength_model, blocks)
+    clip_side = _side(lora, targets[1], strength_clip, blocks)
     sides = (model_side, clip_side)
     if strength_model == 0 and strength_clip == 0:
         return Applied(
@@ -56,30 +71,38 @@ def apply_lora(model, clip, lora: Lora, strength_model: float, strength_clip: fl
     )
 
 
-def _side(lora: Lora, targets: Targets | None, strength: float) -> Side:
-    return NOTHING if targets is None else Side(fit(lora, targets), targets, strength)
+def _side(lora: Lora, targets: Targets | None, strength: float, blocks: ResolvedWeights | None) -> Side:
+    return NOTHING if targets is None else Side(fit(lora, targets), targets, strength, blocks)
 
 
 def _patched(target, lora: Lora, side: Side):
     """A clone of a MODEL or CLIP with the LoRA's patches, or the same object when there is nothing to patch."""
     if target is None or side.strength == 0:
         return target
-    adapters = side.fit.adapters(without=lora.broken)
-    if not adapters:
+    patches = _patches(side.fit.adapters(without=lora.broken), side)
+    if not patches:
         return target
     clone = target.clone()
     patcher = getattr(clone, "patcher", clone)
     before = patcher.patches_uuid
-    clone.add_patches(_patches(adapters, side.strength))
+    clone.add_patches(patches)
     # The same LoRA at the same strength on the same model is the same patched model: ComfyUI then has nothing to patch anew.
-    patcher.patches_uuid = uuid.uuid5(before, f"{lora.identity}|{side.strength!r}")
+    patcher.patches_uuid = uuid.uuid5(before, "|".join([lora.identity, repr(side.strength), _identity(side.blocks)]))
     if lora.metadata:
         patcher.set_attachments("lora_metadata", dict(lora.metadata))
     return clone
 
 
-def _patches(adapters: Mapping, strength: float) -> dict:
-    return {
-        key: StrataPatch.of(((strength, adapter) for adapter in terms), isinstance(key, tuple) and len(key) > 2)
-        for key, terms in adapters.items()
-    }
+def _patches(adapters: Mapping, side: Side) -> dict:
+    """One patch per weight, or part of a weight, that changes at all."""
+    found = {}
+    for key, terms in adapters.items():
+        is_part = isinstance(key, tuple)
+        coefficient = side.coefficient(key[0] if is_part else key)
+        if coefficient != 0:
+            found[key] = StrataPatch.of(((coefficient, adapter) for adapter in terms), is_part and len(key) > 2)
+    return found
+
+
+def _identity(blocks: ResolvedWeights | None) -> str:
+    return "" if blocks is None else str(blocks.weights)

@@ -6,12 +6,13 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import comfy.lora_convert
 import folder_paths
 
 from ...lora_math import family, files, state_dict
+from ...lora_math.energy import squared_norm
 from ...lora_math.errors import StrataError
 
 CACHE_BYTES = 2 << 30
@@ -31,6 +32,14 @@ class Lora:
     broken: frozenset[str]
     tensors: int
     nbytes: int
+    _energies: dict[int, float] = field(default_factory=dict, repr=False)
+
+    def energy(self, entry: state_dict.Entry, shape: tuple[int, ...]) -> float:
+        """Squared norm of an entry's change of a weight of this shape; 0 where it depends on the weight. Computed once."""
+        key = id(entry)
+        if key not in self._energies:
+            self._energies[key] = squared_norm(entry.adapter, shape) or 0.0
+        return self._energies[key]
 
 
 def lora_names() -> list[str]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from ...lora_math.adapters import DoRA
 from ...lora_math.adapters.dora import OUT
-from ...lora_math.family import component
+from ...lora_math.blocks import Location, ResolvedWeights
+from ...lora_math.family import RELATIVES, component
 from ...lora_math.files import show_size
 from ...lora_math.state_dict import Entry
 from .fit import EMPTY, Fit, count, is_text_encoder, text_encoder_of
@@ -26,6 +27,11 @@ class Side:
     fit: Fit
     targets: Targets | None
     strength: float
+    blocks: ResolvedWeights | None = None
+
+    def coefficient(self, key: str) -> float:
+        """What the LoRA's delta of this weight is multiplied by: the strength, times the weight of its block."""
+        return self.strength if self.blocks is None else self.strength * self.blocks.weight(key)
 
 
 NOTHING = Side(EMPTY, None, 0.0)
@@ -124,6 +130,7 @@ def text(lora: Lora, model: Side, clip: Side, found: Sequence[str], applied: boo
     lines += [f"Problem: {line}" for line in found if applied or line != found[0]]
     if applied:
         lines += _side_lines(lora, model, clip)
+        lines += _block_lines(lora, model, clip)
     lines += _leftover_lines(lora, model, clip)
     lines += [f"Unlike ComfyUI's loader: {line}" for line in _differences(lora, model, clip)]
     return "\n".join(lines)
@@ -149,6 +156,60 @@ def _side_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
     if model.targets is None and in_file:
         lines.append(f"Model: {_tensors(count(in_file))} unused, no MODEL is connected")
     return lines
+
+
+def _block_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
+    """A row per block that the LoRA changes, then what was named in vain."""
+    blocks = model.blocks or clip.blocks
+    if blocks is None:
+        return []
+    rows: dict[str, _Row] = {}
+    for side in (model, clip):
+        for target, entry in side.fit.pieces:
+            place = blocks.layout.locate(target.key)
+            row = rows.setdefault(_row_name(place), _Row([], 0, 0.0))
+            row.weights.append(blocks.at(place))
+            row.tensors += len(entry.keys)
+            row.energy += lora.energy(entry, target.shape)
+    total = sum(row.energy for row in rows.values()) or 1.0
+    order = {block.name: at for at, block in enumerate(_all_blocks(blocks))}
+    lines = [f"Block weights: {blocks.weights}"]
+    for name, row in sorted(rows.items(), key=lambda item: order.get(item[0], len(order))):
+        share = f", {100 * row.energy / total:.1f} % of the LoRA" if row.energy else ""
+        lines.append(f"  {name} x {_spread(row.weights, median=False)}: {_tensors(row.tensors)}{share}")
+    lines += [f"  Note: {note}" for note in blocks.weights.notes]
+    absent = sorted(_named(blocks) - rows.keys(), key=lambda name: order.get(name, 0))
+    if absent:
+        lines.append(f"  Named but not in this LoRA: {_some(absent, limit=8)}")
+    return lines
+
+
+@dataclass
+class _Row:
+    weights: list[float]
+    tensors: int
+    energy: float
+
+
+def _row_name(place: Location) -> str:
+    """The block, with all of OTHER and of an encoder's embeddings in one row each."""
+    return place.group if place.index is None else place.block
+
+
+def _all_blocks(blocks: ResolvedWeights) -> list:
+    layout = blocks.layout
+    return [*layout.blocks, *layout.aux, *layout.text_encoders]
+
+
+def _named(blocks: ResolvedWeights) -> set[str]:
+    """Blocks that some rule names one by one: "S*" names none in particular."""
+    layout = blocks.layout
+    found = set()
+    for rule in blocks.weights.rules:
+        names = {block.name for block in rule.selector.blocks(layout)}
+        if len(names) < len(layout.blocks) / 4:
+            found |= names
+    return found
 
 
 def _leftover_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
@@ -227,8 +288,6 @@ def _reachable(lora: Lora, model: Side, clip: Side) -> int:
 
 
 def _related(a: str, b: str) -> bool:
-    from ...lora_math.family import RELATIVES
-
     return any({a, b} <= group for group in RELATIVES)
 
 
@@ -241,16 +300,18 @@ def _tensors(n: int) -> str:
     return f"{n} tensor" if n == 1 else f"{n} tensors"
 
 
-def _some(names: Iterable[str]) -> str:
-    names = sorted(set(names))
-    shown = ", ".join(name if len(name) <= 90 else name[:87] + "..." for name in names[:SHOWN])
-    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+def _some(names: Iterable[str], limit: int = SHOWN) -> str:
+    names = list(dict.fromkeys(names))
+    shown = ", ".join(name if len(name) <= 90 else name[:87] + "..." for name in names[:limit])
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def _spread(numbers: Sequence[float]) -> str:
+def _spread(numbers: Sequence[float], median: bool = True) -> str:
     low, high = min(numbers), max(numbers)
     if low == high:
         return _number(low)
+    if not median:
+        return f"{_number(low)} to {_number(high)}"
     return f"{_number(low)} to {_number(high)} (median {_number(statistics.median(numbers))})"
 
 

@@ -507,8 +507,8 @@ CONFIGS = {
 }
 
 
-def weight_names(name: str) -> list[str]:
-    """The model's own ``state_dict`` keys (``diffusion_model.*``), in its order."""
+def build(name: str) -> torch.nn.Module:
+    """The whole model as ComfyUI makes it, without weights."""
     import comfy.ldm.audio.dit
     import comfy.model_detection
     import comfy.ops
@@ -516,13 +516,17 @@ def weight_names(name: str) -> list[str]:
     config = comfy.model_detection.model_config_from_unet_config(dict(CONFIGS[name]))
     operations = config.custom_operations = comfy.ops.disable_weight_init
     if name == "Stable Audio":  # the whole model wants weights for its conditioners
-        model = comfy.ldm.audio.dit.AudioDiffusionTransformer(
+        model = torch.nn.Module()
+        model.diffusion_model = comfy.ldm.audio.dit.AudioDiffusionTransformer(
             **config.unet_config, device=torch.device("meta"), operations=operations
         )
-        return [f"diffusion_model.{key}" for key in model.state_dict()]
-    device = torch.device("cpu" if name == "ACE-Step 1.5" else "meta")
-    model = config.get_model({}, "", device=device)
-    return [key for key in model.state_dict() if key.startswith("diffusion_model.")]
+        return model
+    return config.get_model({}, "", device=torch.device("cpu" if name == "ACE-Step 1.5" else "meta"))
+
+
+def weight_names(name: str) -> list[str]:
+    """The model's own ``state_dict`` keys (``diffusion_model.*``), in its order."""
+    return [key for key in build(name).state_dict() if key.startswith("diffusion_model.")]
 
 
 def text_encoder_names(name: str) -> list[str]:

@@ -1,0 +1,48 @@
+"""How much an adapter changes, without forming its delta: squared Frobenius norms from the factors."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from .adapters import Adapter, Diff, DoRA, LoKr, Padded
+
+
+def squared_norm(adapter: Adapter, shape: tuple[int, ...]) -> float | None:
+    """||delta W||_F^2 at strength 1 for a weight of this shape; None where it depends on W itself (DoRA's rescaling, OFT, IA3).
+
+    For up @ down it is sum((up^T up) * (down down^T)), O((out + in) rank^2), in single precision: all its terms belong to one sum of
+    squares, and an editor needs three digits. DoRA counts what it adds before it rescales.
+    """
+    if isinstance(adapter, (DoRA, Padded)):
+        return squared_norm(adapter.inner, adapter.shape if isinstance(adapter, Padded) else shape)
+    if adapter.needs_weight:
+        return None
+    if isinstance(adapter, LoKr):  # ||a (x) b|| = ||a|| ||b||
+        return adapter.scale**2 * _side(adapter.w1) * _side(adapter.w2)
+    if isinstance(adapter, Diff):
+        return adapter.scale**2 * _sum_of_squares(adapter.value)
+    factors = adapter.factors(torch.float32)
+    if factors is not None and sum(factors[0].shape) + factors[1].shape[1] < prod(shape):
+        return _product(*factors)
+    return _sum_of_squares(adapter.delta(torch.empty(shape), 1.0, torch.float32))
+
+
+def _product(up: Tensor, down: Tensor) -> float:
+    return max(float(((up.T @ up) * (down @ down.T)).sum(dtype=torch.float64)), 0.0)
+
+
+def _sum_of_squares(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor.to(torch.float32), dtype=torch.float32).double().square())
+
+
+def _side(side: tuple[Tensor, ...]) -> float:
+    """Squared norm of one side of a Kronecker product: whole, a product, or a Tucker product."""
+    if len(side) == 1:
+        return _sum_of_squares(side[0])
+    if len(side) == 2:
+        return _product(side[0].float().flatten(1), side[1].float().flatten(1))
+    a, b, core = (tensor.float() for tensor in side)
+    return _sum_of_squares(torch.einsum("pqk,pi,qj->ijk", core.flatten(2), a, b))

@@ -1,0 +1,134 @@
+"""Block weights on their way from the node that states them to the loader whose model gives them meaning."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from weakref import WeakKeyDictionary
+
+import folder_paths
+
+from ...lora_math.blocks import (
+    FAMILIES,
+    BlockTextError,
+    BlockWeights,
+    Layout,
+    Preset,
+    builtin_layout,
+    layout_of,
+    load_presets,
+    parse,
+    read_presets,
+    texts,
+)
+from ...lora_math.blocks.presets import builtin_presets
+from ...lora_math.blocks.vectors import looks_like_vector
+from ...lora_math.errors import StrataError
+from .targets import Targets
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """What a person stated: the value of a BLOCK_WEIGHTS wire.
+
+    text: any form that ``lora_math.blocks.parse`` reads; family: whose layout it is written for, None for the model it meets;
+    seed: for random entries; invert: 1 - weight.
+    """
+
+    text: str
+    family: str | None = None
+    seed: int = 0
+    invert: bool = False
+
+    @classmethod
+    def of(cls, value) -> BlockSpec | None:
+        """Whatever arrives on the wire: a BlockSpec, its text, or nothing. Raises StrataError for anything else."""
+        if value is None or isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        raise StrataError(
+            "The block_weights input takes the BLOCK_WEIGHTS of a 'LoRA Block Weights (Strata)' node, "
+            f"not a {type(value).__name__}."
+        )
+
+    def read(self, layout: Layout) -> BlockWeights:
+        """The weights for a model with this layout. Raises BlockTextError."""
+        written_for = layout if self.family in (None, layout.family) else builtin_layout(self.family)
+        found = parse(self.text, written_for, seed=self.seed, presets=texts(presets_of(written_for.family)))
+        return found.invert() if self.invert else found
+
+    def canonical(self) -> str:
+        """The text by names, as far as it can be told without a model. Raises BlockTextError when no family can read it.
+
+        A vector that no family or more than one reads stays as it is: the loader, which knows the model, decides.
+        """
+        if self.family is not None:
+            return str(self.read(builtin_layout(self.family)))
+        found, problems = set(), []
+        for family in FAMILIES:
+            try:
+                found.add(str(replace(self, family=family).read(builtin_layout(family))))
+            except BlockTextError as problem:
+                problems.append(problem)
+        if not found and not looks_like_vector(self.text):  # a model of unusual depth takes vectors that no family does
+            raise problems[0]
+        return found.pop() if len(found) == 1 else self.text.strip()
+
+
+_layouts: WeakKeyDictionary[Targets, Layout] = WeakKeyDictionary()
+
+
+def layout_for(model: Targets | None, clip: Targets | None) -> Layout:
+    """The blocks of what is connected. Computed once for a model and once for its text encoders."""
+    found = _layout(model, True) if model is not None else layout_of(())
+    if clip is None:
+        return found
+    encoders = _layout(clip, False)
+    return replace(found, text_encoders=encoders.text_encoders, encoders=encoders.encoders)
+
+
+def _layout(targets: Targets, is_model: bool) -> Layout:
+    if targets not in _layouts:
+        keys = targets.shapes.keys()
+        _layouts[targets] = layout_of(keys, family=targets.family) if is_model else layout_of((), keys)
+    return _layouts[targets]
+
+
+def user_preset_file() -> str:
+    """Where a person's own presets are kept: JSON in ComfyUI's user folder."""
+    return os.path.join(folder_paths.get_user_directory(), "default", "strata", "block_presets.json")
+
+
+def presets_of(family: str | None) -> dict[str, Preset]:
+    """The pack's presets for a family and the person's own. Raises BlockTextError when the person's file is broken."""
+    return load_presets(family, [user_preset_file()])
+
+
+def preset_names() -> list[str]:
+    """Every preset of every family, for a combo. A broken user file hides only itself: the node says what is wrong when it runs."""
+    try:
+        own = _user_presets(user_preset_file(), _modified(user_preset_file()))
+    except BlockTextError:
+        own = ()
+    return _names([*builtin_presets(), *own])
+
+
+@lru_cache(maxsize=4)
+def _user_presets(path: str, modified: int) -> tuple[Preset, ...]:
+    return tuple(read_presets(path, user=True)) if modified else ()
+
+
+def _modified(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _names(presets: Iterable[Preset]) -> list[str]:
+    return list(dict.fromkeys(preset.name for preset in presets))
