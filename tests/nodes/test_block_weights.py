@@ -243,7 +243,7 @@ class TestNode:
         with pytest.raises(BlockTextError, match=r"no preset of FLUX\.1"):
             state("INS", layout="FLUX.1")
 
-    @pytest.mark.parametrize("text", ["nonsense", "IN4", "IN4=x", "1,x,3", "Q17=1", "{", "%", "lbw=NONSENSE"])
+    @pytest.mark.parametrize("text", ["nonsense", "IN4", "IN4=x", "1,q,3", "Q17=1", "{", "%", "lbw=NONSENSE"])
     def test_nonsense_is_an_error_on_this_node(self, text):
         with pytest.raises(BlockTextError):
             state(text)
