@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Everything a developer of this pack runs, one command each. See ``python3 dev.py --help``."""
+
+import argparse
+import os
+import subprocess
+import sys
+
+if sys.version_info < (3, 10):
+    sys.exit(f"dev.py needs Python 3.10 or newer, and this is {sys.version_info[0]}.{sys.version_info[1]}.")
+
+from devtools.environment import ROOT, Environment, prepare, prepare_tests
+from devtools.install import SetupError
+
+
+def demo(environment: Environment, rest: list[str]) -> int:
+    """Run the pack in a real ComfyUI on the CPU and write pictures to out/demo."""
+    return _run(environment, "-m", "devtools.demo", "--comfyui", environment.comfyui, *rest)
+
+
+def test(environment: Environment, rest: list[str]) -> int:
+    """Check the style (only without arguments), then run the tests; arguments go to pytest."""
+    python = prepare_tests(environment)
+    if not rest:
+        for check in (["check"], ["format", "--check"]):
+            if code := _run(environment, "-m", "ruff", *check, ".", python=python):
+                return code
+    return _run(environment, "-m", "pytest", "-c", "tests/pytest.ini", *(rest or ["tests"]), python=python)
+
+
+def serve(environment: Environment, rest: list[str]) -> int:
+    """Start that ComfyUI with the pack, a small checkpoint and two LoRAs in it, until Ctrl+C."""
+    return _run(environment, "-m", "devtools.serve", "--comfyui", environment.comfyui, *rest)
+
+
+def bench(environment: Environment, rest: list[str]) -> int:
+    """Measure; arguments go to benchmarks/run.py."""
+    script = ROOT / "benchmarks" / "run.py"
+    if not script.is_file():
+        print("There is no benchmarks/run.py in this checkout.", file=sys.stderr)
+        return 1
+    return _run(environment, script, *rest)
+
+
+def _run(environment: Environment, *arguments: object, python: object = None) -> int:
+    command = [str(part) for part in (python or environment.python, *arguments)]
+    env = {**os.environ, "COMFYUI_PATH": str(environment.comfyui)}
+    try:
+        return subprocess.run(command, cwd=ROOT, env=env).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for run in (demo, test, serve, bench):
+        text = run.__doc__ or ""
+        command = commands.add_parser(run.__name__, help=text, description=text)
+        command.add_argument(
+            "--comfyui",
+            metavar="PATH",
+            help="a ComfyUI folder to use as it is (default: COMFYUI_PATH, then the ComfyUI this pack is installed "
+            "in, then one that is set up once in your cache folder)",
+        )
+        command.set_defaults(run=run)
+        if run is serve:
+            command.add_argument("--port", default="8188", help="default: 8188")
+    options, rest = parser.parse_known_args()
+    if options.command == "serve":
+        rest = ["--port", options.port, *rest]
+    try:
+        return options.run(prepare(options.comfyui), rest)
+    except SetupError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""From a workflow file, as the editor saves it, to a prompt, as the server runs it.
+
+The editor does this in the browser (its ``graphToPrompt``); this is the part of it that an example workflow needs:
+links, widgets in their order, the extra values that some widgets store. Subgraphs, muted or bypassed nodes and
+the editor's own virtual nodes are refused rather than converted wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Exist only in the editor and take no part in the prompt.
+NOTES = {"Note", "MarkdownNote"}
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+MODE_ALWAYS = 0
+
+Prompt = dict[str, dict[str, Any]]
+
+
+class WorkflowError(Exception):
+    """The workflow does not fit the server's nodes, or needs a feature that is not converted here."""
+
+
+def to_prompt(workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> Prompt:
+    """Convert a workflow (version 0.4) to API format.
+
+    Args:
+        workflow: the parsed JSON file.
+        object_info: node id -> definition, as ``/object_info`` gives it.
+
+    Raises:
+        WorkflowError: naming the node and what is wrong with it.
+    """
+    # A link: [id, from node, from slot, to node, to slot, type].
+    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    prompt: Prompt = {}
+    for node in workflow["nodes"]:
+        kind = node["type"]
+        if kind in NOTES:
+            continue
+        name = f"{kind} (node {node['id']})"
+        if node.get("mode", MODE_ALWAYS) != MODE_ALWAYS:
+            raise WorkflowError(f"{name} is muted or bypassed, which is not converted here.")
+        if kind not in object_info:
+            raise WorkflowError(f"The server has no node {name}.")
+        inputs = _widget_values(node, object_info[kind], name)
+        for socket in node.get("inputs", ()):
+            if socket.get("link") is not None:
+                inputs[socket["name"]] = links[socket["link"]]
+        prompt[str(node["id"])] = {
+            "class_type": kind,
+            "inputs": inputs,
+            "_meta": {"title": node.get("title", kind)},
+        }
+    return prompt
+
+
+def nodes_of(prompt: Prompt, class_type: str) -> list[str]:
+    """The ids of all nodes of a class, in the order of the file."""
+    return [node_id for node_id, node in prompt.items() if node["class_type"] == class_type]
+
+
+def _widget_values(node: Mapping[str, Any], definition: Mapping[str, Any], name: str) -> dict[str, Any]:
+    saved = node.get("widgets_values", [])
+    declared = {socket["name"] for socket in node.get("inputs", ()) if "widget" in socket}
+    widgets = list(_widgets(definition, declared))
+    if isinstance(saved, Mapping):
+        return {widget: saved[widget] for widget, _ in widgets if widget in saved}
+    expected = sum(1 + extra for _, extra in widgets)
+    if len(saved) != expected:
+        raise WorkflowError(f"{name} stores {len(saved)} widget values; the node here has {expected}.")
+    values, position = {}, 0
+    for widget, extra in widgets:
+        values[widget] = saved[position]
+        position += 1 + extra
+    return values
+
+
+def _widgets(definition: Mapping[str, Any], declared: set[str]) -> Iterator[tuple[str, int]]:
+    """(input name, how many extra values are stored after its own) for every input that has a widget, in order."""
+    for group in ("required", "optional"):
+        for name, (kind, *rest) in definition["input"].get(group, {}).items():
+            options = rest[0] if rest else {}
+            is_widget = isinstance(kind, list) or kind in WIDGET_TYPES or name in declared
+            if not is_widget or options.get("forceInput"):
+                continue
+            # "fixed / increment / ..." below a seed, also where only its name says that it is one.
+            control = options.get("control_after_generate") or (
+                kind == "INT" and name in ("seed", "noise_seed") and "control_after_generate" not in options
+            )
+            upload = any(options.get(f"{media}_upload") for media in ("image", "video", "audio"))
+            yield name, bool(control) + upload
