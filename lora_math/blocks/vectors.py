@@ -111,6 +111,11 @@ def looks_like_vector(text: str) -> bool:
     return len(entries) > 1 and "=" not in text and any(map(_is_entry, entries))
 
 
+def is_vector(text: str) -> bool:
+    """Nothing but entries: numbers and placeholders between commas."""
+    return "," in text and all(_is_entry(entry.strip()) for entry in text.split(","))
+
+
 def _is_entry(entry: str) -> bool:
     return bool(NUMBER.fullmatch(entry) or _PLACEHOLDER.fullmatch(entry))
 

@@ -24,7 +24,7 @@ from ...lora_math.blocks import (
     texts,
 )
 from ...lora_math.blocks.presets import builtin_presets
-from ...lora_math.blocks.vectors import looks_like_vector
+from ...lora_math.blocks.vectors import is_vector
 from ...lora_math.errors import StrataError
 from .targets import Targets
 
@@ -75,7 +75,7 @@ class BlockSpec:
                 found.add(str(replace(self, family=family).read(builtin_layout(family))))
             except BlockTextError as problem:
                 problems.append(problem)
-        if not found and not looks_like_vector(self.text):  # a model of unusual depth takes vectors that no family does
+        if not found and not is_vector(self.text):  # a model of unusual depth takes vectors that no family does
             raise problems[0]
         return found.pop() if len(found) == 1 else self.text.strip()
 
