@@ -15,9 +15,7 @@ STAMP = "ready.json"
 _POLL_SECONDS = 0.5
 
 
-def cache_root(
-    platform: str = sys.platform, env: Mapping[str, str] | None = None, home: Path | None = None
-) -> Path:
+def cache_root(platform: str = sys.platform, env: Mapping[str, str] | None = None, home: Path | None = None) -> Path:
     """The user's cache folder for this project, by each platform's own convention; it may not exist yet."""
     env = os.environ if env is None else env
     home = Path.home() if home is None else home

@@ -23,8 +23,14 @@ def main() -> int:
     link_models(demo_models(options.comfyui, print), base)
     print("Starting ComfyUI on the CPU ...", flush=True)
     try:
-        with ComfyServer(options.comfyui, base=base, port=options.port) as server, contextlib.suppress(KeyboardInterrupt):
-            print(f"{server.url}   Ctrl+C stops it.\nModels and pictures: {base}\nLog: {server.log_path}", flush=True)
+        with (
+            ComfyServer(options.comfyui, base=base, port=options.port) as server,
+            contextlib.suppress(KeyboardInterrupt),
+        ):
+            print(
+                f"{server.url}   Ctrl+C stops it.\nModels and pictures: {base}\nLog: {server.log_path}",
+                flush=True,
+            )
             server.wait()
             print(f"ComfyUI ended by itself.\n\n{server.log_tail()}", file=sys.stderr)
             return 1
