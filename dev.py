@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-if sys.version_info < (3, 10):
+if sys.version_info < (3, 10):  # noqa: UP036  for whoever starts it with an older one
     sys.exit(f"dev.py needs Python 3.10 or newer, and this is {sys.version_info[0]}.{sys.version_info[1]}.")
 
 from devtools.environment import ROOT, Environment, prepare, prepare_tests

@@ -27,7 +27,7 @@ from .workflow import Prompt, WorkflowError, nodes_of, to_prompt
 WORKFLOW = ROOT / "example_workflows" / "Strata - one LoRA.json"
 LOADER = "StrataLoraLoader"
 STRENGTHS = (-0.8, 0.0, 0.4, 0.8, 1.2)
-SIZE = 256
+SIZE = 128
 STEPS = 6
 # RMS over 0..255. Below this nobody sees a difference between two pictures.
 VISIBLE = 1.0

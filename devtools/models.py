@@ -55,6 +55,10 @@ BRANCH_ENDS = ("proj_out.", "out_layers.3.", "to_out.0.", "ff.net.2.", "conv2.",
 BRANCH_GAIN = 0.5
 # How much of the UNet's coloured output, against the noise that it removes, goes into the picture.
 COLOUR_GAIN = 0.15
+# How much each level of the way up, coarse to fine, sees of what skipped the levels below it.
+SKIP_GAINS = (1.0, 0.7, 0.15, 0.02)
+# ||delta|| / ||weight|| of every module at strength 1: what a strong trained LoRA has.
+LORA_SIZE = 0.12
 LATENT_TO_RGB = ((0.35, 0.23, 0.32), (0.33, 0.50, 0.24), (-0.28, 0.18, 0.27), (-0.21, -0.26, -0.72))
 
 
@@ -110,13 +114,13 @@ def set_unet_by_hand(sd: dict) -> None:
     below = UNET["model_channels"]
     skip[:carried] = 0
     skip[:8, below : below + 8, 0, 0] = torch.eye(8)
-    skip[carried:, below:] *= 0.1
     for layer in ("output_blocks.11.0.out_layers.3.weight", "output_blocks.11.1.proj_out.weight"):
         sd[unet + layer][:carried] = 0
 
     # Finer levels look at their skips less than at what comes from below: soft shapes rather than grain.
-    for block, gain in ((6, 0.5), (7, 0.5), (8, 0.4), (9, 0.1), (10, 0.1)):
-        sd[f"{unet}output_blocks.{block}.0.skip_connection.weight"][:, below:] *= gain
+    for block in range(3, 12):
+        gain = SKIP_GAINS[block // 3]
+        sd[f"{unet}output_blocks.{block}.0.skip_connection.weight"][carried:, below:] *= gain
         sd[f"{unet}output_blocks.{block}.0.in_layers.2.weight"][:, below:] *= gain
     for block in (2, 5, 8):
         smooth(sd[f"{unet}output_blocks.{block}.{1 if block == 2 else 2}.conv.weight"])
@@ -138,6 +142,7 @@ def set_vae_by_hand(sd: dict) -> None:
     conv_in = sd[vae + "decoder.conv_in.weight"]
     conv_in[:6] = 0
     conv_in[:6, :, 1, 1] = torch.stack([rgb, -rgb], 1).flatten(0, 1)  # R, -R, G, -G, B, -B: one norm group each
+    smooth(conv_in[:6])  # what noise is left in the latent image
     for name, tensor in sd.items():
         if not name.startswith(vae + "decoder."):
             continue
@@ -152,7 +157,7 @@ def set_vae_by_hand(sd: dict) -> None:
             smooth(tensor)
     out = sd[vae + "decoder.conv_out.weight"]
     out *= 0.02
-    out[:, :6, 1, 1] = torch.tensor([[1, -1, 0, 0, 0, 0], [0, 0, 1, -1, 0, 0], [0, 0, 0, 0, 1, -1.0]]) * 0.45
+    out[:, :6, 1, 1] = torch.tensor([[1, -1, 0, 0, 0, 0], [0, 0, 1, -1, 0, 0], [0, 0, 0, 0, 1, -1.0]]) * 0.38
 
 
 def smooth(conv) -> None:
@@ -253,8 +258,8 @@ def main() -> None:
     locon = {k: w for k, w in modules.items() if not k.startswith("lora_te_")}
     assert any(is_conv[k] for k in locon) and not any(is_conv[k] for k in plain)
     loras = options.into / "loras"
-    write_lora(loras / LORAS[0], plain, rank=8, alpha=4.0, size=0.3, seed=SEED + 1, words="warm light")
-    write_lora(loras / LORAS[1], locon, rank=4, alpha=4.0, size=0.3, seed=SEED + 2, words="woven texture")
+    write_lora(loras / LORAS[0], plain, rank=8, alpha=4.0, size=LORA_SIZE, seed=SEED + 1, words="warm light")
+    write_lora(loras / LORAS[1], locon, rank=4, alpha=4.0, size=LORA_SIZE, seed=SEED + 2, words="woven texture")
 
 
 if __name__ == "__main__":

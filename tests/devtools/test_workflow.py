@@ -1,0 +1,178 @@
+"""Workflow file -> prompt, against graphs and prompts written by hand from what the editor produces."""
+
+import copy
+import json
+
+import pytest
+
+from strata.devtools.server import ROOT
+from strata.devtools.workflow import WorkflowError, nodes_of, to_prompt
+
+OBJECT_INFO = {
+    "Loader": {
+        "input": {
+            # Old-style combo, then a new-style one.
+            "required": {
+                "name": [["a.safetensors", "b.safetensors"]],
+                "mode": ["COMBO", {"options": ["x", "y"]}],
+            },
+            "optional": {"model": ["MODEL"], "amount": ["FLOAT", {"default": 1.0}]},
+        }
+    },
+    "Sampler": {
+        "input": {
+            "required": {
+                "model": ["MODEL", {}],
+                "seed": ["INT", {"control_after_generate": True}],
+                "steps": ["INT", {}],
+                "label": ["STRING", {"forceInput": True}],
+                "text": ["STRING", {"multiline": True}],
+            }
+        }
+    },
+    # A seed by its name alone, one that says it has no control, and a picture with its upload button.
+    "Noise": {"input": {"required": {"noise_seed": ["INT", {}], "size": ["INT"]}}},
+    "Quiet": {"input": {"required": {"seed": ["INT", {"control_after_generate": False}], "size": ["INT"]}}},
+    "Picture": {"input": {"required": {"image": [["p.png"], {"image_upload": True}], "size": ["INT"]}}},
+    "Custom": {"input": {"required": {"curve": ["MY_WIDGET", {}], "size": ["INT"]}}},
+}
+
+
+def socket(name, link=None, **more):
+    return {"name": name, "type": "*", "link": link, **more}
+
+
+def graph(*nodes, links=()):
+    return {"version": 0.4, "nodes": list(nodes), "links": list(links)}
+
+
+def node(id, type, widgets=(), inputs=(), **more):
+    return {"id": id, "type": type, "mode": 0, "inputs": list(inputs), "widgets_values": widgets, **more}
+
+
+def inputs_of(workflow, id):
+    return to_prompt(workflow, OBJECT_INFO)[str(id)]["inputs"]
+
+
+def test_a_small_graph():
+    workflow = graph(
+        node(3, "Loader", ["b.safetensors", "y", 0.25], [socket("model")]),
+        node(4, "Loader", ["a.safetensors", "x", 0.5], [socket("model", 7)], title="Second"),
+        node(
+            9,
+            "Sampler",
+            [1234, "randomize", 20, "a cat"],
+            [socket("model", 8), socket("label", 9)],
+        ),
+        node(12, "MarkdownNote", ["Read me"]),
+        links=[[7, 3, 0, 4, 0, "MODEL"], [8, 4, 0, 9, 0, "MODEL"], [9, 4, 2, 9, 1, "STRING"]],
+    )
+    assert to_prompt(workflow, OBJECT_INFO) == {
+        "3": {
+            "class_type": "Loader",
+            "inputs": {"name": "b.safetensors", "mode": "y", "amount": 0.25},
+            "_meta": {"title": "Loader"},
+        },
+        "4": {
+            "class_type": "Loader",
+            "inputs": {"name": "a.safetensors", "mode": "x", "amount": 0.5, "model": ["3", 0]},
+            "_meta": {"title": "Second"},
+        },
+        "9": {
+            "class_type": "Sampler",
+            "inputs": {"seed": 1234, "steps": 20, "text": "a cat", "model": ["4", 0], "label": ["4", 2]},
+            "_meta": {"title": "Sampler"},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("type", "saved", "expected"),
+    [
+        ("Noise", [5, "fixed", 64], {"noise_seed": 5, "size": 64}),
+        ("Quiet", [5, 64], {"seed": 5, "size": 64}),
+        ("Picture", ["p.png", "image", 64], {"image": "p.png", "size": 64}),
+        (
+            "Loader",
+            {"name": "a", "mode": "x", "amount": 2.0, "other": 1},
+            {"name": "a", "mode": "x", "amount": 2.0},
+        ),
+    ],
+)
+def test_extra_widget_values(type, saved, expected):
+    assert inputs_of(graph(node(1, type, saved)), 1) == expected
+
+
+def test_a_linked_widget_keeps_its_place_and_takes_the_link():
+    workflow = graph(
+        node(1, "Quiet", [5, 64]),
+        node(2, "Quiet", [5, 64], [socket("seed", 1, widget={"name": "seed"})]),
+        links=[[1, 1, 0, 2, 0, "INT"]],
+    )
+    assert inputs_of(workflow, 2) == {"seed": ["1", 0], "size": 64}
+
+
+def test_an_unknown_type_is_a_widget_where_the_file_says_so():
+    saved = node(1, "Custom", ['{"v": 1}', 64], [socket("curve", widget={"name": "curve"})])
+    assert inputs_of(graph(saved), 1) == {"curve": '{"v": 1}', "size": 64}
+    assert inputs_of(graph(node(1, "Custom", [64], [socket("curve")])), 1) == {"size": 64}
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (node(7, "Loader", ["a", "x"]), "Loader .node 7. stores 2 widget values; the node here has 3"),
+        (node(7, "Gone", []), "no node Gone .node 7."),
+        (node(7, "Quiet", [1, 2], mode=4), "Quiet .node 7. is muted or bypassed"),
+    ],
+)
+def test_what_does_not_fit_is_named(broken, words):
+    with pytest.raises(WorkflowError, match=words):
+        to_prompt(graph(broken), OBJECT_INFO)
+
+
+def test_the_workflow_is_not_changed():
+    workflow = graph(node(1, "Quiet", [5, 64]))
+    before = copy.deepcopy(workflow)
+    to_prompt(workflow, OBJECT_INFO)["1"]["inputs"]["size"] = 1
+    assert workflow == before
+
+
+def test_nodes_of_keeps_the_order_of_the_file():
+    prompt = to_prompt(
+        graph(node(9, "Quiet", [1, 2]), node(2, "Noise", [1, "fixed", 2]), node(4, "Quiet", [1, 2])),
+        OBJECT_INFO,
+    )
+    assert nodes_of(prompt, "Quiet") == ["9", "4"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_shipped_workflows_are_well_formed(path):
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    assert max(nodes) == workflow["last_node_id"]
+    assert max(link[0] for link in workflow["links"]) == workflow["last_link_id"]
+    for link, source, out, target, into, type in workflow["links"]:
+        # Both ends know the link, and a broken one would be dropped silently by the editor.
+        assert link in nodes[source]["outputs"][out]["links"]
+        assert nodes[target]["inputs"][into]["link"] == link
+        assert nodes[source]["outputs"][out]["type"] == type
+    ends = [socket["link"] for node in nodes.values() for socket in node["inputs"] if socket.get("link") is not None]
+    assert sorted(ends) == sorted(link[0] for link in workflow["links"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_shipped_workflows_do_not_overlap(path):
+    title = 30
+    boxes = [
+        (
+            node["pos"][0],
+            node["pos"][1] - title,
+            node["pos"][0] + node["size"][0],
+            node["pos"][1] + node["size"][1],
+        )
+        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]
+    ]
+    for index, (left, top, right, bottom) in enumerate(boxes):
+        for x0, y0, x1, y1 in boxes[index + 1 :]:
+            assert right <= x0 or x1 <= left or bottom <= y0 or y1 <= top
