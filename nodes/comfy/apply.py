@@ -10,11 +10,10 @@ from typing import Literal
 
 from ...lora_math.blocks import ResolvedWeights
 from ...lora_math.errors import StrataError
-from . import report
+from . import patch, report
 from .block_weights import BlockSpec, layout_for
 from .fit import fit
 from .library import Lora
-from .patch import StrataPatch
 from .report import NOTHING, Side
 from .targets import Targets, clip_targets, model_targets
 
@@ -79,13 +78,13 @@ def _patched(target, lora: Lora, side: Side):
     """A clone of a MODEL or CLIP with the LoRA's patches, or the same object when there is nothing to patch."""
     if target is None or side.strength == 0:
         return target
-    patches = _patches(side.fit.adapters(without=lora.broken), side)
-    if not patches:
+    changes = _changes(side.fit.adapters(without=lora.broken), side)
+    if not changes:
         return target
     clone = target.clone()
     patcher = getattr(clone, "patcher", clone)
     before = patcher.patches_uuid
-    clone.add_patches(patches)
+    patch.add(clone, changes)
     # The same LoRA at the same strength on the same model is the same patched model: ComfyUI then has nothing to patch anew.
     patcher.patches_uuid = uuid.uuid5(before, "|".join([lora.identity, repr(side.strength), _identity(side.blocks)]))
     if lora.metadata:
@@ -93,14 +92,13 @@ def _patched(target, lora: Lora, side: Side):
     return clone
 
 
-def _patches(adapters: Mapping, side: Side) -> dict:
-    """One patch per weight, or part of a weight, that changes at all."""
+def _changes(adapters: Mapping, side: Side) -> dict:
+    """patch key -> its (coefficient, adapter) in order, for every weight, or part of a weight, that changes at all."""
     found = {}
     for key, terms in adapters.items():
-        is_part = isinstance(key, tuple)
-        coefficient = side.coefficient(key[0] if is_part else key)
+        coefficient = side.coefficient(key if isinstance(key, str) else key[0])
         if coefficient != 0:
-            found[key] = StrataPatch.of(((coefficient, adapter) for adapter in terms), is_part and len(key) > 2)
+            found[key] = [(coefficient, adapter) for adapter in terms]
     return found
 
 
