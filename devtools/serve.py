@@ -27,14 +27,10 @@ def main() -> int:
             ComfyServer(options.comfyui, base=base, port=options.port) as server,
             contextlib.suppress(KeyboardInterrupt),
         ):
-<<<<<<< HEAD
-            print(f"{server.url}   Ctrl+C stops it.\nModels and pictures: {base}\nLog: {server.log_path}", flush=True)
-=======
             print(
                 f"{server.url}   Ctrl+C stops it.\nModels and pictures: {base}\nLog: {server.log_path}",
                 flush=True,
             )
->>>>>>> dev-tools
             server.wait()
             print(f"ComfyUI ended by itself.\n\n{server.log_tail()}", file=sys.stderr)
             return 1
