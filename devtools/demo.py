@@ -130,7 +130,7 @@ def report(reference: Image.Image, pictures: dict[str, dict[float, Image.Image]]
         f"{WORKFLOW.name}, run in ComfyUI on the CPU: {SIZE} x {SIZE}, {STEPS} steps, the same seed everywhere. "
         "The checkpoint was never trained; its pictures are fields of colour."
     )
-    contact_sheet("Strata: one LoRA, five strengths", subtitle, ("no LoRA", reference), rows, sheet)
+    contact_sheet("Strata: two LoRAs, five strengths", subtitle, ("no LoRA", reference), rows, sheet)
 
 
 def main(arguments: Any = None) -> int:

@@ -31,6 +31,9 @@ PACK_CONTENTS = (
     "locales",
     "example_workflows",
 )
+# Torch's threads sleep while they wait for each other: on a machine that is busy with other things, spinning is
+# several times slower.
+PROCESS_ENV = {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 FOLDERS = (
     "custom_nodes",
     "input",
@@ -152,7 +155,7 @@ class ComfyServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **self._env},
+                env={**os.environ, **PROCESS_ENV, **self._env},
                 **group,
             )
         while True:
