@@ -122,6 +122,7 @@ class Adapter:
         return None if factors is None else LowRank(*factors)
 
     has_forward: ClassVar[bool] = False
+    prepares_from_weight: ClassVar[bool] = False  # whether ``prepared`` reads W's values, not only its shape
 
     def prepared(self, weight: Tensor, groups: int = 1) -> Adapter | None:
         """An adapter with the same ``forward``, holding what that would otherwise compute anew on every call.
