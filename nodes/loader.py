@@ -50,6 +50,14 @@ class StrataLoraLoader(io.ComfyNode):
                     "How strongly the text encoders change. Has no effect for LoRAs that were trained without them.",
                 ),
                 io.Combo.Input(
+                    "apply",
+                    options=["patch", "live"],
+                    default="patch",
+                    tooltip="patch: adds the LoRA to the model's weights, once for each change of a strength. live: leaves the weights "
+                    "alone and runs the LoRA beside them, a little slower per step: moving strength_model then costs nothing, and 16 "
+                    "and 8 bit models keep all of the LoRA's precision. To merge or save the model choose patch.",
+                ),
+                io.Combo.Input(
                     "on_problem",
                     options=["error", "warn"],
                     default="error",
@@ -60,6 +68,12 @@ class StrataLoraLoader(io.ComfyNode):
                     "block_weights",
                     optional=True,
                     tooltip="Strengths block by block: each multiplies strength_model, or strength_clip in a text encoder.",
+                ),
+                io.HookKeyframes.Input(
+                    "keyframes",
+                    optional=True,
+                    tooltip="strength_model over time, from 'Create Hook Keyframe': each keyframe multiplies it from its point of the "
+                    "sampling on. The LoRA then runs live, whatever apply says; the text encoders' strength stays as it is.",
                 ),
             ],
             outputs=[
@@ -96,12 +110,14 @@ class StrataLoraLoader(io.ComfyNode):
         strength_clip: float,
         model=None,
         clip=None,
+        apply: str = "patch",
         on_problem: str = "error",
         block_weights: BlockSpec | str | None = None,
+        keyframes=None,
     ) -> io.NodeOutput:
         lora = CACHE.get(lora_name)
         blocks = BlockSpec.of(block_weights)
-        applied = apply_lora(model, clip, lora, strength_model, strength_clip, on_problem, blocks)
+        applied = apply_lora(model, clip, lora, strength_model, strength_clip, on_problem, blocks, apply, keyframes)
         words = ", ".join(trigger_words(lora.path, lora.metadata))
         return io.NodeOutput(
             applied.model,

@@ -24,6 +24,7 @@ from .live_run import Run
 from .targets import Key
 
 KEY = "strata_live"
+COMPILED = "Live LoRAs do not work on a model under torch.compile."
 Changes = Mapping[Key, Sequence[Term]]  # patch key -> its (coefficient, adapter) in order
 
 
@@ -69,7 +70,7 @@ class Live:
     def prepare_sampling(self, executor, model, *args, **kwargs):
         """For a model that is loaded for another one's sampling (the negative of "Dual Model CFG Guider"): ends with its clean-up."""
         if is_compiled(model, model.model_options):
-            raise StrataError(f"{_COMPILED} Set the LoRA Loader to apply = patch, or remove torch.compile.")
+            raise StrataError(f"{COMPILED} Set the LoRA Loader to apply = patch, or remove torch.compile.")
         run = Run(self.loras)
 
         def stop(patcher) -> None:
@@ -83,8 +84,8 @@ class Live:
     def _patched(self, guider, executor, *args, **kwargs):
         """The same LoRAs as patches, for a compiled model: it would run the code from before the hooks."""
         if any(lora.keyframes is not None for lora in self.loras):
-            raise StrataError(f"{_COMPILED} Disconnect the keyframes or remove torch.compile.")
-        logging.warning("[Strata] %s They are patched for this run instead.", _COMPILED)
+            raise StrataError(f"{COMPILED} Disconnect the keyframes or remove torch.compile.")
+        logging.warning("[Strata] %s They are patched for this run instead.", COMPILED)
         original = guider.model_patcher
         patched = original.clone()
         for lora in self.loras:
@@ -95,9 +96,6 @@ class Live:
             return executor(*args, **kwargs)
         finally:
             guider.model_patcher = original
-
-
-_COMPILED = "Live LoRAs do not work on a model under torch.compile."
 
 
 def is_compiled(model, model_options: Mapping | None = None) -> bool:

@@ -111,8 +111,6 @@ class Run:
             if group is not None:
                 group.reset()
                 group.initialize_timesteps(patcher.model)
-        # A sampler asks for the strength of the first step before it runs; until then it is that of the first keyframe.
-        self._set_strengths()
         for each in (patcher, *others):
             layers = ready if each is patcher else self._build(each, each.load_device)
             self._hook(each.model, layers)
@@ -144,12 +142,13 @@ class Run:
         if not self.acts() or "sigmas" not in options or "sample_sigmas" not in options:
             return
         sigma = float(options["sigmas"].max())
-        before = [group and group.strength for group in self.keyframes]
-        for group in self.keyframes:
-            if group is not None:
-                group.prepare_current_keyframe(sigma, options)
-        if [group and group.strength for group in self.keyframes] != before:
-            self._set_strengths()
+        with _lock:
+            before = [group and group.strength for group in self.keyframes]
+            for group in self.keyframes:
+                if group is not None:
+                    group.prepare_current_keyframe(sigma, options)
+            if [group and group.strength for group in self.keyframes] != before:
+                self._set_strengths()
 
     def _after_step(self, module, args, output) -> None:
         self.finished_steps += self.acts()
