@@ -59,7 +59,9 @@ def noise(family: str, seed: int = 0) -> torch.Tensor:
     return torch.randn(SHAPES[family][0], generator=torch.Generator().manual_seed(seed))
 
 
-def sample(model, family: str, steps: int = 2, cfg: float = 3.0, positive=None, negative=None, **options) -> torch.Tensor:
+def sample(
+    model, family: str, steps: int = 2, cfg: float = 3.0, positive=None, negative=None, **options
+) -> torch.Tensor:
     """The latent after ``steps`` of Euler, as the KSampler node makes it."""
     start = noise(family)
     return comfy.sample.sample(
