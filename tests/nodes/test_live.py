@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import adapter_makers
 import comfy.hooks
-import comfy.samplers
 import comfy.sd
 import comfy.supported_models
 import comfy_extras.nodes_custom_sampler as custom
@@ -281,7 +280,10 @@ def test_custom_samplers(models):
         "dual cfg": lambda m: custom.DualCFGGuider.execute(m, positive, middle, negative, 3.0, 2.0, "nested").result[0],
     }
     for make in guiders.values():
-        a, b, base = (_advanced(make(m)) for m in (with_live(model, changes), with_patches(model, changes), model))
+        a, b, base = (
+            sampling.advanced(make(m), "SD1.5")
+            for m in (with_live(model, changes), with_patches(model, changes), model)
+        )
         assert_same(a, b, base)
 
 
@@ -290,21 +292,14 @@ def test_the_negative_model_of_a_dual_guider(models):
     positive, negative = sampling.prompt("SD1.5", 1), sampling.prompt("SD1.5", 2)
     main, other = sampling.MODELS["SD1.5"](), sampling.MODELS["SD1.5"]()
     changes = adapter_makers.everywhere(other, adapter_makers.lora)
-    run = lambda m: _advanced(custom.DualModelGuider.execute(main, positive, 4.0, m, negative).result[0])  # noqa: E731
+    guider = lambda m: custom.DualModelGuider.execute(main, positive, 4.0, m, negative).result[0]  # noqa: E731
+    run = lambda m: sampling.advanced(guider(m), "SD1.5")  # noqa: E731
     base = run(other)
     live = with_live(other, changes)
     for _ in range(2):
         assert_same(run(live), run(with_patches(other, changes)), base)
     assert torch.equal(run(other), base)
     assert not live.callbacks.get("on_cleanup")
-
-
-def _advanced(guider):
-    latent = {"samples": torch.zeros(sampling.SHAPES["SD1.5"][0])}
-    sampler = custom.KSamplerSelect.execute("euler").result[0]
-    sigmas = comfy.samplers.calculate_sigmas(guider.model_patcher.get_model_object("model_sampling"), "simple", 2)
-    noise = custom.RandomNoise.execute(5).result[0]
-    return custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).result[0]["samples"]
 
 
 def test_norms_of_a_dora_are_read_once(models):
