@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from .state_dict import Entry
 
@@ -55,6 +56,7 @@ _CONTEXT = re.compile(r"attn2(_processor)?_to_[kv]$")
 _UNET_CONTEXT = {768: SD15, 1024: SD2, 2048: SDXL, 1280: REFINER}
 
 
+@lru_cache(maxsize=1 << 16)
 def is_text_encoder(module: str) -> bool:
     """Whether a module name, as a file has it, is a text encoder's."""
     return bool(_TEXT.match(module))

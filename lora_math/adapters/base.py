@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -150,6 +151,10 @@ class Adapter:
 
     def record(self) -> tuple:
         """(name, *fields) as nested tuples: the form in which an adapter travels through ComfyUI."""
+        return self._record
+
+    @cached_property
+    def _record(self) -> tuple:
         values = (getattr(self, field.name) for field in fields(self))
         return (self.name, *(value.record() if isinstance(value, Adapter) else value for value in values))
 

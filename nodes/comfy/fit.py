@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from ...lora_math import family
@@ -21,14 +21,17 @@ class Fit:
     pieces: tuple[tuple[Target, Entry], ...]
     refused: tuple[tuple[Entry, str], ...]
     strangers: tuple[Entry, ...]
+    _grouped: dict[frozenset[str], dict] = field(default_factory=dict, repr=False)
 
     def adapters(self, without: frozenset[str] = frozenset()) -> dict:
         """patch key -> its adapters in order. ``without``: file keys whose entries are left out (they hold NaN or Inf)."""
-        grouped: dict = {}
-        for target, entry in self.pieces:
-            if not without.intersection(entry.keys):
-                grouped.setdefault(target.patch_key, []).append(entry.adapter)
-        return grouped
+        if without not in self._grouped:
+            grouped: dict = {}
+            for target, entry in self.pieces:
+                if not without.intersection(entry.keys):
+                    grouped.setdefault(target.patch_key, []).append(entry.adapter)
+            self._grouped[without] = grouped
+        return self._grouped[without]
 
 
 EMPTY = Fit((), (), ())

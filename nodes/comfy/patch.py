@@ -6,10 +6,12 @@ knows lies in ``weights``, as nested tuples of tensors, numbers and strings, and
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Mapping
 
 import comfy.model_management
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
@@ -32,7 +34,7 @@ class StrataPatch(WeightAdapterBase):
     @classmethod
     def of(cls, terms: Iterable[Term], moves_rows: bool) -> StrataPatch:
         """moves_rows: whether the target's key names a function that reorders the delta's rows."""
-        return cls(set(), (moves_rows, _records(terms)))
+        return cls((), (moves_rows, _records(terms)))
 
     def calculate_shape(self, key):
         shapes = [from_record(record).shape_after for _, record in self.weights[1]]
@@ -68,10 +70,18 @@ def add(model, changes: Mapping[Key, Iterable[Term]]) -> None:
         records = _records(terms)
         if records:
             name, offset, function = (key, None, None) if isinstance(key, str) else (*key, None)[:3]
-            records = _taken(patcher.patches.get(name, []), offset, function) + records
-            patches[key] = StrataPatch(set(), (function is not None, records))
-    if patches:
+            records = _taken(patcher.patches.get(name, ()), offset, function) + records
+            patches[key] = StrataPatch((), (function is not None, records))
+    if not patches:
+        return
+    if type(patcher).add_patches is not ModelPatcher.add_patches:
         model.add_patches(patches)
+        return
+    # What add_patches does, less a state dict of the whole model at every node of a chain: ``targets`` has found each weight in one.
+    for key, found in patches.items():
+        name, offset, function = (key, None, None) if isinstance(key, str) else (*key, None)[:3]
+        patcher.patches.setdefault(name, []).append((1.0, found, 1.0, offset, function))
+    patcher.patches_uuid = uuid.uuid4()
 
 
 def _taken(patches: list[tuple], offset: Offset, function) -> tuple:
