@@ -199,6 +199,19 @@ def test_other_patches_in_between_keep_their_place(files):
         torch.testing.assert_close(a[key], b[key], rtol=1e-5, atol=1e-6)
 
 
+def test_a_patch_that_scales_the_weight_is_not_passed_over():
+    model = small_models.sd15()
+    key = "diffusion_model.out.2.weight"
+    weight = model.model.state_dict()[key]
+    first, second = lora(weight.shape, 2, 1), lora(weight.shape, 3, 2)
+    clone = model.clone()
+    clone.add_patches({key: StrataPatch.of([(0.7, first)], False)}, 2.0, 0.5)
+    patch.add(clone, {key: [(0.3, second)]})
+    expected = exact(exact(0.5 * weight, [(1.4, first)]), [(0.3, second)])
+    found = comfy.lora.calculate_weight(clone.patches[key], weight.clone(), key)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
+
+
 def test_merging_two_patched_models(files):
     import comfy_extras.nodes_model_merging as merging
 
