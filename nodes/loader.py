@@ -5,17 +5,30 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_math.errors import StrataError
-from ..lora_math.triggers import trigger_words
 from .block_weights import BlockWeightsType
-from .comfy.apply import apply_lora
+from .comfy.apply import apply_stack
 from .comfy.block_weights import BlockSpec
-from .comfy.library import CACHE, file_key, lora_names, path_of, resolve
+from .comfy.library import file_key, lora_names, path_of, resolve
+from .comfy.stack import StackEntry, read_stack
+
+LoraStackType = io.Custom("LORA_STACK")
+STACK_OUTPUT = 4  # its place among the loader's outputs
 
 
 def strength_input(name: str, tooltip: str) -> io.Float.Input:
     """A strength slider. The browser shows -2 to 2 of it ("Strata: slider range"); any value from -100 to 100 is valid."""
     return io.Float.Input(
         name, default=1.0, min=-100.0, max=100.0, step=0.01, display_mode=io.NumberDisplay.slider, tooltip=tooltip
+    )
+
+
+def on_problem_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "on_problem",
+        options=["error", "warn"],
+        default="error",
+        advanced=True,
+        tooltip="When a LoRA does not fit this model or is damaged: stop with an error, or go on without it and say so.",
     )
 
 
@@ -49,17 +62,16 @@ class StrataLoraLoader(io.ComfyNode):
                     "strength_clip",
                     "How strongly the text encoders change. Has no effect for LoRAs that were trained without them.",
                 ),
-                io.Combo.Input(
-                    "on_problem",
-                    options=["error", "warn"],
-                    default="error",
-                    advanced=True,
-                    tooltip="When the LoRA does not fit this model or is damaged: stop with an error, or go on without it and say so.",
-                ),
+                on_problem_input(),
                 BlockWeightsType.Input(
                     "block_weights",
                     optional=True,
                     tooltip="Strengths block by block: each multiplies strength_model, or strength_clip in a text encoder.",
+                ),
+                LoraStackType.Input(
+                    "lora_stack",
+                    optional=True,
+                    tooltip="More LoRAs, from a stack node of any pack. They are applied before this one.",
                 ),
             ],
             outputs=[
@@ -69,7 +81,11 @@ class StrataLoraLoader(io.ComfyNode):
                     "trigger_words", tooltip="Words that the LoRA was trained on, for the prompt; empty when unknown."
                 ),
                 io.String.Output("report", tooltip="What was applied, what was left over, and why."),
+                LoraStackType.Output(
+                    "LORA_STACK", tooltip="The incoming stack with this LoRA behind it, for other nodes."
+                ),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -98,19 +114,18 @@ class StrataLoraLoader(io.ComfyNode):
         clip=None,
         on_problem: str = "error",
         block_weights: BlockSpec | str | None = None,
+        lora_stack=None,
     ) -> io.NodeOutput:
-        lora = CACHE.get(lora_name)
-        blocks = BlockSpec.of(block_weights)
-        applied = apply_lora(model, clip, lora, strength_model, strength_clip, on_problem, blocks)
-        words = ", ".join(trigger_words(lora.path, lora.metadata))
-        return io.NodeOutput(
-            applied.model,
-            applied.clip,
-            words,
-            applied.report,
-            ui={
-                "strata_verdict": [applied.verdict],
-                "strata_report": [applied.report],
-                "strata_warned": [applied.warned],
-            },
-        )
+        own = StackEntry(lora_name, strength_model, strength_clip, BlockSpec.of(block_weights))
+        stack = [*read_stack(lora_stack), own]
+        if model is None and clip is None and not cls._stack_is_used():
+            raise StrataError("Nothing is connected: connect MODEL, CLIP or both to the LoRA Loader.")
+        applied = apply_stack(model, clip, stack, on_problem)
+        return io.NodeOutput(applied.model, applied.clip, applied.trigger_words, applied.report, stack, ui=applied.ui())
+
+    @classmethod
+    def _stack_is_used(cls) -> bool:
+        """Whether some node takes this one's LORA_STACK: then it may stand without MODEL and CLIP."""
+        prompt, node = getattr(cls.hidden, "prompt", None), getattr(cls.hidden, "unique_id", None)
+        inputs = [value for other in (prompt or {}).values() for value in other.get("inputs", {}).values()]
+        return [node, STACK_OUTPUT] in inputs

@@ -50,26 +50,33 @@ def lora_names() -> list[str]:
 def resolve(name: str, names: Iterable[str] | None = None) -> str:
     """The name as this machine's ``loras`` folders spell it.
 
-    Tries in turn: the exact name; the other system's separators; other upper and lower case; a single file of the same base name.
-    Never a part of a name. Raises StrataError naming the candidates when two fit, and near ones when none does.
+    Tries in turn: the exact name; the other system's separators; other upper and lower case; a single file of the same base name;
+    then the same without the file's extension, as prompt tags are written. Never a part of a name.
+    Raises StrataError naming the candidates when two fit.
     """
     names = list(lora_names() if names is None else names)
     if name in names:
         return name
     wanted = _slashes(name)
-    for key in (_slashes, lambda n: _slashes(n).lower(), lambda n: os.path.basename(_slashes(n)).lower()):
-        hits = [candidate for candidate in names if key(candidate) == key(wanted)]
-        if len(hits) == 1:
-            return hits[0]
-        if hits:
-            raise StrataError(
-                f"LoRA '{name}' could be any of {len(hits)} files: {', '.join(sorted(hits)[:5])}. "
-                "Choose the one you mean in the node's list."
-            )
+    spellings = (_slashes, lambda n: _slashes(n).lower(), lambda n: os.path.basename(_slashes(n)).lower())
+    for ending in (str, _without_extension):
+        for spelled in spellings:
+            hits = [candidate for candidate in names if spelled(ending(candidate)) == spelled(wanted)]
+            if len(hits) == 1:
+                return hits[0]
+            if hits:
+                raise StrataError(
+                    f"LoRA '{name}' could be any of {len(hits)} files: {', '.join(sorted(hits)[:5])}. "
+                    "Choose the one you mean in the node's list, or write its folder too."
+                )
     raise StrataError(
         f"LoRA '{name}' is not in your loras folders ({len(names)} files there). "
         "Put the file there and press R to refresh, or choose another one in the node's list."
     )
+
+
+def _without_extension(name: str) -> str:
+    return os.path.splitext(name)[0]
 
 
 def path_of(name: str) -> str:

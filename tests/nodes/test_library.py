@@ -30,6 +30,9 @@ LORA = {"lora_unet_x.lora_up.weight": torch.ones(4, 2), "lora_unet_x.lora_down.w
         ("renamed/x.safetensors", "sdxl/Char/x.safetensors"),
         ("C:\\loras\\x.safetensors", "sdxl/Char/x.safetensors"),
         ("a\\dup.safetensors", "a/dup.safetensors"),
+        ("style", "style.safetensors"),
+        ("SDXL/Char/x", "sdxl/Char/x.safetensors"),
+        ("x", "sdxl/Char/x.safetensors"),
     ],
 )
 def test_a_name_from_another_system_is_found(asked, found):
@@ -46,7 +49,7 @@ def test_two_candidates_are_an_error_that_lists_them():
 
 
 @pytest.mark.parametrize(
-    "asked", ["style", "styl.safetensors", "yle.safetensors", "x", "", "..", "../style.safetensors/.."]
+    "asked", ["sty", "styl.safetensors", "yle.safetensors", "ar/y", "", "..", "../style.safetensors/.."]
 )
 def test_never_by_a_part_of_a_name(asked):
     with pytest.raises(StrataError, match="not in your loras folders"):
