@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 from peft.tuners.boft.layer import BOFTLayer
 from reference_layers import by_forward, by_weight, error, make
+
 from strata.lora_math import state_dict
 
 
@@ -90,7 +91,9 @@ def test_loha(tmp_path, kind, tucker):
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv2d", "conv2d_1x1", "conv2d_grouped"])
-@pytest.mark.parametrize("options", [{}, {"use_effective_conv2d": True}, {"decompose_both": True, "decompose_factor": 4}])
+@pytest.mark.parametrize(
+    "options", [{}, {"use_effective_conv2d": True}, {"decompose_both": True, "decompose_factor": 4}]
+)
 @pytest.mark.parametrize("rank", [1, 32])
 def test_lokr(tmp_path, kind, options, rank):
     """Rank 32 stores both matrices whole, and PEFT scales them by alpha / rank all the same."""
