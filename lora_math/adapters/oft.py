@@ -18,9 +18,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, Rule, as_matrix, register, show
-
-_TILE = 1 << 22  # elements of the delta that exist at one time while it is added to a weight
+from .base import TILE, Adapter, Parts, RowMap, Rule, as_matrix, register, show, wide
 
 
 @register
@@ -83,7 +81,7 @@ class OFT(Adapter):
     def prepared(self, weight: Tensor, groups: int = 1) -> OFT | None:
         if groups > 1 and any(weight.shape[0] // groups % block.shape[1] for block in self.blocks):
             return None  # a block that turns rows of two groups mixes weights that see different inputs: no turn of the output
-        return replace(self, turns=self._turns(torch.float32))
+        return replace(self, turns=self._turns(wide(weight.dtype)))
 
     def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:
         """rescale_s * R_s^T (f(x) - b) + b."""
@@ -98,7 +96,7 @@ class OFT(Adapter):
             turned = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
             if self.rescale is None:
                 return turned
-            return turned + (self.rescale.float() - 1).to(z.dtype) * (z + strength * turned)
+            return turned + (self.rescale.to(wide(z.dtype)) - 1).to(z.dtype) * (z + strength * turned)
 
         return y + strength * layer.by_channel(layer.without_bias(y), change)
 
@@ -114,7 +112,7 @@ class OFT(Adapter):
         rescale = None if self.rescale is None else self.rescale.to(dtype)
         for turn in self._turns(dtype):
             size = turn.shape[1]
-            for some in turn.split(max(1, _TILE // max(1, size * columns))):
+            for some in turn.split(max(1, TILE // max(1, size * columns))):
                 rows = slice(start, start + some.shape[0] * size)
                 yield rows, some, None if rescale is None else rescale[rows, None]
                 start = rows.stop
@@ -125,7 +123,7 @@ def cayley(blocks: Tensor, limit: float, dtype: torch.dtype) -> Tensor:
 
     Computed in at least single precision: half precision has no solver, and R is so near I that R itself would lose the difference.
     """
-    q = blocks.to(torch.promote_types(dtype, torch.float32))
+    q = blocks.to(wide(dtype))
     q = q - q.transpose(-1, -2)
     if limit > 0:
         q = q * (limit / torch.linalg.vector_norm(q)).clamp(max=1)
