@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections import OrderedDict
@@ -16,6 +17,7 @@ from ...lora_math.energy import squared_norm
 from ...lora_math.errors import StrataError
 
 CACHE_BYTES = 2 << 30
+MAX_CONFIG = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +161,7 @@ def open_lora(name: str, path: str) -> Lora:
     identity = repr(file_key(path))
     file = files.read_lora_file(path)
     tensors = comfy.lora_convert.convert_lora(file.tensors)
-    contents = state_dict.parse(tensors, file.metadata)
+    contents = state_dict.parse(tensors, file.metadata, adapter_config(path))
     if not contents.entries:
         raise files.LoraFileError(path, file.size, *_no_lora(tensors))
     broken = frozenset(files.non_finite(tensors))
@@ -167,6 +169,29 @@ def open_lora(name: str, path: str) -> Lora:
     return Lora(
         name, path, identity, file.size, dict(file.metadata), contents, found, broken, len(tensors), file.nbytes
     )
+
+
+def adapter_config(path: str) -> dict | None:
+    """PEFT's ``adapter_config.json`` where it lies beside the file that it was saved with, else None.
+
+    In a folder with other LoRAs it says nothing about a file that does not carry PEFT's own name.
+    """
+    folder, name = os.path.split(path)
+    config = os.path.join(folder, "adapter_config.json")
+    try:
+        if not os.path.isfile(config) or os.path.getsize(config) > MAX_CONFIG:
+            return None
+        if not name.startswith("adapter_model."):
+            others = [
+                n for n in os.listdir(folder) if n.lower().endswith((".safetensors", *files.PICKLED)) and n != name
+            ]
+            if others:
+                return None
+        with open(config, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 _OTHER_KINDS = (
