@@ -17,6 +17,7 @@ class Layer:
 
     base: f, the bias included; weight_shape: [out, in] or [out, in / groups, *kernel]; bias: [out] or None.
     Inputs are [..., in] for a linear layer and [batch, in, *space] for a convolution. A string ``padding`` is torch's own.
+    convolve: (x, weight) -> the layer's own convolution with another weight and no bias, where it pads in its own way.
     """
 
     base: Callable[[Tensor], Tensor]
@@ -26,6 +27,7 @@ class Layer:
     padding: tuple[int, ...] | str = ()
     dilation: tuple[int, ...] = ()
     groups: int = 1
+    convolve: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @property
     def is_conv(self) -> bool:
@@ -65,11 +67,17 @@ class Layer:
         """
         if not self.is_conv:
             return torch.nn.functional.linear(torch.nn.functional.linear(x, down), up)
-        wide = down.reshape(-1, *self.weight_shape[1:])
         narrow = up.reshape(*up.shape, *[1] * len(self.kernel))
+        return _CONV[len(self.kernel)](self.inner(x, down), narrow, groups=self.groups)
+
+    def inner(self, x: Tensor, down: Tensor) -> Tensor:
+        """down [rank, in / groups * kernel] run on x: [..., rank], or in a convolution [batch, groups * rank, *space]."""
+        if not self.is_conv:
+            return torch.nn.functional.linear(x, down)
+        wide = down.reshape(-1, *self.weight_shape[1:])
         if self.groups > 1:
             wide = wide.repeat(self.groups, *[1] * (wide.ndim - 1))
-        return _CONV[len(self.kernel)](self._conv(x, wide, self.groups), narrow, groups=self.groups)
+        return self._conv(x, wide, self.groups)
 
     def kronecker(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """What the weight change left (x) right adds to f(x). left [a, c], right [b, d * kernel], out = a b, in = c d.
@@ -85,5 +93,7 @@ class Layer:
         return torch.einsum("ac,ncb...->nab...", left, half).flatten(1, 2)
 
     def _conv(self, x: Tensor, weight: Tensor, groups: int) -> Tensor:
+        if self.convolve is not None:
+            return self.convolve(x, weight)
         run = _CONV[len(self.kernel)]
         return run(x, weight, None, self.stride or 1, self.padding or 0, self.dilation or 1, groups)

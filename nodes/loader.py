@@ -62,11 +62,25 @@ class StrataLoraLoader(io.ComfyNode):
                     "strength_clip",
                     "How strongly the text encoders change. Has no effect for LoRAs that were trained without them.",
                 ),
+                io.Combo.Input(
+                    "apply",
+                    options=["patch", "live"],
+                    default="patch",
+                    tooltip="patch: adds the LoRA to the model's weights, once for each change of a strength. live: leaves the weights "
+                    "alone and runs the LoRA beside them, a little slower per step: moving strength_model then costs nothing, and 16 "
+                    "and 8 bit models keep all of the LoRA's precision. To merge or save the model choose patch.",
+                ),
                 on_problem_input(),
                 BlockWeightsType.Input(
                     "block_weights",
                     optional=True,
                     tooltip="Strengths block by block: each multiplies strength_model, or strength_clip in a text encoder.",
+                ),
+                io.HookKeyframes.Input(
+                    "keyframes",
+                    optional=True,
+                    tooltip="strength_model over time, from 'Create Hook Keyframe': each keyframe multiplies it from its point of the "
+                    "sampling on. The LoRA then runs live, whatever apply says; the text encoders' strength stays as it is.",
                 ),
                 LoraStackType.Input(
                     "lora_stack",
@@ -112,15 +126,17 @@ class StrataLoraLoader(io.ComfyNode):
         strength_clip: float,
         model=None,
         clip=None,
+        apply: str = "patch",
         on_problem: str = "error",
         block_weights: BlockSpec | str | None = None,
+        keyframes=None,
         lora_stack=None,
     ) -> io.NodeOutput:
-        own = StackEntry(lora_name, strength_model, strength_clip, BlockSpec.of(block_weights))
+        own = StackEntry(lora_name, strength_model, strength_clip, BlockSpec.of(block_weights), keyframes)
         stack = [*read_stack(lora_stack), own]
         if model is None and clip is None and not cls._stack_is_used():
             raise StrataError("Nothing is connected: connect MODEL, CLIP or both to the LoRA Loader.")
-        applied = apply_stack(model, clip, stack, on_problem)
+        applied = apply_stack(model, clip, stack, on_problem, apply)
         return io.NodeOutput(applied.model, applied.clip, applied.trigger_words, applied.report, stack, ui=applied.ui())
 
     @classmethod

@@ -123,6 +123,7 @@ class Adapter:
         return None if factors is None else LowRank(*factors)
 
     has_forward: ClassVar[bool] = False
+    prepares_from_weight: ClassVar[bool] = False  # whether ``prepared`` reads W's values, not only its shape
 
     def prepared(self, weight: Tensor, groups: int = 1) -> Adapter | None:
         """An adapter with the same ``forward``, holding what that would otherwise compute anew on every call.
@@ -153,6 +154,8 @@ class Adapter:
         values = (getattr(self, field.name) for field in fields(self))
         return (self.name, *(value.record() if isinstance(value, Adapter) else value for value in values))
 
+
+TILE = 1 << 22  # elements of a delta that exist at one time while it is added to a weight
 
 _BY_NAME: dict[str, type[Adapter]] = {}
 
@@ -205,6 +208,21 @@ def landing(weight: Tensor, dtype: torch.dtype) -> Tensor | None:
     In half precision only when the caller asked for it: small factors would fall below fp16's smallest normal number.
     """
     return as_matrix(weight) if weight.dtype in (dtype, torch.float32, torch.float64) else None
+
+
+def add_product_(weight: Tensor, up: Tensor, down: Tensor, scale: float) -> None:
+    """weight += scale * up @ down, with the weight flattened to [out, in * kernel], and no temporary of the weight's size.
+
+    up [out, rank] and down [rank, in * kernel] of one dtype, float32 or wider; weight: any float dtype, a view or channels last.
+    In half precision the product is rounded once, as it is added: rounded factors would fall below fp16's smallest normal number.
+    """
+    matrix = as_matrix(weight) if weight.dtype == up.dtype else None
+    if matrix is not None:
+        matrix.addmm_(up, down, alpha=scale)
+        return
+    height = max(1, TILE // max(1, down.shape[1]))
+    for part, some in zip(weight.split(height), up.split(height), strict=True):
+        part.add_((some @ down).reshape(part.shape), alpha=scale)
 
 
 def fold_core(core: Tensor, down: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,7 @@ norm of W instead on the output axis, and broadcasts PEFT's one-dimensional magn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class DoRA(Adapter):
 
     name = "DoRA"
     needs_weight = True
+    prepares_from_weight = True
     suffixes = {
         ".dora_scale": "dora_scale",  # kohya, LyCORIS, OneTrainer
         ".lora_magnitude_vector": "magnitude",  # PEFT
@@ -83,10 +84,11 @@ class DoRA(Adapter):
         inner = self.inner.prepared(weight, groups) if self.has_forward else None
         if inner is None:
             return None
+        if self.c is not None:  # known from before: W is not read again
+            return replace(self, inner=inner)
         base = weight.to(wide(weight.dtype))
-        return DoRA(
-            inner, self.magnitude, self.axis, self._ratio(base + self.inner.delta(base, 1.0, base.dtype)).flatten()
-        )
+        trained = base + self.inner.delta(base, 1.0, base.dtype)
+        return replace(self, inner=inner, c=self._ratio(trained).flatten())
 
     def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:
         """Output axis: y + s ((c - 1)(f(x) - b) + c D(x)); input axis: y + s (f((c - 1) x) - b + D(c x)), D the inner delta.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, Rule, fold_core, landing, register, show, wide
+from .base import Adapter, Parts, RowMap, Rule, add_product_, fold_core, register, show, wide
 
 
 @register
@@ -89,20 +89,16 @@ class LoRA(Adapter):
         return None
 
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        up, down = self._matrices(dtype)
+        up, down = self.matrices(dtype)
         return (up if self.scale == 1 else up * self.scale), down
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
-        up, down = self._matrices(dtype)
+        up, down = self.matrices(dtype)
         return (up @ down).mul_(strength * self.scale).reshape(weight.shape)
 
     def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
-        # One product that lands in the weight, with no full-size temporary.
-        matrix = landing(weight, dtype) if rows is None else None
-        if matrix is None:
-            return super().apply_(weight, strength, dtype, rows)
-        up, down = self._matrices(weight.dtype)
-        matrix.addmm_(up, down, alpha=strength * self.scale)
+        up, down = self.matrices(torch.promote_types(weight.dtype, torch.promote_types(dtype, torch.float32)))
+        add_product_(weight, up if rows is None else rows(up), down, strength * self.scale)
         return weight
 
     has_forward = True
@@ -110,13 +106,13 @@ class LoRA(Adapter):
     def prepared(self, weight: Tensor, groups: int = 1) -> LoRA:
         if self.mid is None:
             return self
-        up, down = self._matrices(wide(weight.dtype))
+        up, down = self.matrices(wide(weight.dtype))
         return LoRA(up, down, None, self.scale)
 
     def response(self, layer: Layer, x: Tensor) -> Tensor:
         return layer.product(x, *self.factors(x.dtype))
 
-    def _matrices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """(up [out, rank], down [rank, in * kernel]) in ``dtype``, scale not folded in."""
+    def matrices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(up [out, rank], down [rank, in * kernel]) in ``dtype``, the scale not in them."""
         up = self.up.to(dtype).flatten(1)
         return up, self.down.to(dtype).flatten(1) if self.mid is None else fold_core(self.mid, self.down, dtype)

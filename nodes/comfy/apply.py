@@ -8,19 +8,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import comfy.hooks
+
 from ...lora_math.blocks import ResolvedWeights
 from ...lora_math.errors import StrataError
 from ...lora_math.triggers import trigger_words
-from . import report
+from . import live, patch, report
 from .block_weights import BlockSpec, layout_for
 from .fit import fit
 from .library import CACHE, Lora
-from .patch import StrataPatch
+from .live_layers import split
 from .report import NOTHING, Side
 from .stack import StackEntry
 from .targets import Targets, clip_targets, model_targets
 
 OnProblem = Literal["error", "warn"]
+Apply = Literal["patch", "live"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +42,11 @@ class Applied:
         return {"strata_verdict": [self.verdict], "strata_report": [self.report], "strata_warned": [self.warned]}
 
 
-def apply_stack(model, clip, entries: Sequence[StackEntry], on_problem: OnProblem) -> Applied:
+def apply_stack(model, clip, entries: Sequence[StackEntry], on_problem: OnProblem, apply: Apply = "patch") -> Applied:
     """Every LoRA of a stack in order. Raises StrataError as ``apply_named`` does."""
     results = []
     for entry in entries:
-        applied = apply_named(model, clip, entry, on_problem)
+        applied = apply_named(model, clip, entry, on_problem, apply)
         model, clip = applied.model, applied.clip
         results.append(applied)
     if not results:
@@ -54,7 +57,7 @@ def apply_stack(model, clip, entries: Sequence[StackEntry], on_problem: OnProble
     return Applied(model, clip, "\n\n".join(a.report for a in results), verdict, bool(warned), ", ".join(words))
 
 
-def apply_named(model, clip, entry: StackEntry, on_problem: OnProblem) -> Applied:
+def apply_named(model, clip, entry: StackEntry, on_problem: OnProblem, apply: Apply = "patch") -> Applied:
     """One LoRA by its name. Raises StrataError when the file or its fit is bad and ``on_problem`` is "error"; with "warn" the report
     says what is wrong and nothing is patched."""
     name, strength_model, strength_clip = entry
@@ -64,7 +67,9 @@ def apply_named(model, clip, entry: StackEntry, on_problem: OnProblem) -> Applie
         if on_problem == "error":
             raise
         return Applied(model, clip, str(problem), str(problem), True)
-    return apply_lora(model, clip, lora, strength_model, strength_clip, on_problem, entry.block_weights)
+    return apply_lora(
+        model, clip, lora, strength_model, strength_clip, on_problem, entry.block_weights, apply, entry.keyframes
+    )
 
 
 def apply_lora(
@@ -75,8 +80,13 @@ def apply_lora(
     strength_clip: float,
     on_problem: OnProblem,
     block_weights: BlockSpec | None = None,
+    apply: Apply = "patch",
+    keyframes: comfy.hooks.HookKeyframeGroup | None = None,
 ) -> Applied:
-    """Raises StrataError when the LoRA cannot be used here and ``on_problem`` is "error"; with "warn" nothing is patched then."""
+    """Raises StrataError when the LoRA cannot be used here and ``on_problem`` is "error"; with "warn" nothing is patched then.
+
+    keyframes: the model's strength over time; what it can change is live whatever ``apply`` says.
+    """
     for name, strength in (("strength_model", strength_model), ("strength_clip", strength_clip)):
         if not math.isfinite(strength):
             raise StrataError(f"{name} is {strength}: it must be a number.")
@@ -94,15 +104,22 @@ def apply_lora(
     if found and on_problem == "error":
         raise StrataError("\n".join(found))
     usable = not report.is_misfit(lora, *sides)
+    notes = []
     if usable:
-        model = _patched(model, lora, model_side)
+        if apply == "live" or keyframes is not None:
+            model, notes = _live(model, lora, model_side, keyframes)
+        else:
+            model = _patched(model, lora, model_side)
         clip = _patched(clip, lora, clip_side)
-    return _applied(model, clip, lora, sides, found, usable)
+    return _applied(model, clip, lora, sides, found, usable, notes)
 
 
-def _applied(model, clip, lora: Lora, sides: tuple[Side, Side], found: list[str], used: bool) -> Applied:
-    text, verdict = report.text(lora, *sides, found, used), report.verdict(lora, *sides, found, used)
-    return Applied(model, clip, text, verdict, bool(found), ", ".join(trigger_words(lora.path, lora.metadata)))
+def _applied(
+    model, clip, lora: Lora, sides: tuple[Side, Side], found: list[str], used: bool, notes: Sequence[str] = ()
+) -> Applied:
+    text = "\n".join([report.text(lora, *sides, found, used), *notes])
+    verdict, words = report.verdict(lora, *sides, found, used), ", ".join(trigger_words(lora.path, lora.metadata))
+    return Applied(model, clip, text, verdict, bool(found), words)
 
 
 def _side(lora: Lora, targets: Targets | None, strength: float, blocks: ResolvedWeights | None) -> Side:
@@ -111,32 +128,52 @@ def _side(lora: Lora, targets: Targets | None, strength: float, blocks: Resolved
 
 def _patched(target, lora: Lora, side: Side):
     """A clone of a MODEL or CLIP with the LoRA's patches, or the same object when there is nothing to patch."""
-    if target is None or side.strength == 0:
-        return target
-    patches = _patches(side.fit.adapters(without=lora.broken), side)
-    if not patches:
+    changes = _changes(lora, side)
+    if target is None or not changes:
         return target
     clone = target.clone()
-    patcher = getattr(clone, "patcher", clone)
-    before = patcher.patches_uuid
-    clone.add_patches(patches)
-    # The same LoRA at the same strength on the same model is the same patched model: ComfyUI then has nothing to patch anew.
-    patcher.patches_uuid = uuid.uuid5(before, "|".join([lora.identity, repr(side.strength), _identity(side.blocks)]))
+    _patch(clone, changes, _identity(lora, side))
     if lora.metadata:
-        patcher.set_attachments("lora_metadata", dict(lora.metadata))
+        getattr(clone, "patcher", clone).set_attachments("lora_metadata", dict(lora.metadata))
     return clone
 
 
-def _patches(adapters: Mapping, side: Side) -> dict:
-    """One patch per weight, or part of a weight, that changes at all."""
+def _live(model, lora: Lora, side: Side, keyframes: comfy.hooks.HookKeyframeGroup | None):
+    """(a clone of a MODEL with the LoRA beside its layers, lines for the report). What cannot be live is patched."""
+    changes = _changes(lora, side)
+    if model is None or not changes:
+        return model, []
+    if live.is_compiled(model):
+        if keyframes is not None:
+            raise StrataError(f"{live.COMPILED} Disconnect the keyframes or remove torch.compile.")
+        return _patched(model, lora, side), [f"Patched, not live. {live.COMPILED}"]
+    ours, rest, reasons = split(model, changes)
+    clone = model.clone()
+    if ours:
+        live.attach(clone, live.LiveLora(ours, _identity(lora, side), keyframes))
+    if rest:
+        _patch(clone, rest, f"{_identity(lora, side)}|rest")
+    return clone, report.live_lines(len(ours), reasons, keyframes is not None)
+
+
+def _patch(clone, changes: Mapping, identity: str) -> None:
+    patcher = getattr(clone, "patcher", clone)
+    before = patcher.patches_uuid
+    patch.add(clone, changes)
+    # The same LoRA at the same strength on the same model is the same patched model: ComfyUI then has nothing to patch anew.
+    patcher.patches_uuid = uuid.uuid5(before, identity)
+
+
+def _changes(lora: Lora, side: Side) -> dict:
+    """patch key -> its (coefficient, adapter) in order, for every weight, or part of a weight, that changes at all."""
     found = {}
-    for key, terms in adapters.items():
-        is_part = isinstance(key, tuple)
-        coefficient = side.coefficient(key[0] if is_part else key)
+    for key, terms in side.fit.adapters(without=lora.broken).items():
+        coefficient = side.coefficient(key if isinstance(key, str) else key[0])
         if coefficient != 0:
-            found[key] = StrataPatch.of(((coefficient, adapter) for adapter in terms), is_part and len(key) > 2)
+            found[key] = [(coefficient, adapter) for adapter in terms]
     return found
 
 
-def _identity(blocks: ResolvedWeights | None) -> str:
-    return "" if blocks is None else str(blocks.weights)
+def _identity(lora: Lora, side: Side) -> str:
+    """Differs for everything that makes a patch differ."""
+    return "|".join([lora.identity, repr(side.strength), "" if side.blocks is None else str(side.blocks.weights)])

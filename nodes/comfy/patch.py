@@ -1,4 +1,4 @@
-"""Our adapters as ComfyUI weight patches.
+"""Our adapters as ComfyUI weight patches: one patch per weight, however many loaders were chained.
 
 ComfyUI rebuilds a patch as ``type(p)(p.loaded_keys, moved(p.weights))`` whenever it prefetches weights, so everything a patch
 knows lies in ``weights``, as nested tuples of tensors, numbers and strings, and nothing is ever written to it.
@@ -6,14 +6,18 @@ knows lies in ``weights``, as nested tuples of tensors, numbers and strings, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import comfy.model_management
 import torch
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
-from ...lora_math.adapters import Adapter, from_record
+from ...lora_math.adapters import from_record
+from ...lora_math.fuse import Term, apply_all_
+from .targets import Key
+
+Offset = tuple[int, int, int] | None  # (axis, start, length) of the part of a weight that a patch changes
 
 
 class StrataPatch(WeightAdapterBase):
@@ -26,10 +30,9 @@ class StrataPatch(WeightAdapterBase):
         self.weights = weights
 
     @classmethod
-    def of(cls, terms: Iterable[tuple[float, Adapter]], moves_rows: bool) -> StrataPatch:
-        """terms: (coefficient, adapter). moves_rows: whether the target's key names a function that reorders the delta's rows."""
-        records = tuple((float(coefficient), adapter.record()) for coefficient, adapter in terms if coefficient != 0)
-        return cls(set(), (moves_rows, records))
+    def of(cls, terms: Iterable[Term], moves_rows: bool) -> StrataPatch:
+        """moves_rows: whether the target's key names a function that reorders the delta's rows."""
+        return cls(set(), (moves_rows, _records(terms)))
 
     def calculate_shape(self, key):
         shapes = [from_record(record).shape_after for _, record in self.weights[1]]
@@ -48,15 +51,55 @@ class StrataPatch(WeightAdapterBase):
     ) -> Tensor:
         # In place: with an offset, ``weight`` is a view into the fused weight and what is returned gets dropped.
         moves_rows, terms = self.weights
-        device = weight.device
+        if strength == 0:
+            return weight
+        adapters = ((strength * coefficient, from_record(_on(record, weight.device))) for coefficient, record in terms)
+        return apply_all_(weight, adapters, intermediate_dtype, function if moves_rows else None)
 
-        def moved(tensor: Tensor) -> Tensor:
-            return comfy.model_management.cast_to_device(tensor, device, tensor.dtype)
 
-        for coefficient, record in terms:
-            if strength * coefficient != 0:
-                adapter = from_record(record).map_tensors(moved)
-                weight = adapter.apply_(
-                    weight, strength * coefficient, intermediate_dtype, function if moves_rows else None
-                )
-        return weight
+def add(model, changes: Mapping[Key, Iterable[Term]]) -> None:
+    """Patches a cloned MODEL or CLIP. What this pack has patched a weight with before becomes one patch with what is new.
+
+    changes: patch key -> its terms in order; a coefficient of 0 is none.
+    """
+    patcher = getattr(model, "patcher", model)
+    patches = {}
+    for key, terms in changes.items():
+        records = _records(terms)
+        if records:
+            name, offset, function = (key, None, None) if isinstance(key, str) else (*key, None)[:3]
+            records = _taken(patcher.patches.get(name, []), offset, function) + records
+            patches[key] = StrataPatch(set(), (function is not None, records))
+    model.add_patches(patches)
+
+
+def _taken(patches: list[tuple], offset: Offset, function) -> tuple:
+    """The records of this pack's last patch of the same part, taken out of ``patches``; () where something stands in between.
+
+    Patches of other parts of the weight do not: their order among each other changes nothing.
+    """
+    for at in reversed(range(len(patches))):
+        strength, patch, strength_model, other_offset, other_function = patches[at]
+        if not isinstance(patch, StrataPatch) or strength_model != 1:
+            break
+        if other_offset == offset and other_function is function:
+            del patches[at]
+            return tuple((strength * coefficient, record) for coefficient, record in patch.weights[1])
+        if not _apart(offset, other_offset):
+            break
+    return ()
+
+
+def _apart(a: Offset, b: Offset) -> bool:
+    return a is not None and b is not None and a[0] == b[0] and (a[1] + a[2] <= b[1] or b[1] + b[2] <= a[1])
+
+
+def _records(terms: Iterable[Term]) -> tuple:
+    return tuple((float(coefficient), adapter.record()) for coefficient, adapter in terms if coefficient != 0)
+
+
+def _on(value, device: torch.device):
+    """An adapter's record with its tensors on the device."""
+    if isinstance(value, Tensor):
+        return value if value.device == device else comfy.model_management.cast_to_device(value, device, value.dtype)
+    return tuple(_on(item, device) for item in value) if isinstance(value, tuple) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...lora_math.adapters import DoRA
@@ -157,6 +157,20 @@ def _side_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
     if model.targets is None and in_file:
         lines.append(f"Model: {_tensors(count(in_file))} unused, no MODEL is connected")
     return lines
+
+
+def live_lines(count: int, patched: Mapping[str, Sequence[str]], scheduled: bool) -> list[str]:
+    """What runs beside the layers. count: its weights; patched: reason -> weights that are patched instead."""
+    over_time = ", its strength follows the keyframes" if scheduled else ""
+    lines = [f"Live: {_weights(count)} beside the model{over_time}"] if count else ["Live: nothing of this LoRA can be"]
+    for reason, names in patched.items():
+        constant = ", at constant strength" if scheduled else ""
+        lines.append(f"Patched instead{constant}, {_weights(len(names))} ({reason}): {_some(names)}")
+    return lines
+
+
+def _weights(n: int) -> str:
+    return f"{n} weight" if n == 1 else f"{n} weights"
 
 
 def _block_lines(lora: Lora, model: Side, clip: Side) -> list[str]:

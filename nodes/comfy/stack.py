@@ -14,13 +14,21 @@ from .block_weights import BlockSpec
 
 
 class StackEntry(tuple):
-    """(lora_name, strength_model, strength_clip) with ``block_weights`` beside it."""
+    """(lora_name, strength_model, strength_clip) with ``block_weights`` and ``keyframes`` beside it."""
 
     block_weights: BlockSpec | None
+    keyframes: object | None
 
-    def __new__(cls, name: str, strength_model: float, strength_clip: float, block_weights: BlockSpec | None = None):
+    def __new__(
+        cls,
+        name: str,
+        strength_model: float,
+        strength_clip: float,
+        block_weights: BlockSpec | None = None,
+        keyframes: object | None = None,
+    ):
         entry = super().__new__(cls, (name, strength_model, strength_clip))
-        entry.block_weights = block_weights
+        entry.block_weights, entry.keyframes = block_weights, keyframes
         return entry
 
 
@@ -45,5 +53,6 @@ def read_stack(value) -> list[StackEntry]:
             continue
         if not isinstance(name, str) or not all(map(math.isfinite, strengths)):
             raise StrataError(f"The LORA_STACK holds {row!r}, which is not (name, strength_model, strength_clip).")
-        entries.append(StackEntry(name, *strengths, getattr(row, "block_weights", None)))
+        extras = (getattr(row, extra, None) for extra in ("block_weights", "keyframes"))
+        entries.append(StackEntry(name, *strengths, *extras))
     return entries

@@ -1,0 +1,286 @@
+"""Several adapters on one layer, run on its input: f'(x) = f(x) + what each of them adds, the weight untouched.
+
+Neighbours that are low-rank products share one product down and one product up. All strengths lie in one small tensor (``Gains``), so
+that a new strength is a new number there and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from .adapters import Adapter, LoRA
+from .adapters.base import RowMap
+from .fuse import apply_all_
+from .layer import Layer
+
+Step = Callable[[Layer, Tensor, Tensor], Tensor]  # (layer, x, y) -> y with one more change; may write into y
+
+
+@dataclass(frozen=True, eq=False)
+class LiveTerm:
+    """coefficient * the adapter's change of a layer's weight, or of its bias.
+
+    part: (axis, start, length) of the weight that it changes, None for all of it; rows: as in ``Adapter.apply_``;
+    group: which of the strengths over time multiplies it.
+    """
+
+    coefficient: float
+    adapter: Adapter
+    part: tuple[int, int, int] | None = None
+    rows: RowMap | None = None
+    is_bias: bool = False
+    group: int = 0
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The part of the whole weight or bias that it changes, a view, with the rows where the model has them."""
+        return tensor if self.part is None else tensor.narrow(*self.part)
+
+    def apply_(self, weight: Tensor, dtype: torch.dtype) -> None:
+        apply_all_(self.of(weight), [(self.coefficient, self.adapter)], dtype, self.rows)
+
+
+class Gain:
+    """A place in a ``Gains``: ``values`` once that is complete."""
+
+    values: Tensor
+
+
+class Gains:
+    """Every coefficient of a model's live terms in one float32 tensor: coefficient * strength over time of its group."""
+
+    def __init__(self):
+        self._gains: list[Gain] = []
+        self._groups: list[int] = []
+        self._base: list[list[float]] = []
+        self._values = torch.zeros(0)
+
+    def add(self, values: Sequence[float], group: int | Sequence[int]) -> Gain:
+        """A place for these coefficients; [n] when complete."""
+        gain = Gain()
+        self._gains.append(gain)
+        self._base.append(list(values))
+        self._groups += [group] * len(values) if isinstance(group, int) else group
+        return gain
+
+    def complete(self, device: torch.device) -> None:
+        lengths = [len(values) for values in self._base]
+        self._start = torch.tensor([value for values in self._base for value in values])
+        self._group = torch.tensor(self._groups, dtype=torch.int64)
+        self._values = self._start.to(device, copy=True)
+        for gain, values in zip(self._gains, self._values.split(lengths) if lengths else (), strict=True):
+            gain.values = values
+
+    def set(self, strengths: Sequence[float]) -> None:
+        """strengths: one for each group."""
+        self._values.copy_(self._start * torch.tensor(strengths, dtype=torch.float32)[self._group])
+
+
+Prepare = Callable[[LiveTerm, Adapter, Sequence[LiveTerm]], Adapter]
+
+
+def build(
+    terms: Iterable[LiveTerm],
+    layer: Layer,
+    gains: Gains,
+    device: torch.device,
+    dtype: torch.dtype,
+    prepare: Prepare | None = None,
+) -> list[Step]:
+    """The steps that turn f(x) into f'(x), with their factors on ``device`` in ``dtype``.
+
+    prepare: (term, its adapter on the device, the terms before it) -> ``adapter.prepared`` for the weight that the adapter meets;
+    needed only where an adapter ``prepares_from_weight``. Biases come last: no other term depends on them.
+    """
+    terms = list(terms)
+    weights = [term for term in terms if not term.is_bias]
+    ready = [_ready(term, weights[:at], layer, device, prepare) for at, term in enumerate(weights)]
+    steps: list[Step] = []
+    for is_product, run in groupby(zip(weights, ready, strict=True), key=lambda pair: isinstance(pair[1], LoRA)):
+        if is_product:
+            steps.append(_products(list(run), layer, gains, device, dtype))
+        else:
+            for term, adapter in run:
+                gain = gains.add([term.coefficient], term.group)
+                steps.append(_Single(term, _in_dtype(adapter, device, dtype), gain, tuple(steps)))
+    if biases := [term for term in terms if term.is_bias]:
+        steps.append(_Biases(biases, layer, gains, device))
+    return steps
+
+
+def run(steps: Iterable[Step], layer: Layer, x: Tensor, y: Tensor) -> Tensor:
+    """f'(x) from y = f(x). Writes into y where it can."""
+    for step in steps:
+        y = step(layer, x, y)
+    return y
+
+
+def nbytes(terms: Iterable[LiveTerm], dtype: torch.dtype) -> int:
+    """An estimate of what the factors take once they are on the device."""
+    count = 0
+
+    def add(tensor: Tensor) -> Tensor:
+        nonlocal count
+        count += tensor.numel()
+        return tensor
+
+    for term in terms:
+        term.adapter.map_tensors(add)
+    return count * dtype.itemsize
+
+
+def weight_before(term: LiveTerm, earlier: Iterable[LiveTerm], weight: Tensor) -> Tensor:
+    """The weight that ``term``'s adapter meets: after the terms before it, its own part, in its own order of rows.
+
+    weight: the layer's own, in float32 or wider; changed in place.
+    """
+    for other in earlier:
+        other.apply_(weight, weight.dtype)
+    part = term.of(weight)
+    return part if term.rows is None else term.rows(part)
+
+
+def _ready(term: LiveTerm, earlier, layer: Layer, device: torch.device, prepare: Prepare | None) -> Adapter:
+    adapter = term.adapter.map_tensors(lambda tensor: tensor.to(device))
+    if adapter.prepares_from_weight:
+        if prepare is None:
+            raise ValueError(f"{adapter.name} needs the weight")
+        return prepare(term, adapter, earlier)
+    shape = term.of(torch.empty(layer.weight_shape, device="meta"))
+    return adapter.prepared(shape, layer.groups)
+
+
+def _in_dtype(adapter: Adapter, device: torch.device, dtype: torch.dtype) -> Adapter:
+    """Matrices in ``dtype``. Vectors keep their own: they are small, and some are differences from 1."""
+    return adapter.map_tensors(
+        lambda tensor: tensor.to(device, dtype if tensor.ndim > 1 and tensor.is_floating_point() else tensor.dtype)
+    )
+
+
+def _products(pairs: list[tuple[LiveTerm, LoRA]], layer: Layer, gains: Gains, device, dtype) -> Step:
+    downs, parts, scales, groups = [], [], [], []
+    inputs = layer.weight_shape[1]
+    by_place = sorted(pairs, key=lambda pair: str(pair[0].part))  # columns for the same outputs side by side
+    for (part, rows), some in groupby(by_place, key=lambda pair: (pair[0].part, pair[0].rows)):
+        ups = []
+        for term, adapter in some:
+            up, down = (
+                factor.to(device, dtype) for factor in adapter.matrices(torch.promote_types(dtype, adapter.up.dtype))
+            )
+            ups.append(up if rows is None else rows(up))
+            if part is not None and part[0] == 1:  # reads some of the inputs: zeros for the others
+                whole = down.new_zeros(down.shape[0], inputs, down.shape[1] // part[2])
+                whole[:, part[1] : part[1] + part[2]] = down.unflatten(1, (part[2], -1))
+                down = whole.flatten(1)
+            downs.append(down)
+            scales += [term.coefficient * adapter.scale] * down.shape[0]
+            groups += [term.group] * down.shape[0]
+        outputs = None if part is None or part[0] == 1 else slice(part[1], part[1] + part[2])
+        parts.append((outputs, torch.cat(ups, 1) if len(ups) > 1 else ups[0]))
+    down = torch.cat(downs) if len(downs) > 1 else downs[0]
+    return _Products(down.contiguous(), parts, gains.add(scales, groups))
+
+
+class _Products:
+    """y += up @ (gain * (down @ x)), the ups of different parts of the output one after the other."""
+
+    def __init__(self, down: Tensor, parts: list[tuple[slice | None, Tensor]], gain: Gain):
+        self.down = down
+        self.gain = gain
+        start, self.parts = 0, []
+        for outputs, up in parts:
+            self.parts.append((outputs, slice(start, start + up.shape[1]), up))
+            start += up.shape[1]
+
+    def __call__(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
+        h = layer.inner(x, self.down.to(x.dtype))
+        h = h.mul_(layer.channels(self.gain.values if layer.groups == 1 else self.gain.values.repeat(layer.groups)))
+        if layer.groups > 1:
+            return self._grouped(layer, h, y)
+        in_place = y.is_contiguous() and y.dtype == h.dtype
+        target = y if in_place else torch.zeros(y.shape, dtype=h.dtype, device=y.device)
+        add = self._conv if layer.is_conv else self._linear
+        for outputs, columns, up in self.parts:
+            add(h, target, outputs, columns, up.to(h.dtype))
+        return y if in_place else y.add_(target)
+
+    @staticmethod
+    def _linear(h, y, outputs, columns, up) -> None:
+        h, y = h.flatten(0, -2)[:, columns], y.view(-1, y.shape[-1])
+        (y if outputs is None else y[:, outputs]).addmm_(h, up.T)
+
+    @staticmethod
+    def _conv(h, y, outputs, columns, up) -> None:
+        h, y = h.flatten(2)[:, columns], y.view(*y.shape[:2], -1)
+        (y if outputs is None else y[:, outputs]).baddbmm_(up.expand(len(h), -1, -1), h)
+
+    def _grouped(self, layer: Layer, h: Tensor, y: Tensor) -> Tensor:
+        """h [batch, groups * rank, *space]: a group's outputs read that group's part of it. Never in parts of the output."""
+        ((_, _, up),) = self.parts
+        by_group = up.to(h.dtype).unflatten(0, (layer.groups, -1))
+        pieces = h.unflatten(1, (layer.groups, -1)).flatten(3)
+        return y + torch.einsum("gor,bgrp->bgop", by_group, pieces).reshape(y.shape)
+
+
+class _Single:
+    """One adapter by its own forward form, over the layer as the steps before it leave it."""
+
+    def __init__(self, term: LiveTerm, adapter: Adapter, gain: Gain, earlier: tuple[Step, ...]):
+        self.term, self.adapter, self.gain, self.earlier = term, adapter, gain, earlier
+
+    def __call__(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
+        strength = self.gain.values[0]
+        if self.earlier:
+            whole = layer
+            layer = replace(layer, base=lambda v: run(self.earlier, whole, v, whole.base(v)))
+        part, rows = self.term.part, self.term.rows
+        if part is None and rows is None:
+            return self.adapter.forward(layer, x, y, strength)
+        axis = 1 if layer.is_conv else -1
+        if part is not None and part[0] == 1:  # an adapter that does not depend on W: only its shape is needed
+            shape = (layer.weight_shape[0], part[2], *layer.kernel)
+            change = self.adapter.response(replace(layer, weight_shape=shape), x.narrow(axis, *part[1:]))
+            return y + strength * (change if rows is None else _reordered(change, axis, rows))
+
+        def mine(z: Tensor, along: int) -> Tensor:
+            z = z if part is None else z.narrow(along, *part[1:])
+            return z if rows is None else _reordered(z, along, rows)
+
+        inner = replace(
+            layer,
+            base=lambda v: mine(layer.base(v), axis),
+            weight_shape=(layer.weight_shape[0] if part is None else part[2], *layer.weight_shape[1:]),
+            bias=None if layer.bias is None else mine(layer.bias, 0),
+        )
+        changed = self.adapter.forward(inner, x, mine(y, axis), strength)
+        changed = changed if rows is None else _reordered(changed, axis, rows)
+        if part is None:
+            return changed
+        y.narrow(axis, *part[1:]).copy_(changed)
+        return y
+
+
+class _Biases:
+    """y += sum of gain * change of the bias."""
+
+    def __init__(self, terms: list[LiveTerm], layer: Layer, gains: Gains, device: torch.device):
+        bias = torch.zeros(layer.weight_shape[0]) if layer.bias is None else layer.bias
+        bias = bias.to(device, torch.float32)
+        changes = torch.zeros(len(terms), layer.weight_shape[0], device=device)
+        for whole, term in zip(changes, terms, strict=True):
+            rows = term.rows or (lambda tensor: tensor)
+            adapter = term.adapter.map_tensors(lambda tensor: tensor.to(device))
+            term.of(whole).copy_(rows(adapter.delta(rows(term.of(bias)), 1.0, torch.float32)))
+        self.changes = changes
+        self.gain = gains.add([term.coefficient for term in terms], [term.group for term in terms])
+
+    def __call__(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
+        return y.add_(layer.channels((self.gain.values @ self.changes).to(y.dtype)))
+
+
+def _reordered(z: Tensor, axis: int, rows: RowMap) -> Tensor:
+    return rows(z.movedim(axis, 0)).movedim(0, axis)

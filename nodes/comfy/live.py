@@ -1,0 +1,111 @@
+"""LoRAs that run beside the layers while a model samples, instead of being added to its weights.
+
+A live LoRA is two wrappers in the MODEL's options. When a sampling starts they put PyTorch forward hooks on the layers of whatever model
+ComfyUI is really sampling, and when it ends, in whatever way, they take them off. The MODEL's patches stay as they are, so ComfyUI sees
+the same weights: nothing is loaded, unloaded or patched for another strength.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import comfy.hooks
+import comfy.patcher_extension
+import torch
+from comfy.patcher_extension import CallbacksMP, WrappersMP
+
+from ...lora_math.errors import StrataError
+from ...lora_math.fuse import Term
+from . import patch
+from .live_run import Run
+from .targets import Key
+
+KEY = "strata_live"
+COMPILED = "Live LoRAs do not work on a model under torch.compile."
+Changes = Mapping[Key, Sequence[Term]]  # patch key -> its (coefficient, adapter) in order
+
+
+@dataclass(frozen=True, eq=False)
+class LiveLora:
+    """One loader's LoRA. identity: the same for the same file and settings; keyframes: its strength over time, None for constant."""
+
+    changes: Changes
+    identity: str
+    keyframes: comfy.hooks.HookKeyframeGroup | None = None
+
+
+def attach(model, lora: LiveLora) -> None:
+    """Adds a live LoRA to a cloned MODEL, behind those that it has."""
+    wrappers = model.model_options["transformer_options"].setdefault("wrappers", {})
+    found = wrappers.get(WrappersMP.OUTER_SAMPLE, {}).get(KEY)
+    live = Live((*(found[0].__self__.loras if found else ()), lora))
+    wrappers.setdefault(WrappersMP.OUTER_SAMPLE, {})[KEY] = [live.outer_sample]
+    wrappers.setdefault(WrappersMP.PREPARE_SAMPLING, {})[KEY] = [live.prepare_sampling]
+
+
+class Live:
+    """The live LoRAs of a MODEL. Never changes, and is shared by all its clones."""
+
+    def __init__(self, loras: tuple[LiveLora, ...]):
+        self.loras = loras
+
+    def outer_sample(self, executor, *args, **kwargs):
+        """Around a whole sampling run: what this wrapper starts ends here, come what may."""
+        guider = executor.class_obj
+        wrappers = guider.model_options["transformer_options"]["wrappers"]  # the sampler made a copy for this run
+        wrappers[WrappersMP.PREPARE_SAMPLING] = dict(wrappers.get(WrappersMP.PREPARE_SAMPLING, {}))
+        if is_compiled(guider.model_patcher, guider.model_options):
+            del wrappers[WrappersMP.PREPARE_SAMPLING][KEY]
+            return self._patched(guider, executor, *args, **kwargs)
+        run = Run(self.loras)
+        wrappers[WrappersMP.PREPARE_SAMPLING][KEY] = [run.prepare_sampling]
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            run.stop()
+
+    def prepare_sampling(self, executor, model, *args, **kwargs):
+        """For a model that is loaded for another one's sampling (the negative of "Dual Model CFG Guider"): ends with its clean-up."""
+        if is_compiled(model, model.model_options):
+            raise StrataError(f"{COMPILED} Set the LoRA Loader to apply = patch, or remove torch.compile.")
+        run = Run(self.loras)
+
+        def stop(patcher) -> None:
+            patcher.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
+            run.stop()
+
+        result = run.prepare_sampling(executor, model, *args, **kwargs)
+        model.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, stop)
+        return result
+
+    def _patched(self, guider, executor, *args, **kwargs):
+        """The same LoRAs as patches, for a compiled model: it would run the code from before the hooks."""
+        if any(lora.keyframes is not None for lora in self.loras):
+            raise StrataError(f"{COMPILED} Disconnect the keyframes or remove torch.compile.")
+        logging.warning("[Strata] %s They are patched for this run instead.", COMPILED)
+        original = guider.model_patcher
+        patched = original.clone()
+        for lora in self.loras:
+            patch.add(patched, lora.changes)
+            patched.patches_uuid = uuid.uuid5(original.patches_uuid, lora.identity)
+        guider.model_patcher = patched
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            guider.model_patcher = original
+
+
+def is_compiled(model, model_options: Mapping | None = None) -> bool:
+    """Whether torch.compile is applied to a MODEL in any of the ways that are in use: the whole model, object patches, single layers."""
+    options = model.model_options if model_options is None else model_options
+    wrappers = (options.get("transformer_options", {}).get("wrappers", {}), model.wrappers)
+    if any("compile" in str(key) for kinds in wrappers for key in kinds.get(WrappersMP.APPLY_MODEL, {})):
+        return True
+    parts = [*model.object_patches.values(), *model.model.modules()]
+    return any(
+        hasattr(part, "_torchdynamo_orig_callable") or getattr(part, "_compiled_call_impl", None) is not None
+        for part in parts
+    ) or any(isinstance(part, torch._dynamo.OptimizedModule) for part in parts)

@@ -1,0 +1,119 @@
+"""Which weights of a model a forward hook can stand in for, and what the layers around them compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import comfy.lora
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import torch
+from torch import Tensor, nn
+
+from ...lora_math.adapters import Adapter, LoRA, SetWeight
+from ...lora_math.fuse import Term
+from ...lora_math.layer import Layer
+from .targets import Key
+
+_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+NORMS = "norms and other parameters outside of linear and convolution layers"
+
+
+def split(model, changes: Mapping[Key, Sequence[Term]]) -> tuple[dict, dict, dict[str, list[str]]]:
+    """(what can be live, what must be patched, reason -> weights that must be patched) of a LoRA's changes.
+
+    A weight is live with all that changes it or not at all: its adapters keep their order.
+    """
+    reasons: dict[str, str] = {}
+    for key, terms in changes.items():
+        for _, adapter in terms:
+            if (reason := obstacle(model.model, key, adapter)) is not None:
+                reasons.setdefault(_name(key), reason)
+    live = {key: terms for key, terms in changes.items() if _name(key) not in reasons}
+    rest = {key: terms for key, terms in changes.items() if _name(key) in reasons}
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    return live, rest, by_reason
+
+
+def _name(key: Key) -> str:
+    return key if isinstance(key, str) else key[0]
+
+
+def obstacle(model: nn.Module, key: Key, adapter: Adapter) -> str | None:
+    """Why a forward hook cannot apply this adapter to this weight, None when it can."""
+    path, _, parameter = _name(key).rpartition(".")
+    module = layer_at(model, path)
+    if module is None or parameter not in ("weight", "bias"):
+        return NORMS
+    part = None if isinstance(key, str) else key[1]
+    if parameter == "bias":
+        return "replaced biases" if isinstance(adapter, SetWeight) or adapter.shape_after is not None else None
+    if adapter.shape_after is not None:
+        return "layers that get wider"
+    groups = getattr(module, "groups", 1)
+    if part is not None and (groups > 1 or (part[0] == 1 and adapter.needs_weight)):
+        return "parts of a weight that only patching can change"
+    if isinstance(adapter, LoRA):
+        return None
+    shape = list(weight_shape(module))
+    if part is not None:
+        shape[part[0]] = part[2]
+    if not adapter.has_forward or _forward_form(adapter, shape, groups) is None:
+        return f"{adapter.name} without a forward form"
+    return None
+
+
+def _forward_form(adapter: Adapter, shape: Sequence[int], groups: int) -> Adapter | None:
+    """``prepared`` for this shape, without values."""
+    empty = adapter.map_tensors(lambda tensor: tensor.to("meta"))
+    return empty.prepared(torch.empty(shape, device="meta"), groups)
+
+
+def layer_at(model: nn.Module, path: str) -> nn.Module | None:
+    """The linear or convolution layer of this name whose forward is W x + b of its input; None for any other module."""
+    head, _, _ = path.rpartition(".")
+    try:
+        module, parent = comfy.utils.get_attr(model, path), comfy.utils.get_attr(model, head) if head else model
+    except AttributeError:
+        return None
+    if isinstance(parent, nn.MultiheadAttention):  # takes its projections' weights and runs them itself
+        return None
+    # ComfyUI's quantised layers are no nn.Linear, but its own class of that name.
+    quantised = isinstance(module, comfy.ops.CastWeightBiasOp) and type(module).__name__ == "Linear"
+    return module if isinstance(module, _KINDS) or quantised else None
+
+
+def weight_shape(module: nn.Module) -> tuple[int, ...]:
+    """[out, in / groups, *kernel], also where the stored weight is packed bytes."""
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+    return (module.out_features, module.in_features)
+
+
+def describe(module: nn.Module, bias: Tensor | None, **options) -> Layer:
+    """What a layer computes. options: what its caller gives it besides the input."""
+    base = lambda x: module.forward(x, **options)  # noqa: E731  past the hooks, ours included
+    if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return Layer(base, weight_shape(module), bias)
+    convolve = lambda x, weight: module._conv_forward(x, weight, None, **options)  # noqa: E731
+    return Layer(base, weight_shape(module), bias, groups=module.groups, convolve=convolve)
+
+
+def current(patcher, key: str, device: torch.device) -> Tensor:
+    """A parameter as the model computes with it, dequantised and with the model's patches, as a new float32 tensor on the device."""
+    weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, key)
+    if key in patcher.backup:
+        weight = patcher.backup[key].weight
+    elif key in patcher.hook_backup:
+        weight = patcher.hook_backup[key][0]
+    weight = comfy.model_management.cast_to_device(weight, device, torch.float32, copy=True)
+    if convert is not None:
+        weight = convert(weight, inplace=True)
+    if key in patcher.patches:
+        weight = comfy.lora.calculate_weight(patcher.patches[key], weight, key)
+    return weight

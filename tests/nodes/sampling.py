@@ -1,0 +1,89 @@
+"""Small models of every architecture that matters here, and a real run of ComfyUI's sampler on them."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.sample
+import comfy.supported_models
+import core_models
+import small_models
+import torch
+
+SD3 = {
+    **core_models.MMDIT,
+    "depth": 2,
+    "num_patches": 256,
+    "pos_embed_max_size": 16,
+    "adm_in_channels": 64,
+    "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 96, "out_features": 128}},
+}
+Z_IMAGE = {
+    **core_models.Z_IMAGE,
+    "dim": 256,  # its modulation is 256 wide
+    "cap_feat_dim": 64,
+    "n_layers": 2,
+    "n_heads": 2,
+    "n_kv_heads": 2,
+    "axes_dims": [32, 48, 48],
+}
+WAN = {**core_models.WAN, "dim": 96, "num_heads": 2, "ffn_dim": 192, "num_layers": 2}
+
+MODELS = {
+    "SD1.5": small_models.sd15,
+    "SDXL": small_models.sdxl,
+    "FLUX.1": small_models.flux,
+    "SD3": lambda dtype=torch.float32: small_models.build(comfy.supported_models.SD3, SD3, dtype),
+    "Z-Image": lambda dtype=torch.float32: small_models.build(comfy.supported_models.ZImage, Z_IMAGE, dtype),
+    "Wan": lambda dtype=torch.float32: small_models.build(comfy.supported_models.WAN21_T2V, WAN, dtype),
+}
+# (latent, context, pooled)
+SHAPES = {
+    "SD1.5": ((1, 4, 8, 8), (1, 7, 768), None),
+    "SDXL": ((1, 4, 8, 8), (1, 7, 2048), (1, 1280)),
+    "FLUX.1": ((1, 16, 8, 8), (1, 7, 4096), (1, 768)),
+    "SD3": ((1, 16, 8, 8), (1, 7, 96), (1, 64)),
+    "Z-Image": ((1, 16, 8, 8), (1, 7, 64), None),
+    "Wan": ((1, 16, 2, 8, 8), (1, 7, 4096), None),
+}
+
+
+def prompt(family: str, seed: int = 1, **options) -> list:
+    """A conditioning of random numbers."""
+    _, context, pooled = SHAPES[family]
+    generator = torch.Generator().manual_seed(seed)
+    extra = {} if pooled is None else {"pooled_output": torch.randn(pooled, generator=generator)}
+    return [[torch.randn(context, generator=generator), {**extra, **options}]]
+
+
+def noise(family: str, seed: int = 0) -> torch.Tensor:
+    return torch.randn(SHAPES[family][0], generator=torch.Generator().manual_seed(seed))
+
+
+def sample(
+    model, family: str, steps: int = 2, cfg: float = 3.0, positive=None, negative=None, **options
+) -> torch.Tensor:
+    """The latent after ``steps`` of Euler, as the KSampler node makes it."""
+    start = noise(family)
+    return comfy.sample.sample(
+        model,
+        start,
+        steps,
+        cfg,
+        "euler",
+        "simple",
+        positive or prompt(family, 1),
+        negative or prompt(family, 2),
+        torch.zeros_like(start),
+        disable_pbar=True,
+        seed=3,
+        **options,
+    )
+
+
+def unload() -> None:
+    comfy.model_management.unload_all_models()
+
+
+def distance(a: torch.Tensor, b: torch.Tensor, change: torch.Tensor) -> float:
+    """|a - b| relative to |change|."""
+    return float((a.double() - b.double()).norm() / change.double().norm())
