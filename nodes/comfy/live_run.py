@@ -32,13 +32,11 @@ class Run:
     def __init__(self, loras: Sequence[LiveLora]):
         self.loras = loras
         self.layers = _by_layer(loras)
-        self.paused = 0  # runs on the same model that started within this one
         self.thread: int | None = None
         self.handles: list = []
         self.hooks: list[_Hook] = []
         self.gains: list[Gains] = []
         self.keyframes: list = []
-        self.outer: list[Run] = []
         self.models: list[nn.Module] = []
         self.finished_steps = 0
 
@@ -64,19 +62,17 @@ class Run:
         for handle in self.handles:
             handle.remove()
         with _lock:
-            for run in self.outer:
-                run.paused -= 1
             for model in self.models:
                 _running.get(model, []).remove(self)
         unused = [hook.path for hook in self.hooks if not hook.fired]
-        if self.finished_steps and unused and not self.paused:
+        if self.finished_steps and unused:
             logging.warning(
                 "[Strata] %d of %d layers with live LoRAs did not run in this sampling, so their LoRAs had no effect: %s%s",
                 *(len(unused), len(self.hooks), ", ".join(unused[:3]), " ..." if len(unused) > 3 else ""),
             )
         for hook in self.hooks:
             hook.steps = []
-        self.handles, self.hooks, self.gains, self.outer, self.models = [], [], [], [], []
+        self.handles, self.hooks, self.gains, self.models = [], [], [], []
 
     def _build(self, patcher, device: torch.device) -> list[tuple[str, list[Step], Tensor | None]]:
         """(layer, its steps, its bias where they need it) for every layer, with the factors on the device."""
@@ -119,9 +115,11 @@ class Run:
     def _hook(self, model: nn.Module, ready) -> None:
         with _lock:
             running = _running.setdefault(model, [])
-            self.outer += [run for run in running if run.thread == self.thread]
-            for run in self.outer:
-                run.paused += 1
+            if any(run.thread == self.thread for run in running):
+                raise StrataError(
+                    "Two live LoRAs on clones of one model cannot be told apart within one sampling. "
+                    "Set both LoRA Loaders to apply = patch, or load the model twice."
+                )
             running.append(self)
             self.models.append(model)
         for path, steps, bias in ready:
@@ -134,7 +132,7 @@ class Run:
         self.handles.append(diffusion_model.register_forward_hook(self._after_step))
 
     def acts(self) -> bool:
-        return not self.paused and (self.thread is None or self.thread == threading.get_ident())
+        return self.thread is None or self.thread == threading.get_ident()
 
     def _before_step(self, module, args, kwargs) -> None:
         """Follows the keyframes as ComfyUI's own hooks do: by the sigma of this step."""

@@ -70,7 +70,8 @@ def add(model, changes: Mapping[Key, Iterable[Term]]) -> None:
             name, offset, function = (key, None, None) if isinstance(key, str) else (*key, None)[:3]
             records = _taken(patcher.patches.get(name, []), offset, function) + records
             patches[key] = StrataPatch(set(), (function is not None, records))
-    model.add_patches(patches)
+    if patches:
+        model.add_patches(patches)
 
 
 def _taken(patches: list[tuple], offset: Offset, function) -> tuple:

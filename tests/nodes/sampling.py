@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import comfy.model_management
 import comfy.sample
+import comfy.samplers
 import comfy.supported_models
+import comfy_extras.nodes_custom_sampler as custom
 import core_models
 import small_models
 import torch
@@ -78,6 +80,15 @@ def sample(
         seed=3,
         **options,
     )
+
+
+def advanced(guider, family: str) -> torch.Tensor:
+    """The latent after two steps of Euler, as the SamplerCustomAdvanced node makes it with this guider."""
+    latent = {"samples": torch.zeros(SHAPES[family][0])}
+    sampler = custom.KSamplerSelect.execute("euler").result[0]
+    sigmas = comfy.samplers.calculate_sigmas(guider.model_patcher.get_model_object("model_sampling"), "simple", 2)
+    start = custom.RandomNoise.execute(5).result[0]
+    return custom.SamplerCustomAdvanced.execute(start, guider, sampler, sigmas, latent).result[0]["samples"]
 
 
 def unload() -> None:

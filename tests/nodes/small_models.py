@@ -74,10 +74,19 @@ FLUX = {
 SMALL_FLUX = {**FLUX, "hidden_size": 96, "num_heads": 2, "axes_dim": [8, 20, 20], "depth": 2, "depth_single_blocks": 3}
 
 
-def build(config: type, unet_config: dict, dtype: torch.dtype = torch.float32, device: str = "cpu"):
-    """A ModelPatcher over the diffusion model that ``config`` describes, filled with reproducible noise (on ``meta``: empty)."""
+def build(
+    config: type,
+    unet_config: dict,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    cast: torch.dtype | None = None,
+):
+    """A ModelPatcher over the diffusion model that ``config`` describes, filled with reproducible noise (on ``meta``: empty).
+
+    cast: what to compute in, where that is not the dtype of the stored weights.
+    """
     model_config = config({**unet_config, "dtype": dtype})
-    model_config.set_inference_dtype(dtype, None)
+    model_config.set_inference_dtype(dtype, cast)
     model = model_config.get_model({}, device=torch.device(device))
     fill(model)
     return comfy.model_patcher.ModelPatcher(model, CPU, CPU)
@@ -87,7 +96,8 @@ def fill(module: torch.nn.Module, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         if parameter.device.type != "meta":
-            parameter.data.normal_(0, 0.05, generator=generator)
+            dtype = parameter.dtype if parameter.dtype.itemsize > 1 else torch.float32  # torch draws no 8 bit numbers
+            parameter.data.copy_(torch.empty(parameter.shape, dtype=dtype).normal_(0, 0.05, generator=generator))
 
 
 def sd15(dtype: torch.dtype = torch.float32, **changes):
