@@ -6,37 +6,44 @@ The module name is whatever stands in front of an adapter's suffix: which weight
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from .adapters import WEIGHT_ADAPTERS, Adapter, Diff, DoRA, Padded, Parts, Scaling
+from . import quirks
+from .adapters import WEIGHT_ADAPTERS, Adapter, Diff, DoRA, Padded, Parts, Rule
 from .errors import StrataError
-from .metadata import ScaleRules
+from .metadata import Rules
+from .unsupported import method_of
 
-_SHARED = {".alpha": "alpha", ".lora_B.bias": "lora_up_bias", ".lora_B.*.bias": "lora_up_bias"}
-_SUFFIXES: dict[str, str] = dict(_SHARED)
+_SUFFIXES: dict[str, str] = {".alpha": "alpha", ".scalar": "scalar"}
 for _adapter in (*WEIGHT_ADAPTERS, DoRA, Padded):
     _SUFFIXES.update(_adapter.suffixes)
+_UNDOTTED = tuple(suffix for suffix in _SUFFIXES if not suffix.startswith("."))
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One change of one parameter: ``module`` as the file names it, ``parameter`` "weight" or "bias", ``keys`` the tensors it came from."""
+    """One change of one parameter: ``module`` as the file names it, ``parameter`` "weight" or "bias", ``keys`` the tensors it came from.
+
+    optional: it follows from another entry of the module, so a layer without this parameter lacks nothing (PEFT's IA3 on a bias).
+    """
 
     module: str
     parameter: str
     adapter: Adapter
     keys: tuple[str, ...]
     alpha: float | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class StateDict:
-    """A whole file: what it changes, and the keys that nothing here understands with the reason for each."""
+    """A whole file: what it changes, the keys that nothing here understands with the reason for each, and what a person should know."""
 
     entries: tuple[Entry, ...]
     leftovers: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def split_key(key: str) -> tuple[str, str] | None:
@@ -45,19 +52,21 @@ def split_key(key: str) -> tuple[str, str] | None:
     >>> split_key("lora_unet_mid_block_attentions_0_proj_in.lora_up.weight")
     ('lora_unet_mid_block_attentions_0_proj_in', 'lora_up')
     """
-    dots = [i for i, char in enumerate(key) if char == "."][-4:]
-    for start in dots:  # the longest suffix first: ".lora.up.weight" before ".up.weight"
+    starts = []
+    start = len(key)
+    while len(starts) < 4 and (start := key.rfind(".", 0, start)) >= 0:
+        starts.append(start)
+    for start in reversed(starts):  # the longest suffix first: ".lora.up.weight" before ".up.weight"
         suffix = key[start:]
         role = _SUFFIXES.get(suffix)
         if role is None and suffix.count(".") > 1:
-            first, _, rest = suffix[1:].partition(
-                "."
-            )  # a PEFT adapter's own name stands second: .lora_A.default.weight
+            # A PEFT adapter's own name stands second: .lora_A.default.weight
+            first, _, rest = suffix[1:].partition(".")
             _, dot, tail = rest.partition(".")
             role = _SUFFIXES.get(f".{first}.*{dot}{tail}")
         if role is not None:
             return key[:start], role
-    for suffix in ("_lora.up.weight", "_lora.down.weight"):
+    for suffix in _UNDOTTED:
         if key.endswith(suffix):
             return key[: -len(suffix)], _SUFFIXES[suffix]
     return None
@@ -68,12 +77,51 @@ def is_lora_key(key: str) -> bool:
     return split_key(key) is not None
 
 
-def parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> StateDict:
-    """The adapters in a file. Raises nothing: what cannot be understood is in ``leftovers``."""
+def parse(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, config: Mapping | None = None
+) -> StateDict:
+    """The adapters in a file. Raises nothing: what cannot be understood is in ``leftovers``.
+
+    metadata: the safetensors header; config: the contents of PEFT's adapter_config.json, where one lies beside the file.
+    """
+    modules, refused, leftovers = _group(tensors)
+    rules = Rules.from_header(metadata or {}) if config is None else Rules.from_adapter_config(config)
+    split_qkv = quirks.is_split_qkv(metadata or {})
+    corrected = 0
+    entries: list[Entry] = []
+    for module, keys in modules.items():
+        parts = {role: tensors[key] for role, key in keys.items()}
+        try:
+            if module in refused:
+                raise StrataError(f"{refused[module]} is not supported")
+            rule = _rule(parts, rules.for_module(module))
+            if split_qkv and (count := quirks.split_qkv_parts(module, parts)) > 1:
+                rule = replace(rule, factor=rule.factor * count)
+                corrected += 1
+            found = _entries(module, parts, keys, rule)
+            reason = _unused_reason(keys, bool(found))
+            entries.extend(found)
+        except StrataError as problem:
+            parts, reason = dict.fromkeys(keys), str(problem)
+        leftovers.update((keys[role], reason) for role in parts)
+    notes = (quirks.SPLIT_QKV_NOTE.format(count=corrected),) if corrected else ()
+    return StateDict(tuple(entries), leftovers, notes)
+
+
+def _group(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, str]], dict[str, str], dict[str, str]]:
+    """({module: {role: key}}, {module: method that cannot be applied}, {key: why it is left over})."""
     modules: dict[str, dict[str, str]] = {}
+    refused: dict[str, str] = {}
     leftovers: dict[str, str] = {}
     for key in tensors:
         found = split_key(key)
+        method = method_of(key) if found is None else None
+        if method is not None:
+            refused[method[0]] = method[1]
+            leftovers[key] = f"{method[1]} is not supported"
+            continue
+        if found is None and key.endswith(".weight") and f"{key[:-7]}.on_input" in tensors:
+            found = key[:-7], "ia3_weight"  # LyCORIS's IA3 names its vector as any layer names its weight
         if found is None:
             leftovers[key] = "unknown kind of tensor"
             continue
@@ -82,48 +130,44 @@ def parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = No
             leftovers[key] = f"the same as {roles[found[1]]}"
         else:
             roles[found[1]] = key
-
-    rules = ScaleRules.from_header(metadata or {})
-    entries: list[Entry] = []
-    for module, keys in modules.items():
-        parts = {role: tensors[key] for role, key in keys.items()}
-        try:
-            scaling = _scaling(parts, rules.for_module(module))
-            entries.extend(_entries(module, parts, keys, scaling))
-            reason = _unused_reason(keys)
-        except StrataError as problem:
-            reason = str(problem)
-        leftovers.update((keys[role], reason) for role in parts)
-    return StateDict(tuple(entries), leftovers)
+    return modules, refused, leftovers
 
 
-def _scaling(parts: Parts, rule: Scaling) -> Scaling:
+def _rule(parts: Parts, rule: Rule) -> Rule:
     """A stored alpha wins over the header: trainers that store one have already put rsLoRA's root into it (LyCORIS ``locon.py``)."""
-    alpha = parts.get("alpha")
-    if alpha is None:
-        return rule
-    if alpha.numel() != 1:
-        raise StrataError(f"its alpha is not one number but {alpha.numel()}")
-    return Scaling(float(alpha))
+    alpha, scalar = (_number(parts, role) for role in ("alpha", "scalar"))
+    if alpha is not None:
+        rule = replace(rule, alpha=alpha, rank_stabilized=False, rank=None)
+    return rule if scalar is None else replace(rule, factor=rule.factor * scalar)
 
 
-def _entries(module: str, parts: Parts, keys: Mapping[str, str], scaling: Scaling) -> list[Entry]:
+def _number(parts: Parts, role: str) -> float | None:
+    if role not in parts:
+        return None
+    if parts[role].numel() != 1:
+        raise StrataError(f"its {role} is not one number but {parts[role].numel()}")
+    return float(parts[role])
+
+
+def _entries(module: str, parts: Parts, keys: Mapping[str, str], rule: Rule) -> list[Entry]:
     """The entries of one module; roles that were used are gone from ``parts`` afterwards."""
     entries: list[Entry] = []
-    alpha_of = scaling.alpha
-    rank = None
+    rank, before = None, set(parts)
     for kind in WEIGHT_ADAPTERS:
-        before = set(parts)
-        adapter = kind.parse(parts, scaling)
+        adapter = kind.parse(parts, rule)
         if adapter is None:
             continue
         if not entries:
             adapter = Padded.wrap(DoRA.wrap(adapter, parts), parts)
-            parts.pop("alpha", None)
             rank = adapter.rank
-        entries.append(Entry(module, "weight", adapter, _keys(keys, before, parts), alpha_of))
-    before = set(parts)
-    bias = Diff.parse_bias(parts, scaling, rank)
+            parts.pop("alpha", None)
+            parts.pop("scalar", None)
+        entries.append(Entry(module, "weight", adapter, _keys(keys, before, parts), rule.alpha))
+        beside = adapter.bias_adapter()
+        if beside is not None:
+            entries.append(Entry(module, "bias", beside, entries[-1].keys, optional=True))
+        before = set(parts)
+    bias = Diff.parse_bias(parts, rule, rank)
     if bias is not None:
         entries.append(Entry(module, "bias", bias, _keys(keys, before, parts)))
     return entries
@@ -133,9 +177,24 @@ def _keys(keys: Mapping[str, str], before: set[str], after: Parts) -> tuple[str,
     return tuple(keys[role] for role in keys if role in before and role not in after)
 
 
-def _unused_reason(keys: Mapping[str, str]) -> str:
-    if "lora_up" in keys and "lora_down" not in keys:
-        return "lora_up without lora_down"
-    if "lora_down" in keys and "lora_up" not in keys:
-        return "lora_down without lora_up"
-    return "belongs to nothing in this file"
+_PAIRS = (
+    ("lora_up", "lora_down"),
+    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    ("lokr_w1_a", "lokr_w1_b"),
+    ("lokr_w2_a", "lokr_w2_b"),
+    ("glora_a1", "glora_a2", "glora_b1", "glora_b2"),
+    ("bias_indices", "bias_values", "bias_size"),
+    ("boft_R", "boft_s"),
+    ("on_input", "ia3_weight"),
+)
+
+
+def _unused_reason(keys: Mapping[str, str], used: bool) -> str:
+    for roles in _PAIRS:
+        here = [role for role in roles if role in keys]
+        if here and len(here) < len(roles):
+            return f"{' and '.join(here)} without {' and '.join(role for role in roles if role not in keys)}"
+    for side, other in (("lokr_w1", "lokr_w2"), ("lokr_w2", "lokr_w1")):
+        if any(role.startswith(side) for role in keys) and not any(role.startswith(other) for role in keys):
+            return f"{side} without {other}"
+    return "belongs to nothing else that this module has" if used else "belongs to nothing in this file"

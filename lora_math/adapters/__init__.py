@@ -1,22 +1,53 @@
 """One file per algorithm; see ``base.Adapter`` for what each can do."""
 
-from .base import Adapter, Parts, Scaling, from_record
+from .base import Adapter, Parts, Rule, from_record
+from .boft import BOFT
 from .dense import Diff, Padded, SetWeight
 from .dora import DoRA
+from .glora import GLoRA
+from .ia3 import IA3
+from .loha import LoHa
+from .lokr import LoKr
 from .lora import LoRA
+from .oft import OFT
+from .peft_boft import PeftBOFT
+from .peft_oft import PeftOFT
+from .sparse import Sparse
 
 # In the order in which a module's adapters are applied: factors first, then what is stored whole.
-WEIGHT_ADAPTERS: tuple[type[Adapter], ...] = (LoRA, Diff, SetWeight)
+WEIGHT_ADAPTERS: tuple[type[Adapter], ...] = (
+    LoRA,
+    LoHa,
+    LoKr,
+    GLoRA,
+    OFT,
+    BOFT,
+    PeftOFT,
+    PeftBOFT,
+    IA3,
+    Sparse,
+    Diff,
+    SetWeight,
+)
 
 __all__ = [
+    "BOFT",
+    "IA3",
+    "OFT",
     "WEIGHT_ADAPTERS",
     "Adapter",
     "Diff",
     "DoRA",
+    "GLoRA",
+    "LoHa",
+    "LoKr",
     "LoRA",
     "Padded",
     "Parts",
-    "Scaling",
+    "PeftBOFT",
+    "PeftOFT",
+    "Rule",
     "SetWeight",
+    "Sparse",
     "from_record",
 ]

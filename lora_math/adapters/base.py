@@ -15,27 +15,39 @@ from ..layer import Layer
 from ..low_rank import LowRank
 
 Parts = dict[str, Tensor]  # the tensors of one module by role: {"lora_up": ..., "alpha": ...}
-RowMap = Callable[[Tensor], Tensor]  # reorders rows of a delta, e.g. the scale/shift swap of diffusers' norm_out
+# Reorders the rows of a delta, and is its own inverse: the scale/shift swap of diffusers' norm_out.
+RowMap = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Scaling:
-    """Where the factor in front of ``up @ down`` comes from, for one module.
+class Rule:
+    """What a file says about one module besides the adapter's own tensors: ``alpha``, the header, or PEFT's adapter_config.json.
 
     alpha: the file's number, or None when it gives none: then the scale is 1 (never alpha = 1, which would divide by the rank).
     rank_stabilized: alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023, arXiv 2312.03732) instead of alpha / rank (Hu et al. 2021).
+    rank: the rank that the trainer divided by, where it differs from what the tensors show; None: read it off the tensors.
+    factor: multiplies the scale (LyCORIS ``scalar``, see also ``quirks``).
+    on_input: whether IA3 scales the layer's input; None where nothing says so.
+    neumann_terms: terms of PEFT's Cayley-Neumann series in OFT, 0 for the exact Cayley transform; None where nothing says so.
+    peft: whether PEFT wrote the file.
     """
 
     alpha: float | None = None
     rank_stabilized: bool = False
+    rank: int | None = None
+    factor: float = 1.0
+    on_input: bool | None = None
+    neumann_terms: int | None = None
+    peft: bool = False
 
     def scale(self, rank: int) -> float:
-        """The factor for a product of this rank. Raises StrataError when alpha is NaN or infinite."""
+        """The factor in front of a product of this rank. Raises StrataError when alpha is NaN or infinite."""
+        rank = self.rank or rank
         if self.alpha is None or rank == 0:
-            return 1.0
+            return self.factor
         if not math.isfinite(self.alpha):
             raise StrataError(f"its alpha is {self.alpha}")
-        return self.alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
+        return self.factor * self.alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +63,7 @@ class Adapter:
     suffixes: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
-    def parse(cls, parts: Parts, scaling: Scaling) -> Adapter | None:
+    def parse(cls, parts: Parts, rule: Rule) -> Adapter | None:
         """The adapter in these tensors, with the roles it used removed from ``parts``; None when they hold none of this kind."""
         raise NotImplementedError
 
@@ -74,27 +86,35 @@ class Adapter:
         """Why this adapter cannot change a weight of this shape, or None when it can."""
         raise NotImplementedError
 
+    def bias_adapter(self) -> Adapter | None:
+        """What the same training did to the layer's bias, where it has one and the change follows from the weight's; else None."""
+        return None
+
+    needs_weight: ClassVar[bool] = False  # whether the delta depends on W itself, not only on its shape
+
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
-        """W' - W at ``strength``, shaped as ``weight``, computed in ``dtype``. Adapters that do not need W read its shape only."""
+        """W' - W at ``strength``, shaped as ``weight``, computed in ``dtype``."""
         raise NotImplementedError
 
     def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
         """Turns ``weight`` into W' in place and returns it (a new tensor only where ``shape_after`` is not None).
 
-        dtype: what to compute the delta in; weight: any float dtype, contiguous or a narrowed view; rows: applied to the delta.
+        dtype: what to compute the delta in; weight: any float dtype, contiguous or a narrowed view; rows: the order of the model's
+        rows, where it is not that of the weight the adapter was trained on.
         """
-        delta = self.delta(weight, strength, dtype)
-        return weight.add_((delta if rows is None else rows(delta)).to(weight.dtype))
+        if rows is None:
+            return weight.add_(self.delta(weight, strength, dtype))
+        return weight.add_(rows(self.delta(rows(weight) if self.needs_weight else weight, strength, dtype)))
 
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
         """(up [out, R], down [R, in / groups * kernel]) whose product is the delta at strength 1, scale folded in, exactly.
 
-        None where no such factors exist without knowing W, or where they would cost more than the delta itself.
+        None where no such factors exist without knowing W, or where they would be larger than the delta itself.
         """
         return None
 
     def low_rank(self, weight: Tensor | None = None) -> LowRank | None:
-        """The delta at strength 1 as an exact product of two factors in float64, or None where there is none.
+        """The delta at strength 1 as an exact product of two factors in float64, or None where ``factors`` gives none.
 
         weight: W, for the adapters whose delta depends on it (GLoRA).
         """
@@ -103,12 +123,25 @@ class Adapter:
 
     has_forward: ClassVar[bool] = False
 
+    def prepared(self, weight: Tensor, groups: int = 1) -> Adapter | None:
+        """An adapter with the same ``forward``, holding what that would otherwise compute anew on every call.
+
+        weight: W; groups: of a convolution. None where this adapter has no forward form for such a layer: then it can only be applied
+        to the weight.
+        """
+        return self if self.has_forward else None
+
+    def response(self, layer: Layer, x: Tensor) -> Tensor:
+        """delta(x): what the delta at strength 1 adds to f(x). Only where it has a forward form and does not depend on W."""
+        raise NotImplementedError(f"the response of {self.name} depends on the weight")
+
     def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:
         """f'(x) of the changed layer, given its input ``x`` and y = f(x), without ever forming W'. Computed in y's dtype.
 
-        strength: a number, or a 0-dimensional tensor that may change between calls. Only where ``has_forward``.
+        strength: a number, or a 0-dimensional tensor that may change between calls. Always of the form y + change, never a product
+        with something near 1: in half precision that would round away as much as most adapters add.
         """
-        raise NotImplementedError(f"{self.name} has no forward form")
+        return y + strength * self.response(layer, x)
 
     def map_tensors(self, change: Callable[[Tensor], Tensor]) -> Adapter:
         """The same adapter over changed tensors (moved, cast)."""
@@ -132,7 +165,11 @@ def register(cls: type[Adapter]) -> type[Adapter]:
 def from_record(record: tuple) -> Adapter:
     """The adapter that ``Adapter.record`` wrote."""
     name, *values = record
-    return _BY_NAME[name](*(from_record(v) if isinstance(v, tuple) and v and v[0] in _BY_NAME else v for v in values))
+    return _BY_NAME[name](*(from_record(v) if _is_record(v) else v for v in values))
+
+
+def _is_record(value) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and isinstance(value[0], str) and value[0] in _BY_NAME
 
 
 def _map(value, change):
@@ -146,3 +183,30 @@ def _map(value, change):
 def show(shape) -> str:
     """A shape as people write it: 320x768."""
     return "x".join(str(n) for n in shape) or "one number"
+
+
+def as_matrix(weight: Tensor) -> Tensor | None:
+    """A view [out, in * kernel] of the weight, None where its memory layout allows none (channels last)."""
+    try:
+        return weight.view(weight.shape[0], -1)
+    except RuntimeError:
+        return None
+
+
+def landing(weight: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """``as_matrix(weight)`` where a delta may be added straight into the weight in the weight's own dtype, else None.
+
+    In half precision only when the caller asked for it: small factors would fall below fp16's smallest normal number.
+    """
+    return as_matrix(weight) if weight.dtype in (dtype, torch.float32, torch.float64) else None
+
+
+def fold_core(core: Tensor, down: Tensor, dtype: torch.dtype) -> Tensor:
+    """Tucker's core contracted into the input side, exactly: down'[p, (i, k)] = sum_q core[p, q, k] down[q, i].
+
+    core [r, r, *kernel], down [r, in(, 1...)]; returns [r, in * kernel].
+    """
+    wide = torch.promote_types(
+        dtype, torch.float32
+    )  # never in half precision: the sum is not the last thing that is rounded
+    return torch.einsum("pqk,qi->pik", core.to(wide).flatten(2), down.to(wide).flatten(1)).flatten(1).to(dtype)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Adapter, Parts, RowMap, Scaling, register, show
+from .base import Adapter, Parts, RowMap, Rule, register, show
 
 
 @register
@@ -19,19 +19,26 @@ class Diff(Adapter):
     scale: float = 1.0
 
     name = "diff"
-    suffixes = {".diff": "diff", ".w_norm": "diff", ".diff_b": "diff_b", ".b_norm": "diff_b"}
+    suffixes = {
+        ".diff": "diff",
+        ".w_norm": "diff",
+        ".diff_b": "diff_b",
+        ".b_norm": "diff_b",
+        ".lora_B.bias": "lora_up_bias",  # PEFT
+        ".lora_B.*.bias": "lora_up_bias",
+    }
 
     @classmethod
-    def parse(cls, parts: Parts, scaling: Scaling) -> Diff | None:
+    def parse(cls, parts: Parts, rule: Rule) -> Diff | None:
         return cls(parts.pop("diff")) if "diff" in parts else None
 
     @classmethod
-    def parse_bias(cls, parts: Parts, scaling: Scaling, rank: int | None) -> Diff | None:
+    def parse_bias(cls, parts: Parts, rule: Rule, rank: int | None) -> Diff | None:
         """The change of the bias. PEFT trains ``lora_B.bias`` inside the scaled branch, so it carries the LoRA's scale."""
         if "diff_b" in parts:
             return cls(parts.pop("diff_b"))
         if "lora_up_bias" in parts and rank is not None:
-            return cls(parts.pop("lora_up_bias"), scaling.scale(rank))
+            return cls(parts.pop("lora_up_bias"), rule.scale(rank))
         return None
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
@@ -49,10 +56,11 @@ class SetWeight(Adapter):
     value: Tensor
 
     name = "set"
+    needs_weight = True
     suffixes = {".set_weight": "set_weight"}
 
     @classmethod
-    def parse(cls, parts: Parts, scaling: Scaling) -> SetWeight | None:
+    def parse(cls, parts: Parts, rule: Rule) -> SetWeight | None:
         return cls(parts.pop("set_weight")) if "set_weight" in parts else None
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
@@ -77,6 +85,7 @@ class Padded(Adapter):
     shape: tuple[int, ...]
 
     name = "padded"
+    needs_weight = True
     suffixes = {".reshape_weight": "reshape_weight"}
 
     @classmethod

@@ -13,6 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..layer import Layer
 from .base import Adapter, Parts, RowMap, register, show
 
 OUT, IN = 0, 1
@@ -21,13 +22,15 @@ OUT, IN = 0, 1
 @register
 @dataclass(frozen=True, eq=False)
 class DoRA(Adapter):
-    """inner: the adapter whose delta makes V; magnitude [out] for axis 0, [in / groups] for axis 1."""
+    """inner: the adapter whose delta makes V; magnitude [out] for axis 0, [in / groups] for axis 1; c: what ``prepared`` stores."""
 
     inner: Adapter
     magnitude: Tensor
     axis: int
+    c: Tensor | None = None
 
     name = "DoRA"
+    needs_weight = True
     suffixes = {
         ".dora_scale": "dora_scale",  # kohya, LyCORIS, OneTrainer
         ".lora_magnitude_vector": "magnitude",  # PEFT
@@ -40,9 +43,7 @@ class DoRA(Adapter):
     @classmethod
     def wrap(cls, inner: Adapter, parts: Parts) -> Adapter:
         """``inner`` under the magnitudes in ``parts``, or ``inner`` as it is when there are none."""
-        if (
-            "magnitude" in parts
-        ):  # PEFT: always the output axis, stored as [out], [out, 1] or, for convolutions, [1, out, 1, 1]
+        if "magnitude" in parts:  # PEFT: always the output axis, stored as [out] or, for convolutions, [1, out, 1, 1]
             return cls(inner, parts.pop("magnitude").flatten(), OUT)
         if "dora_scale" in parts:
             scale = parts.pop("dora_scale")
@@ -66,24 +67,45 @@ class DoRA(Adapter):
         return self.inner.mismatch(shape)
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
-        return self._moved(weight, strength, dtype, None) - weight.to(dtype)
+        base = weight.to(dtype)
+        trained = base + self.inner.delta(base, 1.0, dtype)
+        return trained.mul_(self._ratio(trained)).sub_(base).mul_(strength)
 
     def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
         # Norms in half precision are off by up to 0.7 % of the weight itself, more than most LoRAs change.
-        return weight.copy_(self._moved(weight, strength, torch.promote_types(dtype, torch.float32), rows))
+        return super().apply_(weight, strength, torch.promote_types(dtype, torch.float32), rows)
 
-    def _moved(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None) -> Tensor:
-        """W' in ``dtype`` as a new tensor."""
-        base = weight.to(dtype)
-        delta = self.inner.delta(base, 1.0, dtype)
-        along = [1] * weight.ndim
+    @property
+    def has_forward(self) -> bool:
+        return self.inner.has_forward and not self.inner.needs_weight
+
+    def prepared(self, weight: Tensor, groups: int = 1) -> DoRA | None:
+        inner = self.inner.prepared(weight, groups) if self.has_forward else None
+        if inner is None:
+            return None
+        base = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        return DoRA(
+            inner, self.magnitude, self.axis, self._ratio(base + self.inner.delta(base, 1.0, base.dtype)).flatten()
+        )
+
+    def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:
+        """Output axis: y + s ((c - 1)(f(x) - b) + c D(x)); input axis: y + s (f((c - 1) x) - b + D(c x)), D the inner delta.
+
+        Only on what ``prepared`` returns: c depends on W.
+        """
+        if self.c is None:
+            raise ValueError("DoRA's forward form needs prepared(weight) first")
+        c, less = self.c.to(y.dtype), (self.c - 1).to(y.dtype)
+        if self.axis == OUT:
+            change = layer.channels(less) * layer.without_bias(y) + layer.channels(c) * self.inner.response(layer, x)
+        else:
+            change = layer.without_bias(layer.base(layer.input_channels(less) * x))
+            change = change + self.inner.response(layer, layer.input_channels(c) * x)
+        return y + strength * change
+
+    def _ratio(self, trained: Tensor) -> Tensor:
+        """c shaped to multiply V."""
+        along = [1] * trained.ndim
         along[self.axis] = -1
-        magnitude = self.magnitude.to(dtype).reshape(along)
-        if rows is not None:
-            delta = rows(delta)
-            magnitude = rows(magnitude) if self.axis == OUT else magnitude
-        trained = base + delta
-        others = [d for d in range(weight.ndim) if d != self.axis]
-        norm = torch.linalg.vector_norm(trained, dim=others, keepdim=True)
-        trained *= magnitude / norm.clamp_min(torch.finfo(dtype).tiny)
-        return torch.lerp(base, trained, strength)
+        norm = torch.linalg.vector_norm(trained, dim=[d for d in range(trained.ndim) if d != self.axis], keepdim=True)
+        return self.magnitude.to(trained.dtype).reshape(along) / norm.clamp_min(torch.finfo(trained.dtype).tiny)

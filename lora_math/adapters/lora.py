@@ -11,8 +11,9 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, Scaling, register, show
+from .base import Adapter, Parts, RowMap, Rule, fold_core, landing, register, show
 
 
 @register
@@ -42,14 +43,25 @@ class LoRA(Adapter):
         ".lora_A.*.weight": "lora_down",
         ".lora_B": "lora_up",  # Mochi
         ".lora_A": "lora_down",
+        ".lora_E": "lora_E",  # PEFT AdaLoRA
+        ".lora_B.*": "lora_up",
+        ".lora_A.*": "lora_down",
+        ".lora_E.*": "lora_E",
     }
 
     @classmethod
-    def parse(cls, parts: Parts, scaling: Scaling) -> LoRA | None:
+    def parse(cls, parts: Parts, rule: Rule) -> LoRA | None:
         if "lora_up" not in parts or "lora_down" not in parts:
             return None
-        scale = scaling.scale(parts["lora_down"].shape[0] if parts["lora_down"].ndim else 0)
-        return cls(parts.pop("lora_up"), parts.pop("lora_down"), parts.pop("lora_mid", None), scale)
+        up, down = parts.pop("lora_up"), parts.pop("lora_down")
+        if min(up.ndim, down.ndim) < 2:
+            raise StrataError(f"its factors are not matrices ({show(up.shape)} and {show(down.shape)})")
+        if "lora_E" in parts:  # AdaLoRA (Zhang et al. 2023, arXiv 2303.10512): up @ diag(E) @ down
+            values = parts.pop("lora_E")
+            if values.numel() != down.shape[0]:
+                raise StrataError(f"its lora_E has {values.numel()} numbers for rank {down.shape[0]}")
+            down = down * values.reshape(-1, *[1] * (down.ndim - 1)).to(down.dtype)
+        return cls(up, down, parts.pop("lora_mid", None), rule.scale(down.shape[0]))
 
     @property
     def rank(self) -> int:
@@ -65,9 +77,6 @@ class LoRA(Adapter):
         return self.up.shape[0], prod(self.down.shape[1:]) * kernel
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
-        tensors = [t for t in (self.up, self.down, self.mid) if t is not None]
-        if any(t.ndim < 2 for t in tensors):
-            return f"its factors are not matrices ({' and '.join(show(t.shape) for t in tensors)})"
         rank = prod(self.up.shape[1:])
         if rank != self.down.shape[0]:
             return f"up has rank {rank}, down has rank {self.down.shape[0]}"
@@ -87,11 +96,9 @@ class LoRA(Adapter):
         return (up @ down).mul_(strength * self.scale).reshape(weight.shape)
 
     def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
-        # One product that lands in the weight, with no full-size temporary. Casting factors to fp16 is left to the slow way: small
-        # ones would fall below its smallest normal number.
-        exact = weight.dtype in (dtype, self.up.dtype) or weight.dtype in (torch.float32, torch.float64)
-        matrix = as_matrix(weight)
-        if rows is not None or matrix is None or not exact:
+        # One product that lands in the weight, with no full-size temporary.
+        matrix = landing(weight, dtype) if rows is None else None
+        if matrix is None:
             return super().apply_(weight, strength, dtype, rows)
         up, down = self._matrices(weight.dtype)
         matrix.addmm_(up, down, alpha=strength * self.scale)
@@ -99,23 +106,16 @@ class LoRA(Adapter):
 
     has_forward = True
 
-    def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:
-        up, down = self.factors(y.dtype)
-        return y + strength * layer.product(x, up, down)
+    def prepared(self, weight: Tensor, groups: int = 1) -> LoRA:
+        if self.mid is None:
+            return self
+        up, down = self._matrices(torch.float32)
+        return LoRA(up, down, None, self.scale)
+
+    def response(self, layer: Layer, x: Tensor) -> Tensor:
+        return layer.product(x, *self.factors(x.dtype))
 
     def _matrices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """(up [out, rank], down [rank, in * kernel]) in ``dtype``, scale not folded in. Tucker's core goes into down, exactly."""
-        if self.mid is None:
-            return self.up.to(dtype).flatten(1), self.down.to(dtype).flatten(1)
-        # down'[p, (i, k)] = sum_q mid[p, q, k] down[q, i], never in half precision
-        wide = torch.promote_types(dtype, torch.float32)
-        mid, down = self.mid.to(wide).flatten(2), self.down.to(wide).flatten(1)
-        return self.up.to(dtype).flatten(1), torch.einsum("pqk,qi->pik", mid, down).flatten(1).to(dtype)
-
-
-def as_matrix(weight: Tensor) -> Tensor | None:
-    """A view [out, in * kernel] of the weight, None where its memory layout allows none (channels last)."""
-    try:
-        return weight.view(weight.shape[0], -1)
-    except RuntimeError:
-        return None
+        """(up [out, rank], down [rank, in * kernel]) in ``dtype``, scale not folded in."""
+        up = self.up.to(dtype).flatten(1)
+        return up, self.down.to(dtype).flatten(1) if self.mid is None else fold_core(self.mid, self.down, dtype)

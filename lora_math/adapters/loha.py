@@ -1,0 +1,127 @@
+"""LoHa, LoRA with a Hadamard product (FedPara, Hyeon-Woo et al. 2021, arXiv 2108.06098; LyCORIS ``modules/loha.py``, PEFT, OneTrainer).
+
+delta W = strength * scale * (up1 @ down1) o (up2 @ down2), o the elementwise product. That is exactly a product of rank r^2:
+up[i, (p, q)] = up1[i, p] up2[i, q], down[(p, q), j] = down1[p, j] down2[q, j].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..errors import StrataError
+from ..layer import Layer
+from .base import Adapter, Parts, RowMap, Rule, fold_core, landing, register, show
+from .lora import LoRA
+
+TILE = 1 << 22  # elements of the delta that exist at one time while it is added to a weight
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class LoHa(Adapter):
+    """w1_a, w2_a [out, r(, 1...)]; w1_b, w2_b [r, in / groups(, *kernel) or * kernel] (OneTrainer stores them as convolutions).
+
+    Tucker: t1, t2 [r, r, *kernel], and then w1_a, w2_a are [r, out], w1_b, w2_b [r, in / groups].
+    """
+
+    w1_a: Tensor
+    w1_b: Tensor
+    w2_a: Tensor
+    w2_b: Tensor
+    t1: Tensor | None = None
+    t2: Tensor | None = None
+    scale: float = 1.0
+
+    name = "LoHa"
+    suffixes = {
+        f".hada_{part}{adapter}": f"hada_{part}"
+        for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
+        for adapter in ("", ".*")  # PEFT keeps its adapter's name behind the parameter's
+    }
+
+    @classmethod
+    def parse(cls, parts: Parts, rule: Rule) -> LoHa | None:
+        if not all(f"hada_{part}" in parts for part in ("w1_a", "w1_b", "w2_a", "w2_b")):
+            return None
+        factors = [parts.pop(f"hada_{part}") for part in ("w1_a", "w1_b", "w2_a", "w2_b")]
+        cores = [parts.pop("hada_t1", None), parts.pop("hada_t2", None)]
+        if any(tensor.ndim < 2 for tensor in factors):
+            raise StrataError(f"its factors are not matrices ({' and '.join(show(t.shape) for t in factors)})")
+        if (cores[0] is None) != (cores[1] is None):
+            raise StrataError("it has only one of hada_t1 and hada_t2")
+        return cls(*factors, *cores, rule.scale(factors[1].shape[0]))
+
+    @property
+    def rank(self) -> int:
+        return self.w1_b.shape[0]
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        if self.t1 is not None:
+            return self.w1_a.shape[1], self.w1_b.shape[1] * prod(self.t1.shape[2:])
+        return self.w1_a.shape[0], prod(self.w1_b.shape[1:])
+
+    def mismatch(self, shape: tuple[int, ...]) -> str | None:
+        for a, b, core in ((self.w1_a, self.w1_b, self.t1), (self.w2_a, self.w2_b, self.t2)):
+            rank = b.shape[0]
+            if (a.shape[0] if core is not None else prod(a.shape[1:])) != rank:
+                return f"its factors {show(a.shape)} and {show(b.shape)} have no common rank"
+            if core is not None and core.shape[:2] != (rank, rank):
+                return f"its core is {show(core.shape)}, expected {rank}x{rank}x(kernel)"
+        out, columns = self.matrix_shape
+        if not shape or out != shape[0] or columns != prod(shape[1:]):
+            return f"it changes a {out}x{columns} weight, this one is {show(shape)}"
+        if LoHa(self.w2_a, self.w2_b, self.w1_a, self.w1_b, self.t2, self.t1).matrix_shape != (out, columns):
+            return "its two halves are of different sizes"
+        return None
+
+    def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
+        (up1, down1), (up2, down2) = self._halves(dtype)
+        return (up1 @ down1).mul_(up2 @ down2).mul_(strength * self.scale).reshape(weight.shape)
+
+    def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
+        matrix = landing(weight, dtype) if rows is None else None
+        if matrix is None:
+            return super().apply_(weight, strength, dtype, rows)
+        (up1, down1), (up2, down2) = self._halves(weight.dtype)
+        height = max(1, TILE // max(1, matrix.shape[1]))
+        for tile, left, right in zip(matrix.split(height), up1.split(height), up2.split(height), strict=True):
+            tile.addcmul_(left @ down1, right @ down2, value=strength * self.scale)
+        return weight
+
+    def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        out, columns = self.matrix_shape
+        if self.w1_b.shape[0] * self.w2_b.shape[0] * (out + columns) >= out * columns:
+            return None
+        (up1, down1), (up2, down2) = self._halves(dtype)
+        up = (up1[:, :, None] * up2[:, None, :]).flatten(1)
+        return up * self.scale, (down1[:, None, :] * down2[None, :, :]).flatten(0, 1)
+
+    has_forward = True
+
+    def prepared(self, weight: Tensor, groups: int = 1) -> Adapter:
+        factors = self.factors(torch.float32)
+        return self if factors is None else LoRA(*factors)
+
+    def response(self, layer: Layer, x: Tensor) -> Tensor:
+        factors = self.factors(x.dtype)
+        if factors is not None:
+            return layer.product(x, *factors)
+        # Too high a rank: forming the delta anew costs about r / (positions in x) of running it, storing it costs as much as the model.
+        (up1, down1), (up2, down2) = self._halves(x.dtype)
+        change = (up1 @ down1).mul_(up2 @ down2).mul_(self.scale)
+        return layer.dense(x, change.reshape(layer.weight_shape))
+
+    def _halves(self, dtype: torch.dtype) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """((up1 [out, r], down1 [r, in * kernel]), (up2, down2)) in ``dtype``, scale not folded in."""
+        return _half(self.w1_a, self.w1_b, self.t1, dtype), _half(self.w2_a, self.w2_b, self.t2, dtype)
+
+
+def _half(a: Tensor, b: Tensor, core: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    if core is None:
+        return a.to(dtype).flatten(1), b.to(dtype).flatten(1)
+    return a.to(dtype).T, fold_core(core, b, dtype)

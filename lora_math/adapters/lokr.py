@@ -1,0 +1,156 @@
+"""LoKr, LoRA with a Kronecker product (KronA, Edalati et al. 2022, arXiv 2212.10650; LyCORIS ``modules/lokr.py``, PEFT, OneTrainer).
+
+delta W = strength * scale * w1 (x) w2, with w1 [a, c], w2 [b, d * kernel], out = a b, in / groups = c d. Each of the two may be a product.
+The scale is alpha / rank where one of them is; where both are stored whole LyCORIS sets it to 1 whatever alpha says (``lokr.py``: alpha =
+lora_dim), and trainers write meaningless alphas there, infinity included. PEFT divides by its configured rank in either case.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..errors import StrataError
+from ..layer import Layer
+from .base import Adapter, Parts, RowMap, Rule, fold_core, landing, register, show
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class LoKr(Adapter):
+    """w1: (w1 [a, c],) or (w1_a [a, r], w1_b [r, c]).
+
+    w2: (w2 [b, d(, *kernel)],), (w2_a [b, r], w2_b [r, d * kernel]) or Tucker (w2_a [r, b], w2_b [r, d], t2 [r, r, *kernel]).
+    """
+
+    w1: tuple[Tensor, ...]
+    w2: tuple[Tensor, ...]
+    scale: float = 1.0
+
+    name = "LoKr"
+    suffixes = {
+        f".lokr_{part}{adapter}": f"lokr_{part}"
+        for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")
+        for adapter in ("", ".*")  # PEFT keeps its adapter's name behind the parameter's
+    }
+
+    @classmethod
+    def parse(cls, parts: Parts, rule: Rule) -> LoKr | None:
+        w1 = _take(parts, ("lokr_w1",)) or _take(parts, ("lokr_w1_a", "lokr_w1_b"))
+        if w1 is None:
+            return None
+        w2 = (
+            _take(parts, ("lokr_w2",))
+            or _take(parts, ("lokr_w2_a", "lokr_w2_b", "lokr_t2"))
+            or _take(parts, ("lokr_w2_a", "lokr_w2_b"))
+        )
+        if w2 is None:
+            parts.update(zip(("lokr_w1",) if len(w1) == 1 else ("lokr_w1_a", "lokr_w1_b"), w1, strict=True))
+            return None
+        if any(tensor.ndim < 2 for tensor in (*w1, *w2)):
+            raise StrataError(f"its factors are not matrices ({' and '.join(show(t.shape) for t in (*w1, *w2))})")
+        return cls(w1, w2, _scale(w1, w2, rule))
+
+    @property
+    def rank(self) -> int | None:
+        """Rank of the decomposed side, as trained; None where both sides are whole."""
+        decomposed = self.w2 if len(self.w2) > 1 else self.w1
+        return decomposed[1].shape[0] if len(decomposed) > 1 else None
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        (a, c), (b, d) = _shape(self.w1), _shape(self.w2)
+        return a * b, c * d
+
+    def mismatch(self, shape: tuple[int, ...]) -> str | None:
+        for side in (self.w1, self.w2):
+            ranks = {side[0].shape[0] if len(side) == 3 else prod(side[0].shape[1:]), *(t.shape[0] for t in side[1:])}
+            if len(side) > 1 and len(ranks) > 1:
+                return f"its factors {' and '.join(show(t.shape) for t in side)} have no common rank"
+            if len(side) == 3 and side[2].shape[1] != side[2].shape[0]:
+                return f"its core is {show(side[2].shape)}, expected {show(side[2].shape[:1] * 2)}x(kernel)"
+        out, columns = self.matrix_shape
+        if not shape or out != shape[0] or columns != prod(shape[1:]):
+            return f"it changes a {out}x{columns} weight, this one is {show(shape)}"
+        c = _shape(self.w1)[1]
+        return None if len(shape) < 2 or shape[1] % c == 0 else f"its {c} input blocks do not divide {shape[1]} inputs"
+
+    def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
+        left, right = _whole(self.w1, dtype), _whole(self.w2, dtype)
+        return torch.kron(left * (strength * self.scale), right).reshape(weight.shape)
+
+    def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
+        matrix = landing(weight, dtype) if rows is None else None
+        if matrix is None:
+            return super().apply_(weight, strength, dtype, rows)
+        left, right = _whole(self.w1, weight.dtype), _whole(self.w2, weight.dtype)
+        (a, c), (b, d) = left.shape, right.shape
+        # matrix[(i, k), (j, l)] += left[i, j] * right[k, l]
+        blocks = matrix.unflatten(1, (c, d)).unflatten(0, (a, b))
+        blocks.addcmul_(left[:, None, :, None], right[None, :, None, :], value=strength * self.scale)
+        return weight
+
+    def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """(w1_a (x) w2_a) @ (w1_b (x) w2_b): rank r1 * r2, a whole side counting with its smaller dimension."""
+        out, columns = self.matrix_shape
+        if _rank(self.w1) * _rank(self.w2) * (out + columns) >= out * columns:
+            return None
+        (up1, down1), (up2, down2) = _split(self.w1, dtype), _split(self.w2, dtype)
+        return torch.kron(up1 * self.scale, up2), torch.kron(down1, down2)
+
+    has_forward = True
+
+    def prepared(self, weight: Tensor, groups: int = 1) -> LoKr:
+        return replace(self, w1=(_whole(self.w1, torch.float32),), w2=(_whole(self.w2, torch.float32),))
+
+    def response(self, layer: Layer, x: Tensor) -> Tensor:
+        left, right = _whole(self.w1, x.dtype) * self.scale, _whole(self.w2, x.dtype)
+        if layer.groups == 1:
+            return layer.kronecker(x, left, right)
+        # A group's outputs are not a whole number of w2's blocks: there is nothing to factor.
+        return layer.dense(x, torch.kron(left, right).reshape(layer.weight_shape))
+
+
+def _take(parts: Parts, roles: tuple[str, ...]) -> tuple[Tensor, ...] | None:
+    return tuple(parts.pop(role) for role in roles) if all(role in parts for role in roles) else None
+
+
+def _scale(w1: tuple[Tensor, ...], w2: tuple[Tensor, ...], rule: Rule) -> float:
+    decomposed = w2 if len(w2) > 1 else w1
+    whole = len(decomposed) == 1
+    if (whole and rule.rank is None) or (rule.alpha is not None and math.isinf(rule.alpha)):
+        return rule.factor
+    return rule.scale(0 if whole else decomposed[1].shape[0])
+
+
+def _shape(side: tuple[Tensor, ...]) -> tuple[int, int]:
+    if len(side) == 3:
+        return side[0].shape[1], side[1].shape[1] * prod(side[2].shape[2:])
+    return side[0].shape[0], prod(side[-1].shape[1:])
+
+
+def _rank(side: tuple[Tensor, ...]) -> int:
+    return min(_shape(side)) if len(side) == 1 else side[1].shape[0]
+
+
+def _split(side: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A side as (up [rows, rank], down [rank, columns])."""
+    if len(side) == 3:
+        return side[0].to(dtype).T, fold_core(side[2], side[1], dtype)
+    if len(side) == 2:
+        return side[0].to(dtype).flatten(1), side[1].to(dtype).flatten(1)
+    matrix = side[0].to(dtype).flatten(1)
+    unit = torch.eye(min(matrix.shape), dtype=dtype, device=matrix.device)
+    return (matrix, unit) if matrix.shape[1] <= matrix.shape[0] else (unit, matrix)
+
+
+def _whole(side: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+    """A side as one matrix, multiplied out in at least single precision."""
+    if len(side) == 1:
+        return side[0].to(dtype).flatten(1)
+    up, down = _split(side, torch.promote_types(dtype, torch.float32))
+    return (up @ down).to(dtype)

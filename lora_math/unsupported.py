@@ -1,0 +1,71 @@
+"""Adapters that are known but cannot be applied, by the names their trainers give the tensors: a refusal should say what was refused."""
+
+from __future__ import annotations
+
+_PEFT = {
+    "adamss": "AdaMSS",
+    "beft": "BEFT",
+    "bone": "Bone",
+    "c3a": "C3A",
+    "deft": "DEFT",
+    "delora": "DeLoRA",
+    "fourierft": "FourierFT",
+    "frod": "FRoD",
+    "glora": "PEFT's GLoRA",
+    "gralora": "GraLoRA",
+    "hira": "HiRA",
+    "hra": "HRA",
+    "lily": "Lily",
+    "loretta": "LoRETTA",
+    "miss": "MiSS",
+    "osf": "OSF",
+    "peanut": "PEANuT",
+    "poly": "Poly",
+    "psoft": "PSOFT",
+    "pvera": "PVeRA",
+    "randlora": "RandLoRA",
+    "road": "RoAd",
+    "shira": "SHiRA",
+    "supertuning": "SuperTuning",
+    "tinylora": "TinyLoRA",
+    "unilora": "Uni-LoRA",
+    "vblora": "VB-LoRA",
+    "vera": "VeRA",
+    "waveft": "WaveFT",
+    "xlora": "X-LoRA",
+}
+_T_LORA = "T-LoRA, whose rank changes with the timestep"
+_NAMES = {
+    "lambda_layer": _T_LORA,
+    "q_layer": _T_LORA,
+    "p_layer": _T_LORA,
+    "base_q": _T_LORA,
+    "base_p": _T_LORA,
+    "base_lambda": _T_LORA,
+    "oft_r": "PEFT's OFT from before version 0.16",
+    "oft_s": "PEFT's OFT from before version 0.16",
+    "oft_embedding_R": "OFT of an embedding",
+    "lora_embedding_A": "LoRA of an embedding",
+    "lora_embedding_B": "LoRA of an embedding",
+    "ln_tuning_layers": "LayerNorm tuning",
+    "trainable_tokens_delta": "trainable tokens",
+    "modules_to_save": "a whole layer that PEFT saved beside the LoRA",
+    "bm": "GLoRA with a Tucker core",
+    "internal_xlora_classifier": "X-LoRA",
+}
+
+
+def method_of(key: str) -> tuple[str, str] | None:
+    """(module, method) of a key that belongs to such an adapter, or None.
+
+    >>> method_of("base_model.model.blocks.0.attn.vera_lambda_b")
+    ('base_model.model.blocks.0.attn', 'VeRA')
+    """
+    segments = key.split(".")
+    for back in range(1, min(len(segments), 4)):
+        name = segments[-back]
+        prefix, underscore, _ = name.partition("_")
+        method = _NAMES.get(name) or (_PEFT.get(prefix) if underscore else None)
+        if method is not None:
+            return ".".join(segments[:-back]), method
+    return None
