@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, register, show
+from .base import Adapter, Parts, RowMap, register, show, wide
 
 OUT, IN = 0, 1
 
@@ -73,7 +73,7 @@ class DoRA(Adapter):
 
     def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
         # Norms in half precision are off by up to 0.7 % of the weight itself, more than most LoRAs change.
-        return super().apply_(weight, strength, torch.promote_types(dtype, torch.float32), rows)
+        return super().apply_(weight, strength, wide(dtype), rows)
 
     @property
     def has_forward(self) -> bool:
@@ -83,7 +83,7 @@ class DoRA(Adapter):
         inner = self.inner.prepared(weight, groups) if self.has_forward else None
         if inner is None:
             return None
-        base = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        base = weight.to(wide(weight.dtype))
         return DoRA(
             inner, self.magnitude, self.axis, self._ratio(base + self.inner.delta(base, 1.0, base.dtype)).flatten()
         )

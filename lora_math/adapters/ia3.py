@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, Rule, register, show
+from .base import Adapter, Parts, RowMap, Rule, register, show, wide
 
 
 @register
@@ -66,7 +66,7 @@ class IA3(Adapter):
         return weight.to(dtype) * (self._along(weight.shape, dtype) * strength)
 
     def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
-        factor = self._along(weight.shape, torch.promote_types(dtype, torch.float32)) * strength + 1
+        factor = self._along(weight.shape, wide(dtype)) * strength + 1
         return weight.mul_(factor if rows is None or factor.shape[0] == 1 else rows(factor))
 
     has_forward = True

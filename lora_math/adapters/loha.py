@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, Rule, fold_core, landing, register, show
+from .base import Adapter, Parts, RowMap, Rule, fold_core, landing, register, show, wide
 from .lora import LoRA
 
 TILE = 1 << 22  # elements of the delta that exist at one time while it is added to a weight
@@ -104,7 +104,7 @@ class LoHa(Adapter):
     has_forward = True
 
     def prepared(self, weight: Tensor, groups: int = 1) -> Adapter:
-        factors = self.factors(torch.float32)
+        factors = self.factors(wide(weight.dtype))
         return self if factors is None else LoRA(*factors)
 
     def response(self, layer: Layer, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, Rule, fold_core, landing, register, show
+from .base import Adapter, Parts, RowMap, Rule, fold_core, landing, register, show, wide
 
 
 @register
@@ -109,7 +109,7 @@ class LoRA(Adapter):
     def prepared(self, weight: Tensor, groups: int = 1) -> LoRA:
         if self.mid is None:
             return self
-        up, down = self._matrices(torch.float32)
+        up, down = self._matrices(wide(weight.dtype))
         return LoRA(up, down, None, self.scale)
 
     def response(self, layer: Layer, x: Tensor) -> Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import Tensor, nn
+
 from strata.lora_math.layer import Layer
 from strata.lora_math.state_dict import StateDict
-from torch import Tensor, nn
 
 KINDS = ("linear", "conv1d", "conv2d", "conv2d_1x1", "conv2d_strided", "conv2d_grouped", "conv3d")
 
@@ -21,11 +22,13 @@ def make(kind: str, inputs: int = 12, outputs: int = 16, bias: bool = True) -> t
             "conv1d": lambda: nn.Conv1d(inputs, outputs, 3, stride=2, padding=1, bias=bias),
             "conv2d": lambda: nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias),
             "conv2d_1x1": lambda: nn.Conv2d(inputs, outputs, 1, bias=bias),
-            "conv2d_strided": lambda: nn.Conv2d(inputs, outputs, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), bias=bias),
+            "conv2d_strided": lambda: nn.Conv2d(
+                inputs, outputs, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), bias=bias
+            ),
             "conv2d_grouped": lambda: nn.Conv2d(inputs, outputs, 3, padding=1, groups=4, bias=bias),
             "conv3d": lambda: nn.Conv3d(inputs, outputs, (1, 3, 2), padding=(0, 1, 1), bias=bias),
         }[kind]()
-        space = {"linear": (2, 5), "conv1d": (9,), "conv3d": (3, 5, 4)}.get(kind, (7, 6))
+        space = {"linear": (2, 5), "conv1d": (9,), "conv3d": (2, 4, 3)}.get(kind, (5, 4))
         shape = (*space, inputs) if kind == "linear" else (2, inputs, *space)
         return module.double().requires_grad_(False), torch.randn(shape, dtype=torch.float64)
 
@@ -75,7 +78,9 @@ def by_forward(contents: StateDict, module: nn.Module, x: Tensor, strength: floa
 def with_bias(module: nn.Module, bias: Tensor | None) -> nn.Module:
     """The same layer over another bias."""
     twin = copy.copy(module)
-    twin._parameters = dict(module._parameters) | {"bias": None if bias is None else nn.Parameter(bias, requires_grad=False)}
+    twin._parameters = dict(module._parameters) | {
+        "bias": None if bias is None else nn.Parameter(bias, requires_grad=False)
+    }
     return twin
 
 
@@ -83,4 +88,4 @@ def error(ours: Tensor, theirs: Tensor, base: Tensor) -> float:
     """Distance of two changes of the same output, relative to the trainer's change."""
     change = torch.linalg.vector_norm((theirs - base).double())
     assert change > 1e-3 * torch.linalg.vector_norm(base.double())  # a trainer that changes nothing proves nothing
-    return float(torch.linalg.vector_norm((ours - theirs).double()) / change)
+    return float((torch.linalg.vector_norm((ours - theirs).double()) / change).detach())

@@ -15,6 +15,7 @@ import lycoris.modules.norms
 import pytest
 import torch
 from reference_layers import KINDS, by_forward, by_weight, error, make
+
 from strata.lora_math import state_dict
 
 LoCon = lycoris.modules.locon.LoConModule
@@ -107,7 +108,9 @@ def test_the_forms_of_lokr_are_what_they_say():
     }
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "conv2d_grouped"])  # LyCORIS's GLoRA knows no groups
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind != "conv2d_grouped"]
+)  # LyCORIS's GLoRA knows no groups
 def test_glora(kind):
     saved, after, before, module, x = train(GLoRA, kind, lora_dim=2, alpha=1.5)
     check(saved, after, before, module, x, name="GLoRA")
@@ -213,7 +216,10 @@ def test_full(kind):
     net.bias.data.copy_(torch.randn_like(net.bias))
     net.apply_to()
     contents = state_dict.parse({f"m.{key}": value for key, value in net.state_dict().items()})
-    assert [(entry.parameter, entry.adapter.name) for entry in contents.entries] == [("weight", "diff"), ("bias", "diff")]
+    assert [(entry.parameter, entry.adapter.name) for entry in contents.entries] == [
+        ("weight", "diff"),
+        ("bias", "diff"),
+    ]
     assert error(by_weight(contents, plain, x), module(x), before) < 1e-6
 
 
