@@ -13,6 +13,7 @@ from .state_dict import Entry
 SD15, SD2, SDXL, REFINER, SD3 = "SD1.5", "SD2", "SDXL", "SDXL refiner", "SD3"
 FLUX, FLUX2, CHROMA, QWEN, WAN, HUNYUAN_VIDEO = "FLUX.1", "FLUX.2", "Chroma", "Qwen-Image", "Wan", "HunyuanVideo"
 Z_IMAGE, LUMINA, LTXV, LTX2, HIDREAM, AURAFLOW = "Z-Image", "Lumina 2", "LTX-Video", "LTX-2", "HiDream", "AuraFlow"
+HUNYUAN_IMAGE, COSMOS = "HunyuanImage", "Cosmos"
 PIXART, MOCHI, PREDICT2, ANIMA, KREA2, ACE_STEP = "PixArt", "Mochi", "Cosmos Predict2", "Anima", "Krea 2", "ACE-Step"
 
 # Families whose LoRAs are at home in each other's models, layer by layer.
