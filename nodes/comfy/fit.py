@@ -41,11 +41,12 @@ def fit(lora: Lora, targets: Targets) -> Fit:
     of_lora = _known.setdefault(lora, WeakKeyDictionary())
     found = of_lora.get(targets)
     if found is None:
-        found = of_lora[targets] = _fit(lora.contents.entries, targets)
+        found = of_lora[targets] = match(lora.contents.entries, targets)
     return found
 
 
-def _fit(entries: Iterable[Entry], targets: Targets) -> Fit:
+def match(entries: Iterable[Entry], targets: Targets) -> Fit:
+    """The fit of any entries, computed anew."""
     pieces, refused, strangers = [], [], []
     for entry in entries:
         adapter = entry.adapter
