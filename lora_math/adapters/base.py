@@ -17,6 +17,7 @@ from ..low_rank import LowRank
 Parts = dict[str, Tensor]  # the tensors of one module by role: {"lora_up": ..., "alpha": ...}
 # Reorders the rows of a delta, and is its own inverse: the scale/shift swap of diffusers' norm_out.
 RowMap = Callable[[Tensor], Tensor]
+TILE = 1 << 22  # how many entries of a delta exist at one time while it is added to a weight piece by piece
 
 
 @dataclass(frozen=True)

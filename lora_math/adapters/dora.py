@@ -8,7 +8,6 @@ norm of W instead on the output axis, and broadcasts PEFT's one-dimensional magn
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor
@@ -61,9 +60,10 @@ class DoRA(Adapter):
         return self.inner.matrix_shape
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
-        expected = shape[self.axis] if len(shape) > 1 else prod(shape)
+        expected = shape[self.axis] if len(shape) > self.axis else None
         if self.magnitude.numel() != expected:
-            return f"it has {self.magnitude.numel()} DoRA magnitudes, this weight ({show(shape)}) needs {expected}"
+            needs = "can have none" if expected is None else f"needs {expected}"
+            return f"it has {self.magnitude.numel()} DoRA magnitudes, this weight ({show(shape)}) {needs}"
         return self.inner.mismatch(shape)
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -56,7 +56,9 @@ class IA3(Adapter):
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         count = self.w.numel()
         if self._side(shape):
-            fits = len(shape) > 1 and count % shape[1] == 0 and shape[0] % max(1, count // shape[1]) == 0
+            fits = (
+                len(shape) > 1 and shape[1] > 0 and count % shape[1] == 0 and shape[0] % max(1, count // shape[1]) == 0
+            )
         else:
             fits = len(shape) > 0 and count == shape[0]
         side = {True: "inputs", False: "outputs", None: "inputs or outputs"}[self.on_input]

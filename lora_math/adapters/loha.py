@@ -14,10 +14,8 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, Rule, fold_core, landing, register, show, wide
+from .base import TILE, Adapter, Parts, RowMap, Rule, fold_core, landing, register, show, wide
 from .lora import LoRA
-
-TILE = 1 << 22  # elements of the delta that exist at one time while it is added to a weight
 
 
 @register

@@ -124,10 +124,9 @@ def _take(parts: Parts, roles: tuple[str, ...]) -> tuple[Tensor, ...] | None:
 
 def _scale(w1: tuple[Tensor, ...], w2: tuple[Tensor, ...], rule: Rule) -> float:
     decomposed = w2 if len(w2) > 1 else w1
-    whole = len(decomposed) == 1
-    if (whole and rule.rank is None) or (rule.alpha is not None and math.isinf(rule.alpha)):
+    if rule.alpha is not None and math.isinf(rule.alpha):
         return rule.factor
-    return rule.scale(0 if whole else decomposed[1].shape[0])
+    return rule.scale(0 if len(decomposed) == 1 else decomposed[1].shape[0])
 
 
 def _peft_conv1d(w1: tuple[Tensor, ...], w2: Tensor, scale: float) -> Diff:

@@ -60,7 +60,8 @@ class LoRA(Adapter):
             values = parts.pop("lora_E")
             if values.numel() != down.shape[0]:
                 raise StrataError(f"its lora_E has {values.numel()} numbers for rank {down.shape[0]}")
-            down = down * values.reshape(-1, *[1] * (down.ndim - 1)).to(down.dtype)
+            precise = wide(down.dtype)
+            down = down.to(precise) * values.to(precise).reshape(-1, *[1] * (down.ndim - 1))
         return cls(up, down, parts.pop("lora_mid", None), rule.scale(down.shape[0]))
 
     @property

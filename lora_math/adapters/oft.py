@@ -18,9 +18,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, Rule, as_matrix, register, show, wide
-
-_TILE = 1 << 22  # elements of the delta that exist at one time while it is added to a weight
+from .base import TILE, Adapter, Parts, RowMap, Rule, as_matrix, register, show, wide
 
 
 @register
@@ -114,7 +112,7 @@ class OFT(Adapter):
         rescale = None if self.rescale is None else self.rescale.to(dtype)
         for turn in self._turns(dtype):
             size = turn.shape[1]
-            for some in turn.split(max(1, _TILE // max(1, size * columns))):
+            for some in turn.split(max(1, TILE // max(1, size * columns))):
                 rows = slice(start, start + some.shape[0] * size)
                 yield rows, some, None if rescale is None else rescale[rows, None]
                 start = rows.stop

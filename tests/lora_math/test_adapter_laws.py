@@ -24,6 +24,7 @@ from strata.lora_math.adapters import (
     Sparse,
     from_record,
 )
+from strata.lora_math.adapters.base import TILE
 from strata.lora_math.low_rank import LowRank
 
 OUT, IN, RANK = 16, 12, 3
@@ -358,3 +359,32 @@ def test_sparse_residue_beyond_16_bits():
     assert weight[0, 40000] == 6
     assert weight[1, 2] == 10
     assert weight.count_nonzero() == 2
+
+
+@pytest.mark.parametrize("kind", ["LoHa", "OFT"])
+def test_in_place_on_a_weight_of_many_tiles(kind):
+    out, inputs = 2100, 2048
+    generator = torch.Generator().manual_seed(3)
+
+    def r(*shape):
+        return torch.randn(shape, generator=generator) * 0.3
+
+    adapter = (
+        LoHa(r(out, 2), r(2, inputs), r(out, 2), r(2, inputs))
+        if kind == "LoHa"
+        else OFT((r(out // 4, 4, 4),), 1 + r(out))
+    )
+    weight = r(out, inputs)
+    exact = weight + adapter.delta(weight, 0.7, torch.float32)
+    assert weight.numel() > TILE
+    assert torch.allclose(adapter.apply_(weight, 0.7, torch.float32), exact, rtol=0, atol=1e-5)
+
+
+def test_a_rotation_across_groups_has_no_forward_form():
+    """Rows of two groups see different inputs: their weights can be mixed, their outputs are not what that gives."""
+    weight = torch.randn(16, 3, 3, 3, generator=torch.Generator().manual_seed(1))
+    assert OFT((torch.ones(4, 4, 4),)).prepared(weight, groups=4) is not None
+    assert OFT((torch.ones(2, 8, 8),)).prepared(weight, groups=4) is None
+    assert OFT((torch.ones(2, 8, 8),)).prepared(weight, groups=2) is not None
+    assert BOFT(torch.ones(1, 4, 4, 4)).prepared(weight, groups=4) is None
+    assert BOFT(torch.ones(1, 4, 4, 4)).prepared(weight) is not None

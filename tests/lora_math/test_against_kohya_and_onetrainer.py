@@ -143,10 +143,11 @@ def test_other_files_keep_their_alpha(metadata):
     assert contents.notes == ()
 
 
-def test_split_qkv_that_was_resized_since_keeps_its_alpha():
+@pytest.mark.parametrize("entry", [(0, 2), (4, 0)])
+def test_split_qkv_that_was_resized_since_keeps_its_alpha(entry):
     """A resized file still carries the trainer's arguments, but its ups are dense and its alpha was set for the new rank."""
     saved, _ = joined((4, 4, 4), rank=2)
-    saved[".lora_up.weight"] = saved[".lora_up.weight"] + 0.01
+    saved[".lora_up.weight"][entry] = 0.01
     name = "lora_unet_double_blocks_3_img_attn_qkv"
     contents = state_dict.parse({name + suffix: tensor for suffix, tensor in saved.items()}, SPLIT)
     assert contents.entries[0].adapter.scale == 2 / 6
