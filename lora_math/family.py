@@ -108,15 +108,30 @@ def _from_names(shapes: Shapes, second_encoder: bool) -> Guess:
 _BY_NAME: tuple[tuple[re.Pattern, Guess], ...] = tuple(
     (re.compile(pattern), family)
     for pattern, family in (
-        (r"audio_attn1|audio_ff_|audio_to_video_attn|video_to_audio_attn|^av_(ca|cross_attn)_|^audio_(adaln_single|time_embed)", LTX2),
+        (
+            r"audio_attn1|audio_ff_|audio_to_video_attn|video_to_audio_attn|^av_(ca|cross_attn)_|^audio_(adaln_single|time_embed)",
+            LTX2,
+        ),
         (r"^(double|single)_stream_blocks_\d", HIDREAM),
         (r"^double_blocks_\d+_attn_(img|txt)_attn_", ()),  # JoyImage
         (r"^joint_blocks_\d", SD3),
-        (r"^joint_transformer_blocks_\d|^(double|single)_layers_\d+_(attn_w\d|mlp)|^single_transformer_blocks_\d+_ff_", AURAFLOW),
+        (
+            r"^joint_transformer_blocks_\d|^(double|single)_layers_\d+_(attn_w\d|mlp)|^single_transformer_blocks_\d+_ff_",
+            AURAFLOW,
+        ),
         (r"^(llm_adapter|text_conditioner)_blocks_\d", ANIMA),
-        (r"^txtfusion_|^txtmlp_|^text_fusion_|^blocks_\d+_attn_w[qkvo]$|^transformer_blocks_\d+_(attn_to_gate|ff_(gate|up|down))$", KREA2),
-        (r"individual_token_refiner|^context_embedder_(token_refiner|2)_|^single_blocks_\d+_modulation_linear$", HUNYUAN_VIDEO),
-        (r"^blocks_\d+_(attn_(qkv|proj)_[xy]|mlp_[xy]_w\d|mod_[xy])$|^transformer_blocks_\d+_attn1_(add_[qkv]_proj|to_add_out)$", MOCHI),
+        (
+            r"^txtfusion_|^txtmlp_|^text_fusion_|^blocks_\d+_attn_w[qkvo]$|^transformer_blocks_\d+_(attn_to_gate|ff_(gate|up|down))$",
+            KREA2,
+        ),
+        (
+            r"individual_token_refiner|^context_embedder_(token_refiner|2)_|^single_blocks_\d+_modulation_linear$",
+            HUNYUAN_VIDEO,
+        ),
+        (
+            r"^blocks_\d+_(attn_(qkv|proj)_[xy]|mlp_[xy]_w\d|mod_[xy])$|^transformer_blocks_\d+_attn1_(add_[qkv]_proj|to_add_out)$",
+            MOCHI,
+        ),
         (r"^(vace_)?blocks_\d+_(self_attn|cross_attn)_[qkvo]$|^blocks_\d+_(cross_attn_[kv]_img|ffn_[02])$", WAN),
         (r"^(vace_)?blocks_\d+_(attn[12]_(to_[qkv]|to_out_0|add_[kv]_proj)|ffn_net_\d)", WAN),
         (r"^blocks_block\d+_blocks_\d+_", COSMOS),
@@ -124,7 +139,10 @@ _BY_NAME: tuple[tuple[re.Pattern, Guess], ...] = tuple(
         (r"^(double_stream_modulation_(img|txt)|single_stream_modulation)_|attn_to_qkv_mlp_proj$", FLUX2),
         (r"^single_transformer_blocks_\d+_attn_to_out$|^transformer_blocks_\d+_ff(_context)?_linear_(in|out)$", FLUX2),
         (r"^distilled_guidance_layer_", CHROMA),
-        (r"lyric_encoder|speaker_embedder|genre_embedder|^transformer_blocks_\d+_(cross_attn_|ff_(inverted|depth|point)_conv)", ACE_STEP),
+        (
+            r"lyric_encoder|speaker_embedder|genre_embedder|^transformer_blocks_\d+_(cross_attn_|ff_(inverted|depth|point)_conv)",
+            ACE_STEP,
+        ),
         (r"^layers_\d+_(self_attn_to_qkv|cross_attn_to_kv)$", ()),  # Stable Audio
         (r"^(decoder_)?layers_\d+_(self|cross)_attn_(to_[qkv]|[qkv]_proj)$", ACE_STEP),
     )
@@ -145,14 +163,16 @@ def _unet(shapes: Shapes, second_encoder: bool) -> Guess:
         return ()
     if second_encoder or any(re.search(r"transformer_blocks_[4-9]_", body) for body in shapes):
         return SDXL
-    if any(re.match(r"(down_blocks_0_attentions|input_blocks_[12]_1|up_blocks_3_attentions)_", body) for body in shapes):
+    if any(
+        re.match(r"(down_blocks_0_attentions|input_blocks_[12]_1|up_blocks_3_attentions)_", body) for body in shapes
+    ):
         return (SD15, SD2)  # the only ones with attention at full size
     return (SD15, SD2, SDXL, REFINER)
 
 
 def _flux(shapes: Shapes) -> Guess:
     """``double_blocks`` and ``single_blocks``, or diffusers' names for them."""
-    widths = _widths(shapes, re.compile(r"_(img_attn_(qkv|proj|[qkv])|attn_to_[qkv]|(img_)?mlp_0|linear1|proj_mlp|ff_net_0_proj|attn_add_[qkv]_proj)$"))
+    widths = _widths(shapes, _FLUX_INPUTS)
     if widths & {4096, 6144}:
         return FLUX2
     if 2048 in widths:
@@ -171,7 +191,10 @@ def _flux(shapes: Shapes) -> Guess:
     double, single = (_depth(shapes, rf"({name}_blocks|{other}_blocks)") for name, other in _FLUX_BLOCKS)
     if double > 19 or single > 38:
         return HUNYUAN_VIDEO
-    if any(re.search(r"_(img_mod|txt_mod|modulation)_lin$|_norm1(_context)?_linear$|_blocks_\d+_norm_linear$", body) for body in shapes):
+    if any(
+        re.search(r"_(img_mod|txt_mod|modulation)_lin$|_norm1(_context)?_linear$|_blocks_\d+_norm_linear$", body)
+        for body in shapes
+    ):
         return FLUX
     if ratios or any(body.endswith(("_proj_mlp", "_ff_net_0_proj")) for body in shapes):
         return (FLUX, CHROMA)
@@ -179,6 +202,9 @@ def _flux(shapes: Shapes) -> Guess:
     return (FLUX, CHROMA) if double > 5 or single > 20 else (FLUX, CHROMA, FLUX2)
 
 
+_FLUX_INPUTS = re.compile(
+    r"_(img_attn_(qkv|proj|[qkv])|attn_(to|add)_[qkv](_proj)?|(img_)?mlp_0|linear1|proj_mlp|ff_net_0_proj)$"
+)
 _FLUX_BLOCKS = (("^double", "^transformer"), ("^single", "^single_transformer"))
 
 
@@ -205,7 +231,9 @@ def _joint_blocks(shapes: Shapes) -> Guess:
         return QWEN if 3072 in widths else ()
     found = _flux(shapes)
     # Few blocks and attention alone may be Qwen-Image's as well.
-    return found if isinstance(found, str) or any("single" in body or "_ff" in body for body in shapes) else (*found, QWEN)
+    return (
+        found if isinstance(found, str) or any("single" in body or "_ff" in body for body in shapes) else (*found, QWEN)
+    )
 
 
 def _plain_blocks(shapes: Shapes) -> Guess:
@@ -278,5 +306,9 @@ _HEADER = tuple(
 
 
 def _from_header(metadata: Mapping[str, str]) -> str | None:
-    text = str(metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version") or "").lower().replace("_", "-")
+    text = (
+        str(metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version") or "")
+        .lower()
+        .replace("_", "-")
+    )
     return next((family for pattern, family in _HEADER if pattern.search(text)), None) if text else None

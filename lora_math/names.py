@@ -71,7 +71,9 @@ def text_name(module: str) -> TextName | None:
     elif stability is not None:
         number = int(stability) + 1
     else:
-        number = int(kohya or oft or diffusers or short or (1 if rest.startswith(("text_encoder.", "text_encoder_")) else 0))
+        number = int(
+            kohya or oft or diffusers or short or (1 if rest.startswith(("text_encoder.", "text_encoder_")) else 0)
+        )
     rest = rest[match.end() :].removeprefix("base_model.model.")
     return TextName(encoder, number or None, text_body(plain(rest)))
 

@@ -3,8 +3,8 @@
 A dialect is a sequence of substitutions on the layer's name in ComfyUI (``blocks.0.self_attn.q``), tried in order, each on the
 outcome of the last; a layer that none of them changes has no other name in that dialect. In the outcome
 
-    ``{a|b|c}``   stands for the layer's rows cut into parts: of equal size, but a part marked ``=`` has as many rows as the layer has inputs;
-    ``~`` at the end   says that the two halves of the rows stand the other way round there.
+    ``{a|b|c}``  stands for the layer's rows cut into parts, of equal size unless marked: ``a=`` has as many rows as the layer inputs;
+    ``~`` at the end  says that the two halves of the rows stand the other way round there.
 
 Sources: diffusers ``loaders/single_file_utils.py`` and its models, kohya-ss sd-scripts and musubi-tuner, and for HunyuanVideo Tencent's own
 names, which those two keep.
@@ -144,7 +144,10 @@ _LUMINA: Dialect = (
     (r"^t_embedder\.mlp\.2$", "time_caption_embed.timestep_embedder.linear_2"),
 )
 # Z-Image's spelling of the same layers with Lumina's narrower k and v.
-_LUMINA_SPLIT: Dialect = ((r"\battention\.qkv$", "attention.{to_q=|to_k|to_v}"), (r"\battention\.out$", "attention.to_out.0"))
+_LUMINA_SPLIT: Dialect = (
+    (r"\battention\.qkv$", "attention.{to_q=|to_k|to_v}"),
+    (r"\battention\.out$", "attention.to_out.0"),
+)
 _LTX: Dialect = (
     (r"^patchify_proj$", "proj_in"),
     (r"^audio_patchify_proj$", "audio_proj_in"),
@@ -222,7 +225,6 @@ _ACE_STEP_15: Dialect = (
     (r"_attn\.([qkv])_proj$", r"_attn.to_\1"),
     (r"_attn\.o_proj$", "_attn.to_out.0"),
     (r"_attn\.([qk])_norm$", r"_attn.norm_\1"),
-    (r"^time_embed\.", "time_embed."),
 )
 
 DIALECTS: dict[str, tuple[Dialect, ...]] = {

@@ -15,8 +15,8 @@ from .targets import Target, Targets
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """pieces: what can be applied, in the file's order, an entry once for every weight that it changes; refused: entries that name a weight but cannot change it, with the reason;
-    strangers: entries that name nothing here."""
+    """pieces: what can be applied, in the file's order, an entry once for every weight that it changes; refused: entries that name
+    a weight but cannot change it, with the reason; strangers: entries that name nothing here."""
 
     pieces: tuple[tuple[Target, Entry], ...]
     refused: tuple[tuple[Entry, str], ...]
@@ -50,7 +50,9 @@ def match(entries: Iterable[Entry], targets: Targets) -> Fit:
     pieces, refused, strangers = [], [], []
     for entry in entries:
         adapter = entry.adapter
-        found = targets.find(entry.module, entry.parameter, lambda shape, adapter=adapter: adapter.mismatch(shape) is None)
+        found = targets.find(
+            entry.module, entry.parameter, lambda shape, adapter=adapter: adapter.mismatch(shape) is None
+        )
         if not found:
             strangers.append(entry)
             continue

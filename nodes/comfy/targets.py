@@ -19,7 +19,9 @@ from ...lora_math.rows import rows_of
 
 Shape = tuple[int, ...]
 Key = str | tuple  # a state-dict key, or (key, (axis, start, length)[, row map]) for a part of a weight
-Keys = tuple[Key, ...]  # usually one; several where a LoRA has as one layer what the model has apart, in the order of its rows
+Keys = tuple[
+    Key, ...
+]  # usually one; several where a LoRA has as one layer what the model has apart, in the order of its rows
 Fits = Callable[[Shape], bool]
 
 
@@ -206,7 +208,13 @@ def _joined(keys: list[Key], shapes: Mapping[str, Shape]) -> Keys:
     weight = _weight(keys[0])
     start = length = 0
     for i, key in enumerate(keys):
-        if isinstance(key, str) or key[1] is None or key[0] != weight or key[1][0] != 0 or (i and key[1][1] != start + length):
+        if (
+            isinstance(key, str)
+            or key[1] is None
+            or key[0] != weight
+            or key[1][0] != 0
+            or (i and key[1][1] != start + length)
+        ):
             return tuple(keys)
         start, length = (key[1][1] if i == 0 else start), length + key[1][2]
     return (weight,) if length == shapes[weight][0] else ((weight, (0, start, length)),)

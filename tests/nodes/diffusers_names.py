@@ -77,7 +77,9 @@ def _cosmos(weights: dict) -> dict:
     class Kept(dict):  # the conversion looks for the name that tells Cosmos 1 from 2 after taking every key out
         pop = dict.__getitem__
 
-    return convert.convert_cosmos_transformer_checkpoint_to_diffusers(Kept({f"net.{key}": value for key, value in weights.items()}))
+    return convert.convert_cosmos_transformer_checkpoint_to_diffusers(
+        Kept({f"net.{key}": value for key, value in weights.items()})
+    )
 
 
 def _anima(weights: dict) -> dict:
@@ -101,7 +103,10 @@ def _by_hand(*pairs: tuple[str, str]) -> Callable:
             names = name.rsplit(".", 2)
             parts = names[1].split("|") if len(names) == 3 else []
             if len(parts) > 1:
-                found |= {f"{names[0]}.{part}.{names[2]}": rows for part, rows in zip(parts, value.chunk(len(parts)), strict=True)}
+                found |= {
+                    f"{names[0]}.{part}.{names[2]}": rows
+                    for part, rows in zip(parts, value.chunk(len(parts)), strict=True)
+                }
             else:
                 found[name] = value
         return found
@@ -145,7 +150,13 @@ def _ace_step_15(weights: dict) -> dict:
         (r"decoder\.(layers\.\d+\.\w+_attn)\.([qkv])_proj", r"\1.to_\2"),
         (r"decoder\.(layers\.\d+\.\w+_attn)\.o_proj", r"\1.to_out.0"),
         (r"decoder\.(layers\.\d+\.mlp\.\w+|time_embed\w*\.\w+|condition_embedder)", r"\1"),
-    )({key: value for key, value in weights.items() if re.match(r"decoder\.(layers|time_embed|condition_embedder)", key)})
+    )(
+        {
+            key: value
+            for key, value in weights.items()
+            if re.match(r"decoder\.(layers|time_embed|condition_embedder)", key)
+        }
+    )
 
 
 _SD3_CONTEXT = {f"context_embedder.{end}": torch.tensor([[-1]]) for end in ("weight", "bias")}
@@ -156,7 +167,10 @@ def _sd3(weights: dict) -> dict:
     return convert.convert_sd3_transformer_checkpoint_to_diffusers(_SD3_CONTEXT | weights)
 
 
-_SD = {"down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3}
+_SD = {
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
 _SDXL = {
     "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
     "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
