@@ -93,17 +93,19 @@ def detect(entries: Iterable[Entry], metadata: Mapping[str, str] | None = None) 
 
 
 def _from_names(shapes: Shapes, second_encoder: bool) -> Guess:
-    for pattern, family in _BY_NAME:
-        if any(pattern.search(body) for body in shapes):
-            return family
-    if any(_UNET.match(body) for body in shapes):
+    kinds = {_NUMBER.sub("_0_", body) for body in shapes}  # a file repeats its few kinds of layer in every block
+    if any(_UNET.match(kind) for kind in kinds):
         return _unet(shapes, second_encoder)
-    for pattern, guess in _BY_LAYER:
-        if any(pattern.match(body) for body in shapes):
-            return guess(shapes)
+    for pattern, guess in _BY_NAME:
+        if any(pattern.search(kind) for kind in kinds):
+            return guess
+    for pattern, guess_by_width in _BY_LAYER:
+        if any(pattern.match(kind) for kind in kinds):
+            return guess_by_width(shapes)
     return ()
 
 
+_NUMBER = re.compile(r"_\d+_")
 # A layer that only one family has. In order: the first hit decides.
 _BY_NAME: tuple[tuple[re.Pattern, Guess], ...] = tuple(
     (re.compile(pattern), family)
@@ -125,7 +127,7 @@ _BY_NAME: tuple[tuple[re.Pattern, Guess], ...] = tuple(
             KREA2,
         ),
         (
-            r"individual_token_refiner|^context_embedder_(token_refiner|2)_|^single_blocks_\d+_modulation_linear$",
+            r"individual_token_refiner|^context_embedder_(token_refiner|\d+)_|^single_blocks_\d+_modulation_linear$",
             HUNYUAN_VIDEO,
         ),
         (
