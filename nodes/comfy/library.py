@@ -13,6 +13,7 @@ import comfy.lora_convert
 import folder_paths
 
 from ...lora_math import family, files, state_dict
+from ...lora_math.convert import convert
 from ...lora_math.energy import squared_norm
 from ...lora_math.errors import StrataError
 
@@ -160,7 +161,7 @@ def open_lora(name: str, path: str) -> Lora:
     """Reads and understands a file, past the cache. Raises LoraFileError."""
     identity = repr(file_key(path))
     file = files.read_lora_file(path)
-    tensors = comfy.lora_convert.convert_lora(file.tensors)
+    tensors = convert(comfy.lora_convert.convert_lora(file.tensors))
     contents = state_dict.parse(tensors, file.metadata, adapter_config(path))
     if not contents.entries:
         raise files.LoraFileError(path, file.size, *_no_lora(tensors))
