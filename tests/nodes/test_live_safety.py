@@ -249,7 +249,7 @@ def test_keyframes_under_torch_compile_are_an_error(lora_folder, flux, compile_f
         name, 0.8, 0.0, model=m, keyframes=comfy.hooks.HookKeyframeGroup()
     ).result[0]
     compiled = lambda model: compiling.TorchCompileModel.execute(model, "eager").result[0]  # noqa: E731
-    with pytest.raises(StrataError, match="Disconnect the keyframes or remove torch.compile"):
+    with pytest.raises(StrataError, match=r"Disconnect the keyframes or remove torch\.compile"):
         sampling.sample(load(compiled(flux)) if compile_first else compiled(load(flux)), "FLUX.1")
     assert hooks_on(flux) == 0
 
