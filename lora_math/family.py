@@ -19,7 +19,7 @@ PIXART, MOCHI, PREDICT2, ANIMA, KREA2, ACE_STEP = "PixArt", "Mochi", "Cosmos Pre
 RELATIVES = ({FLUX, CHROMA}, {PREDICT2, ANIMA}, {Z_IMAGE, LUMINA}, {LTXV, LTX2})
 
 _PREFIX = re.compile(
-    r"^(base_model[._]model[._])?(lora_unet_+|lora_transformer_|lycoris_|diffusion_model[._]|transformer[._]|unet[._])*"
+    r"^(base_model[._]model[._])?(lora_unet_+|lora_transformer_|lycoris_|diffusion_model[._]|transformer[._](?!blocks[._])|unet[._])*"
 )
 _TEXT = re.compile(
     r"^(lora_te\d?_|text_encoders?[._]|text_encoder_\d[._]|lora_prior_te_|te\d?[._]|text_model[._]|conditioner[._])"
