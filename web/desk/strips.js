@@ -74,7 +74,7 @@ export class Strips {
   }
 
   fader(group, block, at) {
-    const number = block.name.startsWith('TE:') ? block.name.slice(3) : /\d+$/.exec(block.name)?.[0] ?? ''
+    const number = block.name.startsWith('TE:') ? block.name.slice(3).replace('clip_', '').slice(0, 2) : /\d+$/.exec(block.name)?.[0] ?? ''
     const label = number && /^\d+$/.test(number) ? String(Number(number)) : number
     const slider = el('div', { class: 'strata-fader', role: 'slider', tabindex: 0, 'aria-orientation': 'vertical',
       'aria-label': t('weight', { name: block.name }), 'data-name': block.name, 'data-fifth': Number(label) % 5 === 0 || at === 0 },

@@ -32,6 +32,17 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text
 }
 
+/** A line drawing of 24 units. @param {string} path */
+export function icon(path) {
+  const drawing = document.createElementNS('http://www.w3.org/2000/svg', 'svg')
+  drawing.setAttribute('viewBox', '0 0 24 24')
+  drawing.setAttribute('aria-hidden', 'true')
+  const line = document.createElementNS('http://www.w3.org/2000/svg', 'path')
+  line.setAttribute('d', path)
+  drawing.append(line)
+  return drawing
+}
+
 /** Loads this pack's style sheet into the page, once. */
 export function loadStyles() {
   const href = new URL('../strata.css', import.meta.url).href

@@ -4,12 +4,13 @@
 import { app } from '../../../scripts/app.js'
 // @ts-ignore served by ComfyUI
 import { api } from '../../../scripts/api.js'
-import { attribute, el, setText } from '../lib/dom.js'
+import { attribute, el, icon, setText } from '../lib/dom.js'
 import { beginChange, copyText, endChange, isLinked, valueOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { forget, getLora, knownLora } from '../lib/server.js'
 import { fitRange, isLinkedPair, linkPair, setStrength, STRENGTHS } from './strengths.js'
 
+const CHAIN = 'M10 14a4 4 0 0 0 5.7 0l3.6-3.6a4 4 0 0 0-5.7-5.7l-1.2 1.2M14 10a4 4 0 0 0-5.7 0l-3.6 3.6a4 4 0 0 0 5.7 5.7l1.2-1.2'
 const LINE = 26 // px
 const DETAILS = 230
 
@@ -24,7 +25,7 @@ export class LoaderLine {
     this.signature = ''
     this.text = el('span', { class: 'strata-verdict', role: 'status' })
     this.more = el('button', { type: 'button', class: 'strata-button', 'data-act': 'details', 'aria-expanded': 'false', title: t('details'), 'aria-label': t('details'), text: '▸', on: { click: () => this.toggle() } })
-    this.pair = el('button', { type: 'button', class: 'strata-button', 'data-act': 'link', 'aria-pressed': 'false', title: t('link'), 'aria-label': t('link'), text: '⛓', on: { click: () => this.togglePair() } })
+    this.pair = el('button', { type: 'button', class: 'strata-button', 'data-act': 'link', 'aria-pressed': 'false', title: t('link'), 'aria-label': t('link'), on: { click: () => this.togglePair() } }, icon(CHAIN))
     this.details = el('div', { class: 'strata-details', hidden: true, 'data-capture-wheel': 'true', tabindex: -1 })
     this.element = el('div', { class: 'strata strata-line', on: {
       keydown: (event) => (event.target instanceof HTMLInputElement || ['Delete', 'Backspace'].includes(event.key)) && event.stopPropagation(),
