@@ -30,14 +30,32 @@ def add_pair(page, lora, **values):
     desk = add(page, **values)
     connect(page, desk, loader)
     wait_for_lora(page, desk, lora)
+    remember(page)
     return desk, loader
+
+
+def remember(page):
+    """What scripts did to the graph becomes a step of its own for undo."""
+    page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
+
+
+def choose(page, node, name, value):
+    """Sets a widget as a hand on it does: value, then callback."""
+    page.evaluate(
+        """([id, name, value]) => {
+          const widget = app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === name)
+          widget.value = value
+          widget.callback(value)
+        }""",
+        [node, name, value],
+    )
 
 
 def connect(page, desk, loader):
     page.evaluate(
         """([desk, loader]) => {
-          const to = app.graph.getNodeById(loader)
-          app.graph.getNodeById(desk).connect(0, to, to.inputs.findIndex((input) => input.name === 'block_weights'))
+          const to = app.canvas.graph.getNodeById(loader)
+          app.canvas.graph.getNodeById(desk).connect(0, to, to.inputs.findIndex((input) => input.name === 'block_weights'))
         }""",
         [desk, loader],
     )
@@ -55,13 +73,16 @@ def wait_for_lora(page, desk, lora):
     settle(page)
 
 
-ELEMENT = "((id) => app.graph.getNodeById(id)?.widgets?.find((w) => w.name.startsWith('strata_'))?.element)"
+ELEMENT = "((id) => app.canvas.graph.getNodeById(id)?.widgets?.find((w) => w.name.startsWith('strata_'))?.element)"
 
 
 def element(page, node):
     """The element of a node's own widget, as a locator."""
     page.evaluate(
-        f"(id) => {{ const e = {ELEMENT}(id); document.querySelectorAll('[data-test-node]').forEach((x) => x.removeAttribute('data-test-node')); e.dataset.testNode = id }}",
+        f"""(id) => {{
+          document.querySelectorAll('[data-test-node]').forEach((other) => other.removeAttribute('data-test-node'))
+          {ELEMENT}(id).dataset.testNode = id
+        }}""",
         node,
     )
     return page.locator(f"[data-test-node='{node}']")
@@ -82,8 +103,9 @@ def shown(page, node):
         f"""(id) => {{
           const root = {ELEMENT}(id)
           return [...root.querySelectorAll('.strata-fader:not(.strata-master)')].map((slider) => {{
-            const low = Number(slider.getAttribute('aria-valuemin')), high = Number(slider.getAttribute('aria-valuemax'))
-            return [slider.dataset.name, Number(slider.getAttribute('aria-valuenow')), low + (high - low) * parseFloat(slider.style.getPropertyValue('--at')) / 100]
+            const [low, high, now] = ['min', 'max', 'now'].map((which) => Number(slider.getAttribute(`aria-value${which}`)))
+            const at = parseFloat(slider.style.getPropertyValue('--at')) / 100
+            return [slider.dataset.name, now, low + (high - low) * at]
           }})
         }}""",
         node,
@@ -94,12 +116,14 @@ def shown(page, node):
 
 
 def text(page, node):
-    return page.evaluate("(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'weights').value", node)
+    return page.evaluate(
+        "(id) => app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === 'weights').value", node
+    )
 
 
 def set_text(page, node, value):
     page.evaluate(
-        "([id, value]) => { app.graph.getNodeById(id).widgets.find((w) => w.name === 'weights').value = value }",
+        "([id, value]) => { app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === 'weights').value = value }",
         [node, value],
     )
     settle(page)

@@ -6,6 +6,7 @@ import { app } from '../../../scripts/app.js'
 import { attribute, el, setText } from '../lib/dom.js'
 import { beginChange, copyText, endChange, isLinked, loaderBehind, setWidget, valueOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
+import { leave, takePlace } from '../lib/place.js'
 import { getLayout, getLora, getSettings, keepSettings, knownLora, knownSettings } from '../lib/server.js'
 import { Hands } from './hands.js'
 import { PresetMenu } from './presets.js'
@@ -58,7 +59,7 @@ export class DeskView {
     this.muteButton = el('button', { type: 'button', class: 'strata-mute', 'data-act': 'mute', text: 'M', on: { click: () => this.target() && this.mute(this.members(this.target())) } })
     this.soloButton = el('button', { type: 'button', class: 'strata-solo', 'data-act': 'solo', text: 'S', on: { click: () => this.target() && this.solo(this.members(this.target())) } })
     this.note = el('div', { class: 'strata-note', role: 'status' })
-    return el('div', { class: 'strata strata-desk', role: 'group', 'aria-label': t('desk'), on: {
+    return el('div', { class: 'strata strata-desk', tabindex: -1, role: 'group', 'aria-label': t('desk'), on: {
       keydown: (event) => this.shield(event),
       copy: (event) => this.copied(event),
       paste: (event) => this.pasted(event),
@@ -87,6 +88,7 @@ export class DeskView {
   /** Called by the clock and by every callback: looks whether anything that the picture depends on is another. */
   tick() {
     if (!this.node.graph || this.held) return
+    takePlace(this.node, this.element)
     const loader = loaderBehind(this.node)
     this.lora = loader?.lora ?? null
     const linked = ['weights', 'preset', 'layout'].some((name) => isLinked(this.node, name))
@@ -455,9 +457,16 @@ export class DeskView {
     this.together(() => (button.dataset.act === 'mute' ? this.mute(members) : this.solo(members)))
   }
 
+  /** The Vue renderer takes every wheel before its nodes see it, but for an element that is marked so and has the focus. */
+  claimWheel(claimed) {
+    attribute(this.element, 'data-capture-wheel', claimed && this.enabled ? true : null)
+    if (claimed && this.enabled && !this.element.contains(document.activeElement)) this.element.focus({ preventScroll: true })
+  }
+
   /** Over a node drawn on the canvas the wheel has to be handed to it; nodes in the page hand it on themselves. */
   passWheel(event) {
-    if (this.menu.contains(event.target) || globalThis.LiteGraph?.vueNodesMode) return
+    const handedOn = globalThis.LiteGraph?.vueNodesMode && !this.element.hasAttribute('data-capture-wheel')
+    if (this.menu.contains(event.target) || handedOn) return
     event.preventDefault()
     app.canvas?.processMouseWheel(event)
   }
@@ -472,6 +481,6 @@ export class DeskView {
     this.round++
     this.observer.disconnect()
     this.menu.close()
-    this.element.remove()
+    leave(this.node, this.element)
   }
 }

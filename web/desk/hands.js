@@ -30,6 +30,7 @@ export const snap = (value, fine) => {
  * @property {(name: string | null) => void} point
  * @property {(name: string, text: string) => void} type
  * @property {(held: boolean) => void} hold
+ * @property {(claimed: boolean) => void} claimWheel
  */
 
 export class Hands {
@@ -37,13 +38,15 @@ export class Hands {
   constructor(desk) {
     this.desk = desk
     this.stroke = null
+    /** The fader pressed last: clicks of a captured pointer are told of the whole surface only. */
+    this.pressed = ''
     const surface = desk.strips.element
     surface.addEventListener('pointerdown', (event) => this.press(event))
     surface.addEventListener('pointermove', (event) => this.move(event))
     surface.addEventListener('pointerup', (event) => this.release(event))
     surface.addEventListener('pointercancel', (event) => this.release(event))
     surface.addEventListener('lostpointercapture', (event) => this.release(event))
-    surface.addEventListener('pointerleave', () => this.stroke || desk.point(null))
+    surface.addEventListener('pointerleave', () => this.leave())
     surface.addEventListener('dblclick', (event) => this.reset(event))
     surface.addEventListener('wheel', (event) => this.wheel(event), { passive: false })
     surface.addEventListener('keydown', (event) => this.key(event))
@@ -53,6 +56,7 @@ export class Hands {
     const name = this.desk.strips.nameOf(event.target)
     if (event.button !== 0 || !name || !this.desk.enabled || app.canvas?.read_only) return
     event.stopPropagation()
+    this.pressed = name
     const slider = this.desk.strips.sliders.get(name)
     slider?.focus({ preventScroll: true })
     if (event.altKey) {
@@ -83,6 +87,7 @@ export class Hands {
   move(event) {
     const stroke = this.stroke
     if (!stroke) {
+      this.desk.claimWheel(event.altKey)
       this.desk.point(this.desk.strips.nameOf(event.target) ?? null)
       return
     }
@@ -157,9 +162,15 @@ export class Hands {
     endChange()
   }
 
+  leave() {
+    if (this.stroke) return
+    this.desk.claimWheel(false)
+    this.desk.point(null)
+  }
+
   reset(event) {
-    const name = this.desk.strips.nameOf(event.target)
-    if (!name || !this.desk.enabled || event.altKey) return
+    const name = this.desk.strips.nameOf(event.target) ?? this.pressed
+    if (!name || !this.desk.enabled || event.altKey || event.target.closest?.('button')) return
     event.stopPropagation()
     event.preventDefault()
     this.once(() => this.desk.change(all(this.desk.members(name), 1)))
@@ -178,6 +189,7 @@ export class Hands {
 
   key(event) {
     const name = this.desk.strips.nameOf(event.target)
+    if (event.key === 'Alt') this.desk.claimWheel(true)
     if (!name || event.ctrlKey || event.metaKey) return
     const run = this.action(event, name)
     if (!run) return

@@ -41,4 +41,6 @@ export function installLoader(node) {
     line.dispose()
   })
   watch(line)
+  const [width, height] = node.size
+  node.setSize([width, Math.max(height, node.computeSize()[1])])
 }

@@ -7,6 +7,7 @@ import { api } from '../../../scripts/api.js'
 import { attribute, el, icon, setText } from '../lib/dom.js'
 import { beginChange, copyText, endChange, isLinked, valueOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
+import { leave, takePlace } from '../lib/place.js'
 import { forget, getLora, knownLora } from '../lib/server.js'
 import { fitRange, isLinkedPair, linkPair, setStrength, STRENGTHS } from './strengths.js'
 
@@ -44,6 +45,7 @@ export class LoaderLine {
   tick() {
     const { node } = this
     if (!node.graph) return
+    takePlace(node, this.element)
     const name = valueOf(node, 'lora_name')
     const lora = typeof name === 'string' && name && !isLinked(node, 'lora_name') ? name : null
     const strengths = STRENGTHS.map((strength) => valueOf(node, strength))
@@ -172,7 +174,7 @@ export class LoaderLine {
 
   dispose() {
     this.round++
-    this.element.remove()
+    leave(this.node, this.element)
   }
 }
 
