@@ -81,7 +81,8 @@ def element(page, node):
     page.evaluate(
         f"""(id) => {{
           document.querySelectorAll('[data-test-node]').forEach((other) => other.removeAttribute('data-test-node'))
-          {ELEMENT}(id).dataset.testNode = id
+          const shown = {ELEMENT}(id)
+          shown.dataset.testNode = id
         }}""",
         node,
     )
@@ -103,7 +104,7 @@ def shown(page, node):
         f"""(id) => {{
           const root = {ELEMENT}(id)
           return [...root.querySelectorAll('.strata-fader:not(.strata-master)')].map((slider) => {{
-            const [low, high, now] = ['min', 'max', 'now'].map((which) => Number(slider.getAttribute(`aria-value${which}`)))
+            const [low, high, now] = ['min', 'max', 'now'].map((which) => Number(slider.getAttribute('aria-value' + which)))
             const at = parseFloat(slider.style.getPropertyValue('--at')) / 100
             return [slider.dataset.name, now, low + (high - low) * at]
           }})

@@ -46,7 +46,8 @@ def test_linked_strengths_move_together(page):
 
 def test_sliders_span_two_and_more_where_a_value_lies_outside(page):
     loader = d.add(page, "StrataLoraLoader", lora_name="sd15.safetensors")
-    reach = "(id) => { const o = app.graph.getNodeById(id).widgets.find((w) => w.name === 'strength_model').options; return [o.min, o.max] }"
+    widget = "app.graph.getNodeById(id).widgets.find((w) => w.name === 'strength_model')"
+    reach = f"(id) => [{widget}.options.min, {widget}.options.max]"
     assert page.evaluate(reach, loader) == [-2, 2]
     page.wait_for_timeout(400)
     d.element(page, loader).locator("[data-act=details]").click()
