@@ -10,7 +10,7 @@ import { leave, takePlace } from '../lib/place.js'
 import { getLayout, getLora, getSettings, keepSettings, knownLora, knownSettings } from '../lib/server.js'
 import { Hands } from './hands.js'
 import { PresetMenu } from './presets.js'
-import { peak, ROW_HEIGHT, Strips } from './strips.js'
+import { peak, rowsHeight, Strips } from './strips.js'
 import { edited, formatNumber } from './text.js'
 
 const NONE = 'none'
@@ -36,6 +36,7 @@ export class DeskView {
     this.choosing = false // the preset combo is being set from here
     this.pointed = null
     this.signature = ''
+    this.hint = ''
     this.round = 0
     this.strips = new Strips()
     this.hands = new Hands(/** @type {any} */ (this))
@@ -152,7 +153,7 @@ export class DeskView {
   }
 
   get minHeight() {
-    return CHROME + Math.max(1, this.strips.rows) * ROW_HEIGHT
+    return CHROME + rowsHeight(Math.max(1, this.strips.rows))
   }
 
   /** A layout with more rows needs a taller node; a node is never made smaller. */
@@ -192,6 +193,7 @@ export class DeskView {
     else if (valueOf(this.node, 'invert')) note = t('seeInput')
     else if (!this.lora) note = t('noLora')
     else note = this.settings?.notes?.[0] ?? ''
+    this.hint = note ? '' : t('hint')
     setText(this.note, note)
     attribute(this.note, 'title', this.settings?.notes?.join('\n') || note)
     this.note.classList.toggle('wrong', Boolean(this.error || profile?.error))
@@ -216,7 +218,7 @@ export class DeskView {
       attribute(button, 'title', name ? t(hint, { name }) : null)
       attribute(button, 'disabled', name && this.enabled ? null : true)
     }
-    setText(this.readout, this.describe(name, members))
+    setText(this.readout, name ? this.describe(name, members) : this.hint)
   }
 
   describe(name, members) {

@@ -9,8 +9,10 @@ const NARROWEST = 8 // px between neighbouring faders before another row begins
 const WIDEST = 38
 const MASTER = 1.3 // a master is this much wider than a fader
 const GAP = 10 // px between groups
-const LABELLED = 15 // px that a number under a fader needs
-export const ROW_HEIGHT = 104
+const LABELLED = 12 // px that a number under a fader needs
+const ALONE = 1.8 // a group of one fader has at least this many faders' room, for its name
+/** Px that so many rows need. */
+export const rowsHeight = (rows) => (rows === 1 ? 148 : rows * 110)
 /** Weights that are always in reach; more where a weight lies outside. */
 const USUAL = [-0.5, 1.5]
 
@@ -206,7 +208,7 @@ export function plan(layout, width) {
     const size = Math.ceil(group.blocks.length / parts)
     for (let from = 0; from < group.blocks.length; from += size) {
       const blocks = group.blocks.slice(from, from + size)
-      const piece = { group, blocks, first: from === 0, units: blocks.length + (from === 0 ? many : 0) }
+      const piece = { group, blocks, first: from === 0, units: Math.max(ALONE, blocks.length + (from === 0 ? many : 0)) }
       const fits = (row) => row.units + piece.units <= (room - GAP * row.pieces.length) / NARROWEST
       let row = rows.find(fits)
       if (!row) rows.push((row = { pieces: [], units: 0 }))

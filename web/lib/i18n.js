@@ -29,6 +29,7 @@ const ENGLISH = {
   soloHint: 'Solo {name}: all others 0, and back (S or Alt+click)',
   all: '{name}, all',
   weight: 'Weight of {name}',
+  hint: 'Drag, or paint across. Double-click: 1. Alt+click: solo. Type a number.',
   nothing: 'not in this LoRA',
   share: '{share} % of the LoRA',
   linked: 'The weights come from a wire. Edit them at its other end.',
