@@ -1,6 +1,7 @@
 """What the browser is told, by a real server: profiles of LoRAs, layouts, what a weights text means, presets."""
 
 import json
+import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -226,6 +227,7 @@ def test_too_long_a_body(server):
 
 def test_after_a_run_the_loaded_model_says_what_is_where(server):
     """The demo's checkpoint is an SD1.5: its own key map then decides, and the profile says that the file fits."""
+    shutil.copy(_lora(server, "strata_demo_warm"), _lora(server, "fresh"))  # no other test has run this one
     prompt = {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "strata_demo_sd15.safetensors"}},
         "2": {
@@ -233,7 +235,7 @@ def test_after_a_run_the_loaded_model_says_what_is_where(server):
             "inputs": {
                 "model": ["1", 0],
                 "clip": ["1", 1],
-                "lora_name": "strata_demo_warm.safetensors",
+                "lora_name": "fresh.safetensors",
                 "strength_model": 1.0,
                 "strength_clip": 1.0,
                 "on_problem": "error",
@@ -241,9 +243,9 @@ def test_after_a_run_the_loaded_model_says_what_is_where(server):
         },
         "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 3]}},
     }
-    before = get(server, "/strata/lora", name="strata_demo_warm.safetensors")
+    before = get(server, "/strata/lora", name="fresh.safetensors")
     server.run(prompt)
-    after = get(server, "/strata/lora", name="strata_demo_warm.safetensors")
+    after = get(server, "/strata/lora", name="fresh.safetensors")
     assert (before["exact"], after["exact"]) == (False, True)
     assert (before["fit"], after["fit"]) == ("", "fits SD1.5")
     assert before["blocks"].keys() == after["blocks"].keys()
