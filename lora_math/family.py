@@ -24,7 +24,7 @@ PIXART, MOCHI, PREDICT2, ANIMA, KREA2, ACE_STEP = "PixArt", "Mochi", "Cosmos Pre
 # Families whose LoRAs are at home in each other's models, layer by layer.
 RELATIVES = ({FLUX, CHROMA}, {PREDICT2, ANIMA}, {Z_IMAGE, LUMINA}, {LTXV, LTX2})
 
-__all__ = ["RELATIVES", "Trained", "component", "detect", "is_text_encoder", "trained_parts"]
+__all__ = ["RELATIVES", "Trained", "candidates", "component", "detect", "is_text_encoder", "trained_parts"]
 
 Guess = str | tuple[str, ...]  # a family, or those that remain possible; () when nothing is known
 Shapes = Mapping[str, tuple[int, int] | None]  # layer body -> (out, in * kernel)
@@ -74,6 +74,16 @@ def _is_vector(entry: Entry) -> bool:
 
 def detect(entries: Iterable[Entry], metadata: Mapping[str, str] | None = None) -> str | None:
     """The family, or None when names, widths and header do not settle it."""
+    found = candidates(entries, metadata)
+    return found[0] if len(found) == 1 else None
+
+
+def candidates(entries: Iterable[Entry], metadata: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The families that remain possible, the most common one first; empty when nothing is known.
+
+    Names and widths come first. Only where they leave something open does the header tell, and a header that says something else than
+    they allow is a stranger's.
+    """
     shapes: dict[str, tuple[int, int] | None] = {}
     encoders: set[int | None] = set()
     for entry in entries:
@@ -83,13 +93,14 @@ def detect(entries: Iterable[Entry], metadata: Mapping[str, str] | None = None) 
         elif entry.parameter == "weight":
             shapes[model_body(entry.module)] = entry.adapter.matrix_shape
     if not shapes:
-        return None
+        return ()
     found = _from_names(shapes, 2 in encoders)
     header = _from_header(metadata or {})
     if isinstance(found, str):
-        return found
-    # Names and widths leave these open: only the header can tell, and a header that says something else is a stranger's.
-    return header if not found or header in found else None
+        return (found,)
+    if header is not None and (not found or header in found):
+        return (header,)
+    return found
 
 
 def _from_names(shapes: Shapes, second_encoder: bool) -> Guess:

@@ -27,6 +27,7 @@ def on_problem_input() -> io.Combo.Input:
         "on_problem",
         options=["error", "warn"],
         default="error",
+        optional=True,
         advanced=True,
         tooltip="When a LoRA does not fit this model or is damaged: stop with an error, or go on without it and say so.",
     )
@@ -66,6 +67,7 @@ class StrataLoraLoader(io.ComfyNode):
                     "apply",
                     options=["patch", "live"],
                     default="patch",
+                    optional=True,  # prompts written by hand need not name it
                     tooltip="patch: adds the LoRA to the model's weights, once for each change of a strength. live: leaves the weights "
                     "alone and runs the LoRA beside them, a little slower per step: moving strength_model then costs nothing, and 16 "
                     "and 8 bit models keep all of the LoRA's precision. To merge or save the model choose patch.",

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 KINDS = {
     "sd15.safetensors": ("SD1.5", "lora_unet_", {"modelspec.trigger_phrase": "ohwx woman, portrait"}),
     "sdxl.safetensors": ("SDXL", "lora_unet_down_blocks|lora_unet_mid_block|lora_unet_up_blocks", {}),
-    "flux.safetensors": ("FLUX.1", "transformer.", {}),
+    # These names and widths are Chroma's too: only the header tells.
+    "flux.safetensors": ("FLUX.1", "transformer.", {"modelspec.architecture": "flux-1-dev/lora"}),
     "z-image.safetensors": ("Z-Image", "diffusion_model.", {}),
     "wan.safetensors": ("Wan 14B", "diffusion_model.", {}),
     "qwen.safetensors": ("Qwen-Image", "transformer.", {}),

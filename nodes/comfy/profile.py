@@ -132,13 +132,15 @@ def _with_encoders(layout: Layout) -> Layout:
 def _layout_by_names(lora: Lora) -> Layout | None:
     """The layout of a file whose model is not loaded: its family's, in the depth that its width tells and its names need."""
     entries = [entry for entry in lora.contents.entries if not is_text_encoder(entry)]
-    if lora.family not in FAMILIES:
+    # Where several families fit, they share their layers' names, and so far also their layout.
+    family = lora.family or next(iter(families.candidates(lora.contents.entries, lora.metadata)), None)
+    if family not in FAMILIES:
         found = layout_of(MODEL_PREFIX + entry.module.removeprefix(MODEL_PREFIX) + ".weight" for entry in entries)
         return found if found.blocks else None
-    layout = builtin_layout(lora.family)
+    layout = builtin_layout(family)
     widths = Counter(shape[1] for entry in entries if (shape := entry.adapter.matrix_shape))
     width = widths.most_common(1)[0][0] if widths else 0
-    layout = resized(layout, _DEPTHS.get((lora.family, width), {}))
+    layout = resized(layout, _DEPTHS.get((family, width), {}))
     letters = {
         block.prefix[:-1].rsplit(".", 1)[0].replace(".", "_"): block.group for block in (*layout.blocks, *layout.aux)
     }

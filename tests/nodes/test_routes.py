@@ -113,9 +113,7 @@ def test_a_replaced_file_has_a_new_profile(server):
         assert f"rank {rank}" in get(server, "/strata/lora", name="epoch.safetensors")["about"]
 
 
-@pytest.mark.parametrize(
-    "name", ["../../../etc/passwd", "/etc/passwd", "..\\server.log", "no such.safetensors", "sd15"]
-)
+@pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "..\\server.log", "no such.safetensors", "sd1"])
 def test_only_files_of_the_lora_folders_are_read(server, name):
     found = get(server, "/strata/lora", name=name)
     assert list(found) == ["error"]
