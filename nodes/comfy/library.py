@@ -16,6 +16,7 @@ from ...lora_math import family, files, state_dict
 from ...lora_math.convert import convert
 from ...lora_math.energy import squared_norm
 from ...lora_math.errors import StrataError
+from ...lora_math.rows import rows_of
 
 CACHE_BYTES = 2 << 30
 MAX_CONFIG = 1 << 20
@@ -35,13 +36,17 @@ class Lora:
     broken: frozenset[str]
     tensors: int
     nbytes: int
-    _energies: dict[int, float] = field(default_factory=dict, repr=False)
+    _energies: dict[tuple, float] = field(default_factory=dict, repr=False)
 
-    def energy(self, entry: state_dict.Entry, shape: tuple[int, ...]) -> float:
-        """Squared norm of an entry's change of a weight of this shape; 0 where it depends on the weight. Computed once."""
-        key = id(entry)
+    def energy(self, entry: state_dict.Entry, shape: tuple[int, ...], part=None) -> float:
+        """Squared norm of an entry's change of a weight of this shape; 0 where it depends on the weight. Computed once.
+
+        part: (start, length, total) rows of the adapter, where the weight holds only these.
+        """
+        key = (id(entry), part)
         if key not in self._energies:
-            self._energies[key] = squared_norm(entry.adapter, shape) or 0.0
+            adapter = entry.adapter if part is None else rows_of(entry.adapter, *part)
+            self._energies[key] = (adapter and squared_norm(adapter, shape)) or 0.0
         return self._energies[key]
 
 

@@ -164,7 +164,7 @@ def _rows(lora: Lora, layout: Layout | None, model: Met | None, clip: Met | None
             place = layout.locate(target.key)
             row = place.group if place.group.startswith(f"{TE}:") or place.group == OTHER else place.block
             placed.add(id(entry))
-            energy[row] += lora.energy(entry, target.shape)
+            energy[row] += lora.energy(entry, target.shape, target.part)
             tensors[row] += len(entry.keys)
     for entry in lora.contents.entries:
         met = clip if is_text_encoder(entry) else model

@@ -185,7 +185,7 @@ def _block_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
             row = rows.setdefault(_row_name(place), _Row([], 0, 0.0))
             row.weights.append(blocks.at(place))
             row.tensors += len(entry.keys)
-            row.energy += lora.energy(entry, target.shape)
+            row.energy += lora.energy(entry, target.shape, target.part)
     total = sum(row.energy for row in rows.values()) or 1.0
     order = {block.name: at for at, block in enumerate(_all_blocks(blocks))}
     lines = [f"Block weights: {blocks.weights}"]
