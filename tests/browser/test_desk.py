@@ -61,7 +61,10 @@ def test_one_gesture_is_one_undo(page, server):
     assert d.text(page, desk) == ""
     assert set(d.agree(page, server, desk, **SD15).values()) == {1}
     page.keyboard.press("Control+y")
-    page.wait_for_timeout(600)
+    for _ in range(20):  # loading the graph anew takes as long as it takes
+        page.wait_for_timeout(250)
+        if d.text(page, desk) == first:
+            break
     assert d.text(page, desk) == first
 
 
