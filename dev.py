@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ if sys.version_info < (3, 10):  # noqa: UP036  for whoever starts it with an old
 
 from devtools.environment import ROOT, Environment, prepare, prepare_tests
 from devtools.install import SetupError
+
+GRACE_SECONDS = 20
 
 
 def demo(environment: Environment, rest: list[str]) -> int:
@@ -25,7 +28,9 @@ def test(environment: Environment, rest: list[str]) -> int:
         for check in (["check"], ["format", "--check"]):
             if code := _run(environment, "-m", "ruff", *check, ".", python=python):
                 return code
-    return _run(environment, "-m", "pytest", "-c", "tests/pytest.ini", *(rest or ["tests"]), python=python)
+    # Options alone select from all tests.
+    where = [] if any((ROOT / argument.split("::")[0]).exists() for argument in rest) else ["tests"]
+    return _run(environment, "-m", "pytest", "-c", "tests/pytest.ini", *where, *rest, python=python)
 
 
 def serve(environment: Environment, rest: list[str]) -> int:
@@ -45,10 +50,18 @@ def bench(environment: Environment, rest: list[str]) -> int:
 def _run(environment: Environment, *arguments: object, python: object = None) -> int:
     command = [str(part) for part in (python or environment.python, *arguments)]
     env = {**os.environ, "COMFYUI_PATH": str(environment.comfyui)}
+    process = subprocess.Popen(command, cwd=ROOT, env=env)
+    # The child has a server to stop: it must hear of the end, and be given the time.
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
-        return subprocess.run(command, cwd=ROOT, env=env).returncode
+        return process.wait()
     except KeyboardInterrupt:
-        return 130
+        # Ctrl+C reaches the child by itself.
+        try:
+            return process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            return process.wait()
 
 
 def main() -> int:

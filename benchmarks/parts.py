@@ -24,6 +24,7 @@ from strata.lora_math import state_dict
 from strata.lora_math.adapters import LoRA
 from strata.lora_math.fuse import joined
 from strata.nodes.comfy import patch, targets
+from strata.nodes.comfy.fit import match
 from strata.nodes.comfy.library import CACHE
 from strata.nodes.comfy.live import LiveLora, attach
 from strata.nodes.loader import StrataLoraLoader
@@ -122,9 +123,9 @@ def applying(quick: bool) -> str:
 
 
 def _adapters(model, tensors: dict) -> dict[str, LoRA]:
-    entries = state_dict.parse(tensors, {}).entries
-    found = targets.model_targets(model)
-    return {found.find(entry.module, entry.parameter).patch_key: entry.adapter for entry in entries}
+    """patch key -> adapter."""
+    found = match(state_dict.parse(tensors, {}).entries, targets.model_targets(model)).adapters()
+    return {key: adapter for key, (adapter,) in found.items()}
 
 
 def _patch_all(patcher, keys) -> None:

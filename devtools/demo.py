@@ -21,7 +21,7 @@ from PIL import Image
 from .contact_sheet import contact_sheet
 from .model_cache import demo_models, link_models
 from .models import CHECKPOINT, LORAS
-from .server import ROOT, ComfyServer, ServerError
+from .server import ROOT, ComfyServer, ServerError, stop_on_sigterm
 from .workflow import Prompt, WorkflowError, nodes_of, to_prompt
 
 WORKFLOW = ROOT / "example_workflows" / "Strata - one LoRA.json"
@@ -137,6 +137,7 @@ def main(arguments: Any = None) -> int:
     parser = argparse.ArgumentParser(prog="dev.py demo")
     parser.add_argument("--comfyui", type=Path, required=True)
     options = parser.parse_args(arguments)
+    stop_on_sigterm()
     began = time.perf_counter()
 
     out = ROOT / "out" / "demo"

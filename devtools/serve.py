@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from pathlib import Path
 
 from . import cache
 from .model_cache import demo_models, link_models
-from .server import ComfyServer, ServerError
+from .server import ComfyServer, ServerError, stop_on_sigterm
 
 
 def main() -> int:
@@ -18,19 +17,15 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8188)
     options = parser.parse_args()
 
+    stop_on_sigterm()
     # Kept between runs: settings, saved workflows and pictures.
     base = cache.cache_root() / "serve"
     link_models(demo_models(options.comfyui, print), base)
     print("Starting ComfyUI on the CPU ...", flush=True)
     try:
-        with (
-            ComfyServer(options.comfyui, base=base, port=options.port) as server,
-            contextlib.suppress(KeyboardInterrupt),
-        ):
-            print(
-                f"{server.url}   Ctrl+C stops it.\nModels and pictures: {base}\nLog: {server.log_path}",
-                flush=True,
-            )
+        with ComfyServer(options.comfyui, base=base, port=options.port) as server:
+            print(f"{server.url}   Ctrl+C stops it.")
+            print(f"Models and pictures: {base}\nLog: {server.log_path}", flush=True)
             server.wait()
             print(f"ComfyUI ended by itself.\n\n{server.log_tail()}", file=sys.stderr)
             return 1

@@ -136,8 +136,12 @@ class ComfyServer:
         """Start the process and wait until it answers.
 
         Raises:
-            ServerError: it ended, or did not answer in time; the message ends with the end of its log.
+            ServerError: the port is taken; or it ended, or did not answer in time, and the message ends with the end
+                of its log.
         """
+        if _answers(self.port):
+            # Or the other program's answers would be taken for this server's.
+            raise ServerError(f"Port {self.port} is in use by another program. Choose another port.")
         if self.pack is not None:
             _link_pack(self.pack, self.base / "custom_nodes" / self.folder_name)
         command = [self.python, str(self.comfyui / "main.py"), "--cpu", "--base-directory", str(self.base)]
@@ -291,10 +295,21 @@ class ComfyServer:
         self.post_json("/interrupt")
 
 
+def stop_on_sigterm() -> None:
+    """Let SIGTERM unwind the program like Ctrl+C does, so that ``with ComfyServer(...)`` stops its server."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _link_pack(pack: Path, link: Path) -> None:

@@ -62,7 +62,7 @@ def method_of(key: str) -> tuple[str, str] | None:
     ('base_model.model.blocks.0.attn', 'VeRA')
     """
     segments = key.split(".")
-    for back in range(1, min(len(segments), 4)):
+    for back in range(1, min(len(segments), 4) + 1):
         name = segments[-back]
         prefix, underscore, _ = name.partition("_")
         method = _NAMES.get(name) or (_PEFT.get(prefix) if underscore else None)

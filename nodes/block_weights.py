@@ -63,6 +63,11 @@ class StrataLoraBlockWeights(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, preset: str | None = None) -> bool | str:
+        # Naming preset here turns off ComfyUI's comparison with the list: a workflow outlives the preset that it was made with.
+        return True
+
+    @classmethod
     def fingerprint_inputs(cls, weights: str | None = None, preset: str | None = None, **_) -> str:
         """A preset by name follows its file."""
         if (weights or "").strip() or preset in (None, NO_PRESET):

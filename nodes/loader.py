@@ -5,17 +5,31 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_math.errors import StrataError
-from ..lora_math.triggers import trigger_words
 from .block_weights import BlockWeightsType
-from .comfy.apply import apply_lora
+from .comfy.apply import apply_stack
 from .comfy.block_weights import BlockSpec
-from .comfy.library import CACHE, file_key, lora_names, path_of, resolve
+from .comfy.library import file_key, lora_names, path_of, resolve
+from .comfy.stack import StackEntry, read_stack
+
+LoraStackType = io.Custom("LORA_STACK")
+STACK_OUTPUT = 4  # its place among the loader's outputs
 
 
 def strength_input(name: str, tooltip: str) -> io.Float.Input:
     """A strength slider. The browser shows -2 to 2 of it ("Strata: slider range"); any value from -100 to 100 is valid."""
     return io.Float.Input(
         name, default=1.0, min=-100.0, max=100.0, step=0.01, display_mode=io.NumberDisplay.slider, tooltip=tooltip
+    )
+
+
+def on_problem_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "on_problem",
+        options=["error", "warn"],
+        default="error",
+        optional=True,
+        advanced=True,
+        tooltip="When a LoRA does not fit this model or is damaged: stop with an error, or go on without it and say so.",
     )
 
 
@@ -53,17 +67,12 @@ class StrataLoraLoader(io.ComfyNode):
                     "apply",
                     options=["patch", "live"],
                     default="patch",
+                    optional=True,  # prompts written by hand need not name it
                     tooltip="patch: adds the LoRA to the model's weights, once for each change of a strength. live: leaves the weights "
                     "alone and runs the LoRA beside them, a little slower per step: moving strength_model then costs nothing, and 16 "
                     "and 8 bit models keep all of the LoRA's precision. To merge or save the model choose patch.",
                 ),
-                io.Combo.Input(
-                    "on_problem",
-                    options=["error", "warn"],
-                    default="error",
-                    advanced=True,
-                    tooltip="When the LoRA does not fit this model or is damaged: stop with an error, or go on without it and say so.",
-                ),
+                on_problem_input(),
                 BlockWeightsType.Input(
                     "block_weights",
                     optional=True,
@@ -75,6 +84,11 @@ class StrataLoraLoader(io.ComfyNode):
                     tooltip="strength_model over time, from 'Create Hook Keyframe': each keyframe multiplies it from its point of the "
                     "sampling on. The LoRA then runs live, whatever apply says; the text encoders' strength stays as it is.",
                 ),
+                LoraStackType.Input(
+                    "lora_stack",
+                    optional=True,
+                    tooltip="More LoRAs, from a stack node of any pack. They are applied before this one.",
+                ),
             ],
             outputs=[
                 io.Model.Output("MODEL", tooltip="The diffusion model with the LoRA."),
@@ -83,7 +97,11 @@ class StrataLoraLoader(io.ComfyNode):
                     "trigger_words", tooltip="Words that the LoRA was trained on, for the prompt; empty when unknown."
                 ),
                 io.String.Output("report", tooltip="What was applied, what was left over, and why."),
+                LoraStackType.Output(
+                    "LORA_STACK", tooltip="The incoming stack with this LoRA behind it, for other nodes."
+                ),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -114,19 +132,18 @@ class StrataLoraLoader(io.ComfyNode):
         on_problem: str = "error",
         block_weights: BlockSpec | str | None = None,
         keyframes=None,
+        lora_stack=None,
     ) -> io.NodeOutput:
-        lora = CACHE.get(lora_name)
-        blocks = BlockSpec.of(block_weights)
-        applied = apply_lora(model, clip, lora, strength_model, strength_clip, on_problem, blocks, apply, keyframes)
-        words = ", ".join(trigger_words(lora.path, lora.metadata))
-        return io.NodeOutput(
-            applied.model,
-            applied.clip,
-            words,
-            applied.report,
-            ui={
-                "strata_verdict": [applied.verdict],
-                "strata_report": [applied.report],
-                "strata_warned": [applied.warned],
-            },
-        )
+        own = StackEntry(lora_name, strength_model, strength_clip, BlockSpec.of(block_weights), keyframes)
+        stack = [*read_stack(lora_stack), own]
+        if model is None and clip is None and not cls._stack_is_used():
+            raise StrataError("Nothing is connected: connect MODEL, CLIP or both to the LoRA Loader.")
+        applied = apply_stack(model, clip, stack, on_problem, apply)
+        return io.NodeOutput(applied.model, applied.clip, applied.trigger_words, applied.report, stack, ui=applied.ui())
+
+    @classmethod
+    def _stack_is_used(cls) -> bool:
+        """Whether some node takes this one's LORA_STACK: then it may stand without MODEL and CLIP."""
+        prompt, node = getattr(cls.hidden, "prompt", None), getattr(cls.hidden, "unique_id", None)
+        inputs = [value for other in (prompt or {}).values() for value in other.get("inputs", {}).values()]
+        return [node, STACK_OUTPUT] in inputs

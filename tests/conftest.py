@@ -8,6 +8,8 @@ import sys
 import types
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or os.getcwd()).resolve() != ROOT]
 
@@ -24,3 +26,21 @@ if COMFYUI and COMFYUI not in sys.path:
     from comfy.cli_args import args
 
     args.cpu = True
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """One real ComfyUI server with this pack, the demo's checkpoint and a LoRA of each family that ``served_loras`` makes."""
+    sys.path.extend(
+        str(ROOT / "tests" / folder) for folder in ("", "nodes") if str(ROOT / "tests" / folder) not in sys.path
+    )
+    import served_loras
+
+    from strata.devtools.model_cache import demo_models, link_models
+    from strata.devtools.server import ComfyServer
+
+    base = tmp_path_factory.mktemp("server")
+    served_loras.save_all(base / "models" / "loras")
+    link_models(demo_models(Path(COMFYUI), print), base)
+    with ComfyServer(Path(COMFYUI), base=base) as running:
+        yield running

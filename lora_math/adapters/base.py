@@ -18,6 +18,7 @@ from ..low_rank import LowRank
 Parts = dict[str, Tensor]  # the tensors of one module by role: {"lora_up": ..., "alpha": ...}
 # Reorders the rows of a delta, and is its own inverse: the scale/shift swap of diffusers' norm_out.
 RowMap = Callable[[Tensor], Tensor]
+TILE = 1 << 22  # how many entries of a delta exist at one time while it is added to a weight piece by piece
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,11 @@ def show(shape) -> str:
     return "x".join(str(n) for n in shape) or "one number"
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """At least single precision: float64 for float64, float32 for every other type, 8-bit ones included."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def as_matrix(weight: Tensor) -> Tensor | None:
     """A view [out, in * kernel] of the weight, None where its memory layout allows none (channels last)."""
     try:
@@ -229,7 +235,6 @@ def fold_core(core: Tensor, down: Tensor, dtype: torch.dtype) -> Tensor:
 
     core [r, r, *kernel], down [r, in(, 1...)]; returns [r, in * kernel].
     """
-    wide = torch.promote_types(
-        dtype, torch.float32
-    )  # never in half precision: the sum is not the last thing that is rounded
-    return torch.einsum("pqk,qi->pik", core.to(wide).flatten(2), down.to(wide).flatten(1)).flatten(1).to(dtype)
+    precise = wide(dtype)  # the sum is not the last thing that is rounded
+    flat = core.to(precise).reshape(*core.shape[:2], -1)
+    return torch.einsum("pqk,qi->pik", flat, down.to(precise).flatten(1)).flatten(1).to(dtype)

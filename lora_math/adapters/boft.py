@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, Rule, register, show
+from .base import Adapter, Parts, Rule, register, show, wide
 from .oft import cayley, rescale_and_limit
 
 
@@ -61,7 +61,7 @@ class BOFT(Adapter):
     def prepared(self, weight: Tensor, groups: int = 1) -> BOFT | None:
         if groups > 1:
             return None  # it turns rows of different groups, which see different inputs: no turn of the output
-        return replace(self, turns=self._turns(torch.float32))
+        return replace(self, turns=self._turns(wide(weight.dtype)))
 
     def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:
         """rescale_s * S_m,s ... S_1,s (f(x) - b) + b."""
@@ -78,9 +78,7 @@ class BOFT(Adapter):
         for stage, turn in enumerate(self._turns(z.dtype)):
             added = added + strength * _stage(z + added, turn, stage)
         if self.rescale is not None:
-            added = added + strength * (self.rescale.to(torch.promote_types(z.dtype, torch.float32)) - 1).to(
-                z.dtype
-            ) * (z + added)
+            added = added + strength * (self.rescale.to(wide(z.dtype)) - 1).to(z.dtype) * (z + added)
         return added
 
 

@@ -8,13 +8,12 @@ norm of W instead on the output axis, and broadcasts PEFT's one-dimensional magn
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import prod
 
 import torch
 from torch import Tensor
 
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, register, show
+from .base import Adapter, Parts, RowMap, register, show, wide
 
 OUT, IN = 0, 1
 
@@ -62,9 +61,10 @@ class DoRA(Adapter):
         return self.inner.matrix_shape
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
-        expected = shape[self.axis] if len(shape) > 1 else prod(shape)
+        expected = shape[self.axis] if len(shape) > self.axis else None
         if self.magnitude.numel() != expected:
-            return f"it has {self.magnitude.numel()} DoRA magnitudes, this weight ({show(shape)}) needs {expected}"
+            needs = "can have none" if expected is None else f"needs {expected}"
+            return f"it has {self.magnitude.numel()} DoRA magnitudes, this weight ({show(shape)}) {needs}"
         return self.inner.mismatch(shape)
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -74,7 +74,7 @@ class DoRA(Adapter):
 
     def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
         # Norms in half precision are off by up to 0.7 % of the weight itself, more than most LoRAs change.
-        return super().apply_(weight, strength, torch.promote_types(dtype, torch.float32), rows)
+        return super().apply_(weight, strength, wide(dtype), rows)
 
     @property
     def has_forward(self) -> bool:
@@ -86,7 +86,7 @@ class DoRA(Adapter):
             return None
         if self.c is not None:  # known from before: W is not read again
             return replace(self, inner=inner)
-        base = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        base = weight.to(wide(weight.dtype))
         trained = base + self.inner.delta(base, 1.0, base.dtype)
         return replace(self, inner=inner, c=self._ratio(trained).flatten())
 

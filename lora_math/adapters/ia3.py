@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, Rule, register, show
+from .base import Adapter, Parts, RowMap, Rule, register, show, wide
 
 
 @register
@@ -56,7 +56,9 @@ class IA3(Adapter):
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         count = self.w.numel()
         if self._side(shape):
-            fits = len(shape) > 1 and count % shape[1] == 0 and shape[0] % max(1, count // shape[1]) == 0
+            fits = (
+                len(shape) > 1 and shape[1] > 0 and count % shape[1] == 0 and shape[0] % max(1, count // shape[1]) == 0
+            )
         else:
             fits = len(shape) > 0 and count == shape[0]
         side = {True: "inputs", False: "outputs", None: "inputs or outputs"}[self.on_input]
@@ -66,7 +68,7 @@ class IA3(Adapter):
         return weight.to(dtype) * (self._along(weight.shape, dtype) * strength)
 
     def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
-        factor = self._along(weight.shape, torch.promote_types(dtype, torch.float32)) * strength + 1
+        factor = self._along(weight.shape, wide(dtype)) * strength + 1
         return weight.mul_(factor if rows is None or factor.shape[0] == 1 else rows(factor))
 
     has_forward = True

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import TILE, Adapter, Parts, RowMap, Rule, fold_core, landing, register, show
+from .base import TILE, Adapter, Parts, RowMap, Rule, fold_core, landing, register, show, wide
 from .lora import LoRA
 
 
@@ -102,7 +102,7 @@ class LoHa(Adapter):
     has_forward = True
 
     def prepared(self, weight: Tensor, groups: int = 1) -> Adapter:
-        factors = self.factors(torch.float32)
+        factors = self.factors(wide(weight.dtype))
         return self if factors is None else LoRA(*factors)
 
     def response(self, layer: Layer, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, Rule, fold_core, landing, register, show
+from .base import Adapter, Parts, RowMap, Rule, fold_core, landing, register, show, wide
 from .dense import Diff
 
 
@@ -108,7 +108,7 @@ class LoKr(Adapter):
     has_forward = True
 
     def prepared(self, weight: Tensor, groups: int = 1) -> LoKr:
-        return replace(self, w1=(_whole(self.w1, torch.float32),), w2=(_whole(self.w2, torch.float32),))
+        return replace(self, w1=(_whole(self.w1, wide(weight.dtype)),), w2=(_whole(self.w2, wide(weight.dtype)),))
 
     def response(self, layer: Layer, x: Tensor) -> Tensor:
         left, right = _whole(self.w1, x.dtype) * self.scale, _whole(self.w2, x.dtype)
@@ -124,16 +124,15 @@ def _take(parts: Parts, roles: tuple[str, ...]) -> tuple[Tensor, ...] | None:
 
 def _scale(w1: tuple[Tensor, ...], w2: tuple[Tensor, ...], rule: Rule) -> float:
     decomposed = w2 if len(w2) > 1 else w1
-    whole = len(decomposed) == 1
-    if (whole and rule.rank is None) or (rule.alpha is not None and math.isinf(rule.alpha)):
+    if rule.alpha is not None and math.isinf(rule.alpha):
         return rule.factor
-    return rule.scale(0 if whole else decomposed[1].shape[0])
+    return rule.scale(0 if len(decomposed) == 1 else decomposed[1].shape[0])
 
 
 def _peft_conv1d(w1: tuple[Tensor, ...], w2: Tensor, scale: float) -> Diff:
     """PEFT's ``make_kron`` gives w1 the kernel's axis for conv2d only. In conv1d it multiplies [1, a, c] by [b, d, kernel] and cuts the
     result to the weight's shape, which is no Kronecker product of the two any more, but is what it trains."""
-    left = _whole(w1, torch.promote_types(w2.dtype, torch.float32))
+    left = _whole(w1, wide(w2.dtype))
     shape = (left.shape[0] * w2.shape[0], left.shape[1] * w2.shape[1], w2.shape[2])
     return Diff(torch.kron(left, w2.to(left.dtype)).reshape(shape), scale)
 
@@ -163,5 +162,5 @@ def _whole(side: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
     """A side as one matrix, multiplied out in at least single precision."""
     if len(side) == 1:
         return side[0].to(dtype).flatten(1)
-    up, down = _split(side, torch.promote_types(dtype, torch.float32))
+    up, down = _split(side, wide(dtype))
     return (up @ down).to(dtype)

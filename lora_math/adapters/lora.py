@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, Rule, add_product_, fold_core, register, show
+from .base import Adapter, Parts, RowMap, Rule, add_product_, fold_core, register, show, wide
 
 
 @register
@@ -60,7 +60,8 @@ class LoRA(Adapter):
             values = parts.pop("lora_E")
             if values.numel() != down.shape[0]:
                 raise StrataError(f"its lora_E has {values.numel()} numbers for rank {down.shape[0]}")
-            down = down * values.reshape(-1, *[1] * (down.ndim - 1)).to(down.dtype)
+            precise = wide(down.dtype)
+            down = down.to(precise) * values.to(precise).reshape(-1, *[1] * (down.ndim - 1))
         return cls(up, down, parts.pop("lora_mid", None), rule.scale(down.shape[0]))
 
     @property
@@ -105,7 +106,7 @@ class LoRA(Adapter):
     def prepared(self, weight: Tensor, groups: int = 1) -> LoRA:
         if self.mid is None:
             return self
-        up, down = self.matrices(torch.float32)
+        up, down = self.matrices(wide(weight.dtype))
         return LoRA(up, down, None, self.scale)
 
     def response(self, layer: Layer, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import TILE, Adapter, Parts, RowMap, Rule, as_matrix, register, show
+from .base import TILE, Adapter, Parts, RowMap, Rule, as_matrix, register, show, wide
 
 
 @register
@@ -81,7 +81,7 @@ class OFT(Adapter):
     def prepared(self, weight: Tensor, groups: int = 1) -> OFT | None:
         if groups > 1 and any(weight.shape[0] // groups % block.shape[1] for block in self.blocks):
             return None  # a block that turns rows of two groups mixes weights that see different inputs: no turn of the output
-        return replace(self, turns=self._turns(torch.float32))
+        return replace(self, turns=self._turns(wide(weight.dtype)))
 
     def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:
         """rescale_s * R_s^T (f(x) - b) + b."""
@@ -96,7 +96,7 @@ class OFT(Adapter):
             turned = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
             if self.rescale is None:
                 return turned
-            return turned + (self.rescale.float() - 1).to(z.dtype) * (z + strength * turned)
+            return turned + (self.rescale.to(wide(z.dtype)) - 1).to(z.dtype) * (z + strength * turned)
 
         return y + strength * layer.by_channel(layer.without_bias(y), change)
 
@@ -123,7 +123,7 @@ def cayley(blocks: Tensor, limit: float, dtype: torch.dtype) -> Tensor:
 
     Computed in at least single precision: half precision has no solver, and R is so near I that R itself would lose the difference.
     """
-    q = blocks.to(torch.promote_types(dtype, torch.float32))
+    q = blocks.to(wide(dtype))
     q = q - q.transpose(-1, -2)
     if limit > 0:
         q = q * (limit / torch.linalg.vector_norm(q)).clamp(max=1)

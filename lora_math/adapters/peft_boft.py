@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, Rule, register, show
+from .base import Adapter, Parts, Rule, register, show, wide
 
 
 @register
@@ -59,7 +59,7 @@ class PeftBOFT(Adapter):
     def prepared(self, weight: Tensor, groups: int = 1) -> PeftBOFT | None:
         if prod(weight.shape[2:]) != 1:
             return None  # the turned patches overlap
-        return replace(self, turns=self._turns(torch.float32))
+        return replace(self, turns=self._turns(wide(weight.dtype)))
 
     def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:
         """s (f(x R) - b) + b, for linear layers and 1x1 convolutions."""
@@ -74,14 +74,14 @@ class PeftBOFT(Adapter):
             return added
 
         turned = layer.without_bias(layer.base(layer.by_channel(x, change)))
-        scale = layer.channels((self.s.to(torch.promote_types(y.dtype, torch.float32)) - 1).to(y.dtype))
+        scale = layer.channels((self.s.to(wide(y.dtype)) - 1).to(y.dtype))
         return y + turned + strength * scale * (layer.without_bias(y) + turned)
 
     def _turns(self, dtype: torch.dtype) -> Tensor:
         """B - I [stages, k, b, b]."""
         if self.turns is not None:
             return self.turns.to(dtype)
-        skew = self.blocks.to(torch.promote_types(dtype, torch.float32))
+        skew = self.blocks.to(wide(dtype))
         skew = (skew - skew.transpose(-1, -2)) / 2
         return torch.linalg.solve(torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device) + skew, -2 * skew).to(
             dtype

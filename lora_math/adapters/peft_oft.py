@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, Rule, register, show
+from .base import Adapter, Parts, Rule, register, show, wide
 
 NEUMANN_TERMS = 5  # both trainers' default
 
@@ -73,7 +73,7 @@ class PeftOFT(Adapter):
     def prepared(self, weight: Tensor, groups: int = 1) -> PeftOFT | None:
         if prod(weight.shape[2:]) != 1:
             return None  # the turned patches overlap
-        return replace(self, turns=self._turns(torch.float32))
+        return replace(self, turns=self._turns(wide(weight.dtype)))
 
     def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:
         """f(x R_s), for linear layers and 1x1 convolutions."""
@@ -91,9 +91,7 @@ class PeftOFT(Adapter):
             return self.turns.to(dtype)
         size = _size(self.skew)
         rows, columns = torch.triu_indices(size, size, 1, device=self.skew.device)
-        q = torch.zeros(
-            self.skew.shape[0], size, size, dtype=torch.promote_types(dtype, torch.float32), device=self.skew.device
-        )
+        q = torch.zeros(self.skew.shape[0], size, size, dtype=wide(dtype), device=self.skew.device)
         q[:, rows, columns] = self.skew.to(q.dtype) / (2 * math.sqrt(size - 1) if self.scaled else 1)
         q = q - q.transpose(1, 2)
         if self.terms == 0:

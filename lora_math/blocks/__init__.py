@@ -3,7 +3,7 @@
 from .builtin import FAMILIES, builtin_layout
 from .errors import BlockTextError
 from .layout import Block, Layout, Location, layout_of
-from .presets import Preset, load_presets, read_presets, save_preset, texts
+from .presets import Preset, delete_preset, load_presets, read_presets, save_preset, texts
 from .text import parse
 from .weights import BlockWeights, ResolvedWeights, Rule, format_weights
 
@@ -20,6 +20,7 @@ __all__ = [
     "ResolvedWeights",
     "Rule",
     "builtin_layout",
+    "delete_preset",
     "format",
     "format_weights",
     "layout_of",

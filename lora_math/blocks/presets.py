@@ -200,6 +200,25 @@ def save_preset(path: Path | str, family: str | None, name: str, weights: str, a
     return preset
 
 
+def delete_preset(path: Path | str, name: str) -> bool:
+    """Take a preset out of a user file (JSON), under every family. False if it has none of that name. Raises BlockTextError."""
+    path = Path(path)
+    try:
+        source = path.read_text(encoding="utf-8-sig") if path.exists() else "{}"
+        list(_read_json(path, source, True))
+        data = json.loads(_without_comments(source) or "{}")
+        found = [entries.pop(name) for entries in data.values() if name in entries]
+        if found:
+            if _has_comments(source):
+                _write(path.with_suffix(".json.bak"), source)
+            _write(path, json.dumps({k: v for k, v in data.items() if v}, indent=2, ensure_ascii=False) + "\n")
+    except UnicodeDecodeError:
+        raise BlockTextError(f"{path.name}: this is not a text file in UTF-8.") from None
+    except OSError as error:
+        raise BlockTextError(f"{path.name} cannot be written: {error.strerror or error}.") from None
+    return bool(found)
+
+
 def _has_comments(source: str) -> bool:
     return any(match[0][0] in "/#" for match in _TOKEN.finditer(source))
 

@@ -1,10 +1,10 @@
-"""One LoRA onto a MODEL and a CLIP: the way from an opened file to patched clones and the report beside them."""
+"""LoRAs onto a MODEL and a CLIP: the way from a name to patched clones and the report beside them."""
 
 from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,12 +12,14 @@ import comfy.hooks
 
 from ...lora_math.blocks import ResolvedWeights
 from ...lora_math.errors import StrataError
+from ...lora_math.triggers import trigger_words
 from . import live, patch, report
 from .block_weights import BlockSpec, layout_for
 from .fit import fit
-from .library import Lora
+from .library import CACHE, Lora
 from .live_layers import split
 from .report import NOTHING, Side
+from .stack import StackEntry
 from .targets import Targets, clip_targets, model_targets
 
 OnProblem = Literal["error", "warn"]
@@ -33,6 +35,41 @@ class Applied:
     report: str
     verdict: str
     warned: bool
+    trigger_words: str = ""
+
+    def ui(self) -> dict[str, list]:
+        """What the browser is told beside the outputs."""
+        return {"strata_verdict": [self.verdict], "strata_report": [self.report], "strata_warned": [self.warned]}
+
+
+def apply_stack(model, clip, entries: Sequence[StackEntry], on_problem: OnProblem, apply: Apply = "patch") -> Applied:
+    """Every LoRA of a stack in order. Raises StrataError as ``apply_named`` does."""
+    results = []
+    for entry in entries:
+        applied = apply_named(model, clip, entry, on_problem, apply)
+        model, clip = applied.model, applied.clip
+        results.append(applied)
+    if not results:
+        return Applied(model, clip, "No LoRA: nothing changed", "No LoRA: nothing changed", False)
+    words = dict.fromkeys(word for applied in results for word in applied.trigger_words.split(", ") if word)
+    warned = [applied for applied in results if applied.warned]
+    verdict = (warned or results)[0].verdict if len(results) == 1 or warned else f"{len(results)} LoRAs applied"
+    return Applied(model, clip, "\n\n".join(a.report for a in results), verdict, bool(warned), ", ".join(words))
+
+
+def apply_named(model, clip, entry: StackEntry, on_problem: OnProblem, apply: Apply = "patch") -> Applied:
+    """One LoRA by its name. Raises StrataError when the file or its fit is bad and ``on_problem`` is "error"; with "warn" the report
+    says what is wrong and nothing is patched."""
+    name, strength_model, strength_clip = entry
+    try:
+        lora = CACHE.get(name)
+    except StrataError as problem:
+        if on_problem == "error":
+            raise
+        return Applied(model, clip, str(problem), str(problem), True)
+    return apply_lora(
+        model, clip, lora, strength_model, strength_clip, on_problem, entry.block_weights, apply, entry.keyframes
+    )
 
 
 def apply_lora(
@@ -50,8 +87,6 @@ def apply_lora(
 
     keyframes: the model's strength over time; what it can change is live whatever ``apply`` says.
     """
-    if model is None and clip is None:
-        raise StrataError("Nothing is connected: connect MODEL, CLIP or both to the LoRA Loader.")
     for name, strength in (("strength_model", strength_model), ("strength_clip", strength_clip)):
         if not math.isfinite(strength):
             raise StrataError(f"{name} is {strength}: it must be a number.")
@@ -64,9 +99,7 @@ def apply_lora(
     clip_side = _side(lora, targets[1], strength_clip, blocks)
     sides = (model_side, clip_side)
     if strength_model == 0 and strength_clip == 0:
-        return Applied(
-            model, clip, report.text(lora, *sides, [], False), report.verdict(lora, *sides, [], False), False
-        )
+        return _applied(model, clip, lora, sides, [], False)
     found = report.problems(lora, *sides)
     if found and on_problem == "error":
         raise StrataError("\n".join(found))
@@ -78,8 +111,15 @@ def apply_lora(
         else:
             model = _patched(model, lora, model_side)
         clip = _patched(clip, lora, clip_side)
-    text = "\n".join([report.text(lora, *sides, found, usable), *notes])
-    return Applied(model, clip, text, report.verdict(lora, *sides, found, usable), bool(found))
+    return _applied(model, clip, lora, sides, found, usable, notes)
+
+
+def _applied(
+    model, clip, lora: Lora, sides: tuple[Side, Side], found: list[str], used: bool, notes: Sequence[str] = ()
+) -> Applied:
+    text = "\n".join([report.text(lora, *sides, found, used), *notes])
+    verdict, words = report.verdict(lora, *sides, found, used), ", ".join(trigger_words(lora.path, lora.metadata))
+    return Applied(model, clip, text, verdict, bool(found), words)
 
 
 def _side(lora: Lora, targets: Targets | None, strength: float, blocks: ResolvedWeights | None) -> Side:

@@ -15,8 +15,8 @@ from .targets import Target, Targets
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """pieces: what can be applied, in the file's order; refused: entries that name a weight but cannot change it, with the reason;
-    strangers: entries that name nothing here."""
+    """pieces: what can be applied, in the file's order, an entry once for every weight that it changes; refused: entries that name
+    a weight but cannot change it, with the reason; strangers: entries that name nothing here."""
 
     pieces: tuple[tuple[Target, Entry], ...]
     refused: tuple[tuple[Entry, str], ...]
@@ -29,7 +29,7 @@ class Fit:
             grouped: dict = {}
             for target, entry in self.pieces:
                 if not without.intersection(entry.keys):
-                    grouped.setdefault(target.patch_key, []).append(entry.adapter)
+                    grouped.setdefault(target.patch_key, []).append(target.of(entry.adapter))
             self._grouped[without] = grouped
         return self._grouped[without]
 
@@ -44,26 +44,34 @@ def fit(lora: Lora, targets: Targets) -> Fit:
     of_lora = _known.setdefault(lora, WeakKeyDictionary())
     found = of_lora.get(targets)
     if found is None:
-        found = of_lora[targets] = _fit(lora.contents.entries, targets)
+        found = of_lora[targets] = match(lora.contents.entries, targets)
     return found
 
 
-def _fit(entries: Iterable[Entry], targets: Targets) -> Fit:
+def match(entries: Iterable[Entry], targets: Targets) -> Fit:
+    """The fit of any entries, computed anew."""
     pieces, refused, strangers = [], [], []
     for entry in entries:
-        target = targets.find(entry.module, entry.parameter)
-        if target is None:
+        adapter = entry.adapter
+        found = targets.find(
+            entry.module, entry.parameter, lambda shape, adapter=adapter: adapter.mismatch(shape) is None
+        )
+        if not found:
             strangers.append(entry)
             continue
-        reason = _refusal(entry.adapter, target)
+        reason = next((reason for target in found if (reason := _refusal(adapter, target)) is not None), None)
         if reason is None:
-            pieces.append((target, entry))
+            pieces.extend((target, entry) for target in found)
         else:
             refused.append((entry, reason))
     return Fit(tuple(pieces), tuple(refused), tuple(strangers))
 
 
 def _refusal(adapter: Adapter, target: Target) -> str | None:
+    part = target.of(adapter)
+    if part is None:
+        return f"{adapter.name} changes as one what this model has in parts, and cannot be cut"
+    adapter = part
     if adapter.shape_after is not None and not isinstance(target.patch_key, str):
         return "it widens a weight of which it holds only a part"
     return adapter.mismatch(target.shape)
@@ -75,8 +83,8 @@ def text_encoder_of(target: Target) -> str:
 
 
 def count(entries: Iterable[Entry]) -> int:
-    """Tensors of the file that these entries came from."""
-    return sum(len(entry.keys) for entry in entries)
+    """Tensors of the file that these entries came from; an entry that changes several weights counts once."""
+    return sum(len(entry.keys) for entry in {id(entry): entry for entry in entries}.values())
 
 
 def is_text_encoder(entry: Entry) -> bool:

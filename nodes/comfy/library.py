@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections import OrderedDict
@@ -12,10 +13,13 @@ import comfy.lora_convert
 import folder_paths
 
 from ...lora_math import family, files, state_dict
+from ...lora_math.convert import convert
 from ...lora_math.energy import squared_norm
 from ...lora_math.errors import StrataError
+from ...lora_math.rows import rows_of
 
 CACHE_BYTES = 2 << 30
+MAX_CONFIG = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +36,17 @@ class Lora:
     broken: frozenset[str]
     tensors: int
     nbytes: int
-    _energies: dict[int, float] = field(default_factory=dict, repr=False)
+    _energies: dict[tuple, float] = field(default_factory=dict, repr=False)
 
-    def energy(self, entry: state_dict.Entry, shape: tuple[int, ...]) -> float:
-        """Squared norm of an entry's change of a weight of this shape; 0 where it depends on the weight. Computed once."""
-        key = id(entry)
+    def energy(self, entry: state_dict.Entry, shape: tuple[int, ...], part=None) -> float:
+        """Squared norm of an entry's change of a weight of this shape; 0 where it depends on the weight. Computed once.
+
+        part: (start, length, total) rows of the adapter, where the weight holds only these.
+        """
+        key = (id(entry), part)
         if key not in self._energies:
-            self._energies[key] = squared_norm(entry.adapter, shape) or 0.0
+            adapter = entry.adapter if part is None else rows_of(entry.adapter, *part)
+            self._energies[key] = (adapter and squared_norm(adapter, shape)) or 0.0
         return self._energies[key]
 
 
@@ -50,26 +58,33 @@ def lora_names() -> list[str]:
 def resolve(name: str, names: Iterable[str] | None = None) -> str:
     """The name as this machine's ``loras`` folders spell it.
 
-    Tries in turn: the exact name; the other system's separators; other upper and lower case; a single file of the same base name.
-    Never a part of a name. Raises StrataError naming the candidates when two fit, and near ones when none does.
+    Tries in turn: the exact name; the other system's separators; other upper and lower case; a single file of the same base name;
+    then the same without the file's extension, as prompt tags are written. Never a part of a name.
+    Raises StrataError naming the candidates when two fit.
     """
     names = list(lora_names() if names is None else names)
     if name in names:
         return name
     wanted = _slashes(name)
-    for key in (_slashes, lambda n: _slashes(n).lower(), lambda n: os.path.basename(_slashes(n)).lower()):
-        hits = [candidate for candidate in names if key(candidate) == key(wanted)]
-        if len(hits) == 1:
-            return hits[0]
-        if hits:
-            raise StrataError(
-                f"LoRA '{name}' could be any of {len(hits)} files: {', '.join(sorted(hits)[:5])}. "
-                "Choose the one you mean in the node's list."
-            )
+    spellings = (_slashes, lambda n: _slashes(n).lower(), lambda n: os.path.basename(_slashes(n)).lower())
+    for ending in (str, _without_extension):
+        for spelled in spellings:
+            hits = [candidate for candidate in names if spelled(ending(candidate)) == spelled(wanted)]
+            if len(hits) == 1:
+                return hits[0]
+            if hits:
+                raise StrataError(
+                    f"LoRA '{name}' could be any of {len(hits)} files: {', '.join(sorted(hits)[:5])}. "
+                    "Choose the one you mean in the node's list, or write its folder too."
+                )
     raise StrataError(
         f"LoRA '{name}' is not in your loras folders ({len(names)} files there). "
         "Put the file there and press R to refresh, or choose another one in the node's list."
     )
+
+
+def _without_extension(name: str) -> str:
+    return os.path.splitext(name)[0]
 
 
 def path_of(name: str) -> str:
@@ -151,8 +166,8 @@ def open_lora(name: str, path: str) -> Lora:
     """Reads and understands a file, past the cache. Raises LoraFileError."""
     identity = repr(file_key(path))
     file = files.read_lora_file(path)
-    tensors = comfy.lora_convert.convert_lora(file.tensors)
-    contents = state_dict.parse(tensors, file.metadata)
+    tensors = convert(comfy.lora_convert.convert_lora(file.tensors))
+    contents = state_dict.parse(tensors, file.metadata, adapter_config(path))
     if not contents.entries:
         raise files.LoraFileError(path, file.size, *_no_lora(tensors))
     broken = frozenset(files.non_finite(tensors))
@@ -160,6 +175,29 @@ def open_lora(name: str, path: str) -> Lora:
     return Lora(
         name, path, identity, file.size, dict(file.metadata), contents, found, broken, len(tensors), file.nbytes
     )
+
+
+def adapter_config(path: str) -> dict | None:
+    """PEFT's ``adapter_config.json`` where it lies beside the file that it was saved with, else None.
+
+    In a folder with other LoRAs it says nothing about a file that does not carry PEFT's own name.
+    """
+    folder, name = os.path.split(path)
+    config = os.path.join(folder, "adapter_config.json")
+    try:
+        if not os.path.isfile(config) or os.path.getsize(config) > MAX_CONFIG:
+            return None
+        if not name.startswith("adapter_model."):
+            others = [
+                n for n in os.listdir(folder) if n.lower().endswith((".safetensors", *files.PICKLED)) and n != name
+            ]
+            if others:
+                return None
+        with open(config, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 _OTHER_KINDS = (

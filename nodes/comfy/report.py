@@ -132,6 +132,7 @@ def text(lora: Lora, model: Side, clip: Side, found: Sequence[str], applied: boo
         lines += _side_lines(lora, model, clip)
         lines += _block_lines(lora, model, clip)
     lines += _leftover_lines(lora, model, clip)
+    lines += [f"Note: {note}" for note in lora.contents.notes]
     lines += [f"Unlike ComfyUI's loader: {line}" for line in _differences(lora, model, clip)]
     return "\n".join(lines)
 
@@ -184,7 +185,7 @@ def _block_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
             row = rows.setdefault(_row_name(place), _Row([], 0, 0.0))
             row.weights.append(blocks.at(place))
             row.tensors += len(entry.keys)
-            row.energy += lora.energy(entry, target.shape)
+            row.energy += lora.energy(entry, target.shape, target.part)
     total = sum(row.energy for row in rows.values()) or 1.0
     order = {block.name: at for at, block in enumerate(_all_blocks(blocks))}
     lines = [f"Block weights: {blocks.weights}"]
@@ -256,7 +257,8 @@ def _strangers(lora: Lora, model: Side, clip: Side) -> list[Entry]:
     known = {id(entry) for side in (model, clip) for _, entry in side.fit.pieces}
     known |= {id(entry) for side in (model, clip) for entry, _ in side.fit.refused}
     connected = {True: clip.targets is not None, False: model.targets is not None}
-    return [e for e in lora.contents.entries if id(e) not in known and connected[is_text_encoder(e)]]
+    # An optional entry without a counterpart lacks nothing: PEFT's IA3 changes a bias where there is one.
+    return [e for e in lora.contents.entries if id(e) not in known and connected[is_text_encoder(e)] and not e.optional]
 
 
 def _differences(lora: Lora, model: Side, clip: Side) -> list[str]:

@@ -5,67 +5,107 @@ The names come from ComfyUI's own key maps, so every family that it knows works 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import comfy.lora
 import torch
+from comfy.utils import swap_scale_shift
 
-from ...lora_math import family
+from ...lora_math import family, names, spellings
+from ...lora_math.adapters import Adapter
+from ...lora_math.rows import rows_of
 
 Shape = tuple[int, ...]
 Key = str | tuple  # a state-dict key, or (key, (axis, start, length)[, row map]) for a part of a weight
+Keys = tuple[
+    Key, ...
+]  # usually one; several where a LoRA has as one layer what the model has apart, in the order of its rows
+Fits = Callable[[Shape], bool]
 
 
 @dataclass(frozen=True)
 class Target:
-    """One weight, or a slice of one. ``patch_key`` is what ``ModelPatcher.add_patches`` takes; ``shape`` that of the slice."""
+    """One weight, or a slice of one. ``patch_key`` is what ``ModelPatcher.add_patches`` takes; ``shape`` that of the slice.
+
+    part: (start, length, total) of the rows of the LoRA's change that belong here; None for all of them.
+    """
 
     patch_key: Key
     shape: Shape
+    part: tuple[int, int, int] | None = None
 
     @property
     def key(self) -> str:
-        return self.patch_key if isinstance(self.patch_key, str) else self.patch_key[0]
+        return _weight(self.patch_key)
 
     @property
     def rows(self) -> Callable | None:
         """The reordering that ComfyUI will apply to the delta, if any."""
         return self.patch_key[2] if isinstance(self.patch_key, tuple) and len(self.patch_key) > 2 else None
 
+    def of(self, adapter: Adapter) -> Adapter | None:
+        """What of ``adapter`` belongs here; None where it cannot be taken apart."""
+        return adapter if self.part is None else rows_of(adapter, *self.part)
+
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Every name that a LoRA may call this model's weights by. Holds no reference to the model."""
+    """Every name that a LoRA may call this model's weights by. Holds no reference to the model.
+
+    names: whole module names, as ComfyUI maps them; bodies: by ``names.model_body``; encoders: by ``names.text_body``, then by encoder.
+    """
 
     names: Mapping[str, Key]
-    aliases: Mapping[str, Key]
+    bodies: Mapping[str, Keys]
+    encoders: Mapping[str, Mapping[str, Key]]
     shapes: Mapping[str, Shape]
     family: str | None
 
-    def find(self, module: str, parameter: str) -> Target | None:
-        """The weight or bias that ``module`` means, or None when this model has none of that name."""
-        key = self.names.get(module) or self.aliases.get(module)
-        if key is None:
-            return None
-        if parameter == "bias":
-            key = _bias(key)
-        name = key if isinstance(key, str) else key[0]
-        shape = self.shapes.get(name)
-        if shape is None:
-            return None
-        offset = key[1] if isinstance(key, tuple) else None
-        if offset is not None:
-            axis, start, length = offset
-            if axis >= len(shape) or start + length > shape[axis]:
-                return None
-            shape = (*shape[:axis], length, *shape[axis + 1 :])
-        return Target(key, shape)
+    def find(self, module: str, parameter: str, fits: Fits | None = None) -> tuple[Target, ...]:
+        """The weight or bias that ``module`` means: empty when this model has none of that name, several for what it has in parts.
+
+        fits: whether a shape can be meant. Only asked where the name leaves two text encoders open.
+        """
+        keys = self._keys(module)
+        if len(keys) == 1:
+            target = self._target(keys[0], parameter)
+            return () if target is None else (target,)
+        if keys and self.encoders:
+            targets = (self._target(key, parameter) for key in keys)
+            return next(((t,) for t in targets if t is not None and (fits is None or fits(t.shape))), ())
+        return self._in_parts(keys, parameter)
 
     def knows_only_as_alias(self, module: str) -> bool:
         """Whether ComfyUI's own loader would not find this name."""
-        return module not in self.names and module in self.aliases
+        return module not in self.names
+
+    def _keys(self, module: str) -> Keys:
+        key = self.names.get(module)
+        if key is not None:
+            return (key,)
+        if not self.encoders:
+            return self.bodies.get(names.model_body(module), ())
+        name = names.text_name(module)
+        return () if name is None else _encoder_keys(self.encoders.get(name.body, {}), name)
+
+    def _target(self, key: Key, parameter: str) -> Target | None:
+        if parameter == "bias":
+            key = _bias(key)
+        shape = _sliced(key, self.shapes)
+        return None if shape is None else Target(key, shape)
+
+    def _in_parts(self, keys: Keys, parameter: str) -> tuple[Target, ...]:
+        targets = [self._target(key, parameter) for key in keys]
+        if None in targets:
+            return ()
+        total, start, found = sum(target.shape[0] for target in targets), 0, []
+        for target in targets:
+            length = target.shape[0]
+            found.append(Target(target.patch_key, target.shape, (start, length, total)))
+            start += length
+        return tuple(found)
 
 
 _known: WeakKeyDictionary[torch.nn.Module, Targets] = WeakKeyDictionary()
@@ -73,23 +113,31 @@ _known: WeakKeyDictionary[torch.nn.Module, Targets] = WeakKeyDictionary()
 
 def model_targets(model) -> Targets:
     """Targets of a MODEL (a ModelPatcher). Built once for a loaded model, for all its clones."""
-    return _targets(model, model.model, comfy.lora.model_lora_keys_unet, _model_family(model))
+    found = _known.get(model.model)
+    if found is None:
+        shapes = _shapes(model, model.model)
+        family_name = model_family(model.model)
+        known = _valid(comfy.lora.model_lora_keys_unet(model.model, {}), shapes)
+        found = _known[model.model] = Targets(known, _bodies(known, shapes, family_name), {}, shapes, family_name)
+    return found
 
 
 def clip_targets(clip) -> Targets:
     """Targets of a CLIP. Built once for a loaded set of text encoders, for all its clones."""
-    return _targets(clip.patcher, clip.cond_stage_model, comfy.lora.model_lora_keys_clip, None)
-
-
-def _targets(patcher, module: torch.nn.Module, core_names: Callable, family_name: str | None) -> Targets:
+    module = clip.cond_stage_model
     found = _known.get(module)
     if found is None:
-        names = core_names(module, {})
-        shapes = {key: _shape(weight) for key, weight in module.state_dict().items()}
-        # A padding LoRA that is applied right now has widened the live weight: the backup has the model's own shape.
-        shapes.update((key, _shape(saved.weight)) for key, saved in patcher.backup.items())
-        found = _known[module] = Targets(names, _aliases(names), shapes, family_name)
+        shapes = _shapes(clip.patcher, module)
+        known = _valid(comfy.lora.model_lora_keys_clip(module, {}), shapes)
+        found = _known[module] = Targets(known, {}, _encoders(shapes), shapes, None)
     return found
+
+
+def _shapes(patcher, module: torch.nn.Module) -> dict[str, Shape]:
+    shapes = {key: _shape(weight) for key, weight in module.state_dict().items()}
+    # A padding LoRA that is applied right now has widened the live weight: the backup has the model's own shape.
+    shapes.update((key, _shape(saved.weight)) for key, saved in patcher.backup.items())
+    return shapes
 
 
 def _shape(weight) -> Shape:
@@ -97,28 +145,109 @@ def _shape(weight) -> Shape:
     return tuple(getattr(weight, "tensor_shape", weight.shape))
 
 
-def _aliases(names: Mapping[str, Key]) -> dict[str, Key]:
-    """Spellings in circulation that ComfyUI's maps lack."""
-    aliases: dict[str, Key] = {}
-    for name, key in names.items():
-        if ".processor.to_" in name:  # diffusers since 0.22 writes attn1.to_q, not attn1.processor.to_q
-            plain = name.replace(".processor.to_", ".to_")
-            aliases[plain] = key
-            if plain.endswith(".to_out"):
-                aliases[plain + ".0"] = key
-        elif name.startswith("text_encoder") and ".text_model.encoder." in name:  # transformers 5 dropped the level
-            aliases[name.replace(".text_model.encoder.", ".encoder.", 1)] = key
-    for name in [*names, *aliases]:  # PEFT's own save_pretrained
-        head, _, tail = name.partition(".")
-        if tail and head in ("unet", "transformer", "text_encoder", "text_encoder_2"):
-            aliases.setdefault(f"{head}.base_model.model.{tail}", names.get(name) or aliases[name])
-            if head in ("unet", "transformer"):
-                aliases.setdefault(f"base_model.model.{tail}", names.get(name) or aliases[name])
-    return aliases
+def _valid(known: Mapping[str, Key], shapes: Mapping[str, Shape]) -> dict[str, Key]:
+    """ComfyUI's map without what it names in vain: layers that this model lacks, rows beyond a weight's end (Lumina's narrow k, v)."""
+    return {name: key for name, key in known.items() if _sliced(key, shapes) is not None}
+
+
+def _sliced(key: Key, shapes: Mapping[str, Shape]) -> Shape | None:
+    """Shape of the weight, or the part of it, that a key names; None where the model has no such thing."""
+    shape = shapes.get(_weight(key))
+    if shape is None or isinstance(key, str) or key[1] is None:
+        return shape
+    axis, start, length = key[1]
+    if axis >= len(shape) or start + length > shape[axis]:
+        return None
+    return (*shape[:axis], length, *shape[axis + 1 :])
+
+
+_DIFFUSION = "diffusion_model."
+
+
+def _bodies(known: Mapping[str, Key], shapes: Mapping[str, Shape], family_name: str | None) -> dict[str, Keys]:
+    """Layers by body, the surest source first: the model's own names, ComfyUI's other names for them, the dialects of the family."""
+    bodies: dict[str, Keys] = {}
+    layers = {key.removeprefix(_DIFFUSION).removesuffix(".weight"): key for key in shapes if key.startswith(_DIFFUSION)}
+    for layer, key in layers.items():
+        bodies.setdefault(names.plain(layer), (key,))
+    for name, key in known.items():
+        bodies.setdefault(names.model_body(name), (key,))
+    for layer, key in layers.items():
+        for part in spellings.other_names(family_name, layer, shapes[key]):
+            bodies.setdefault(names.plain(part.name), (_part_key(key, part),))
+    for body, keys in list(bodies.items()):
+        if body.endswith("_to_out_0"):  # old attention processors had no list there
+            bodies.setdefault(body[: -len("_0")], keys)
+    for body, keys in list(_fused(bodies, shapes)):
+        bodies.setdefault(body, keys)
+    return bodies
+
+
+def _part_key(key: str, part: spellings.Part) -> Key:
+    if part.swapped:
+        return (key, None, swap_scale_shift)
+    return key if part.start is None else (key, (0, part.start, part.length))
+
+
+_SPLIT = (("_to_q", "_to_k", "_to_v", "_to_qkv"), ("_add_q_proj", "_add_k_proj", "_add_v_proj", "_to_added_qkv"))
+
+
+def _fused(bodies: Mapping[str, Keys], shapes: Mapping[str, Shape]) -> Iterator[tuple[str, Keys]]:
+    """q, k and v under diffusers' name for the three as one (``fuse_qkv_projections``)."""
+    for q, k, v, fused in _SPLIT:
+        for body in bodies:
+            if body.endswith(q):
+                stem = body.removesuffix(q)
+                parts = [bodies.get(stem + end, ()) for end in (q, k, v)]
+                if all(len(part) == 1 for part in parts):
+                    yield stem + fused, _joined([part[0] for part in parts], shapes)
+
+
+def _joined(keys: list[Key], shapes: Mapping[str, Shape]) -> Keys:
+    """Adjoining slices of one weight as one slice, or the keys as they are."""
+    weight = _weight(keys[0])
+    start = length = 0
+    for i, key in enumerate(keys):
+        if (
+            isinstance(key, str)
+            or key[1] is None
+            or key[0] != weight
+            or key[1][0] != 0
+            or (i and key[1][1] != start + length)
+        ):
+            return tuple(keys)
+        start, length = (key[1][1] if i == 0 else start), length + key[1][2]
+    return (weight,) if length == shapes[weight][0] else ((weight, (0, start, length)),)
+
+
+def _encoders(shapes: Mapping[str, Shape]) -> dict[str, dict[str, Key]]:
+    found: dict[str, dict[str, Key]] = {}
+    for key in shapes:
+        encoder, _, layer = key.partition(".")
+        if layer.endswith(".weight"):
+            found.setdefault(names.text_body(names.plain(layer.removesuffix(".weight"))), {}).setdefault(encoder, key)
+    return found
+
+
+def _encoder_keys(by_encoder: Mapping[str, Key], name: names.TextName) -> Keys:
+    """The layer in the encoder that the name speaks of, else in every one that has such a layer.
+
+    A number counts encoders that are built alike: T5 is the only T5 whether a trainer calls it the second or the third.
+    """
+    if name.encoder is not None:
+        return tuple(key for encoder, key in by_encoder.items() if encoder.startswith(name.encoder))
+    keys = tuple(by_encoder.values())
+    if name.number is None or len(keys) < 2:
+        return keys
+    return keys[name.number - 1 : name.number]
+
+
+def _weight(key: Key) -> str:
+    return key if isinstance(key, str) else key[0]
 
 
 def _bias(key: Key) -> Key:
-    name = key if isinstance(key, str) else key[0]
+    name = _weight(key)
     bias = name[: -len("weight")] + "bias" if name.endswith(".weight") else name
     if isinstance(key, str):
         return bias
@@ -159,6 +288,8 @@ _FAMILIES = {
     "PixArtAlpha": family.PIXART,
     "PixArtSigma": family.PIXART,
     "GenmoMochi": family.MOCHI,
+    "CosmosT2V": family.COSMOS,
+    "CosmosI2V": family.COSMOS,
     "CosmosT2IPredict2": family.PREDICT2,
     "CosmosI2VPredict2": family.PREDICT2,
     "Anima": family.ANIMA,
@@ -168,12 +299,19 @@ _FAMILIES = {
 }
 
 
-def _model_family(model) -> str | None:
-    name = type(getattr(model.model, "model_config", None)).__name__
+def model_family(model: torch.nn.Module) -> str | None:
+    """The family of a loaded model, by the name of its configuration in ``comfy.supported_models``; None when ComfyUI does not say."""
+    name = type(getattr(model, "model_config", None)).__name__
     if name in _FAMILIES:
         return _FAMILIES[name]
-    if name.startswith(("WAN21", "WAN22")):
-        return family.WAN
-    if name.startswith("HunyuanVideo"):
-        return family.HUNYUAN_VIDEO
+    for prefix, family_name in _FAMILY_PREFIXES:
+        if name.startswith(prefix):
+            return family_name
     return name if name not in ("NoneType", "BASE") else None
+
+
+_FAMILY_PREFIXES = (
+    (("WAN21", "WAN22"), family.WAN),
+    ("HunyuanVideo", family.HUNYUAN_VIDEO),
+    ("HunyuanImage", family.HUNYUAN_IMAGE),
+)

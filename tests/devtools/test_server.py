@@ -4,6 +4,7 @@ What a server does when all is well is tested wherever one is used.
 """
 
 import os
+import socket
 import sys
 import time
 
@@ -63,6 +64,13 @@ def test_a_given_base_folder_is_used_again(tmp_path):
         with pytest.raises(ServerError), ComfyServer(make_program(tmp_path, DIES), base=tmp_path / "base"):
             pass
     assert [path.name for path in (tmp_path / "base" / "custom_nodes").iterdir()] == ["comfyui-strata"]
+
+
+def test_another_program_on_the_port_is_not_taken_for_the_server(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ServerError, match=f"Port {port} is in use"), ComfyServer(tmp_path, port=port):
+            pass
 
 
 def test_a_refused_value_names_the_node():

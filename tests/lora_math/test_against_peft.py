@@ -108,7 +108,7 @@ def test_lokr_of_conv1d(tmp_path, rank, whole):
     check(*train(tmp_path, config, "conv1d"), forward=not whole)
 
 
-@pytest.mark.parametrize("kind", ["linear", "conv2d", "conv3d"])
+@pytest.mark.parametrize("kind", ["linear", "conv2d", "conv2d_grouped", "conv3d"])
 @pytest.mark.parametrize("size", [{}, {"inputs": 16, "outputs": 16}])
 @pytest.mark.parametrize("feedforward", [[], ["layer"]])
 @pytest.mark.parametrize("bias", [False, True])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 
 import comfy.model_patcher
@@ -277,9 +276,10 @@ def test_twenty_six_weights_cost_no_more_than_one_and_a_half_times_the_node_with
     )
     spec = state(text)[0]
     plain, weighted = [], []
-    for _ in range(7):
+    for _ in range(12):
         for times, blocks in ((plain, None), (weighted, spec)):
             start = time.perf_counter()
             load(name, model, blocks=blocks)
             times.append(time.perf_counter() - start)
-    assert statistics.median(weighted) <= 1.5 * statistics.median(plain), (plain, weighted)
+    # The best of each: what other programs take from the machine only ever adds.
+    assert min(weighted) <= 1.5 * min(plain), (plain, weighted)

@@ -30,6 +30,9 @@ LORA = {"lora_unet_x.lora_up.weight": torch.ones(4, 2), "lora_unet_x.lora_down.w
         ("renamed/x.safetensors", "sdxl/Char/x.safetensors"),
         ("C:\\loras\\x.safetensors", "sdxl/Char/x.safetensors"),
         ("a\\dup.safetensors", "a/dup.safetensors"),
+        ("style", "style.safetensors"),
+        ("SDXL/Char/x", "sdxl/Char/x.safetensors"),
+        ("x", "sdxl/Char/x.safetensors"),
     ],
 )
 def test_a_name_from_another_system_is_found(asked, found):
@@ -46,7 +49,7 @@ def test_two_candidates_are_an_error_that_lists_them():
 
 
 @pytest.mark.parametrize(
-    "asked", ["style", "styl.safetensors", "yle.safetensors", "x", "", "..", "../style.safetensors/.."]
+    "asked", ["sty", "styl.safetensors", "yle.safetensors", "ar/y", "", "..", "../style.safetensors/.."]
 )
 def test_never_by_a_part_of_a_name(asked):
     with pytest.raises(StrataError, match="not in your loras folders"):
@@ -115,3 +118,21 @@ def test_a_file_that_is_no_lora_says_what_it_is(lora_folder, key, what):
 
 def test_keys_of_missing_files_do_not_fail():
     assert file_key("/nowhere/x.safetensors")[1:] == (0, 0)
+
+
+def test_the_scale_in_adapter_config_counts_for_the_file_it_was_saved_with(lora_folder):
+    tensors = {
+        "base_model.model.x.lora_A.weight": torch.ones(2, 4),
+        "base_model.model.x.lora_B.weight": torch.ones(4, 2),
+    }
+    name = lora_folder.save("mine/adapter_model.safetensors", tensors)
+    other = lora_folder.save("mine/other.safetensors", tensors)
+    (lora_folder.path / "mine" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 8}')
+    scale = lambda n: open_lora(n, str(lora_folder.path / n)).contents.entries[0].adapter.scale  # noqa: E731
+    assert scale(name) == 4
+    assert scale(other) == 1, "the configuration of another file was used"
+    (lora_folder.path / name).unlink()
+    assert scale(other) == 4, "alone in its folder, it is the renamed file"
+    for broken in ("", "[]", "{" * 100_000):
+        (lora_folder.path / "mine" / "adapter_config.json").write_text(broken)
+        assert scale(other) == 1

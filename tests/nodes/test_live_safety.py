@@ -229,7 +229,7 @@ def test_under_torch_compile_it_is_patched(lora_folder, flux, base, compile_firs
     compiled = lambda model: compiling.TorchCompileModel.execute(model, "eager").result[0]  # noqa: E731
     expected = sampling.sample(load(flux)[0], "FLUX.1")
     if compile_first:
-        model, _, _, report = load(compiled(flux), apply="live")
+        model, _, _, report, _ = load(compiled(flux), apply="live")
         assert "Patched, not live" in report
     else:
         model = compiled(load(flux, apply="live")[0])

@@ -35,7 +35,7 @@ def test_nothing_connected_is_an_error(lora_folder, sd15):
 
 def test_strength_zero_returns_the_inputs_themselves(lora_folder, sd15, sd15_clip):
     name = lora_folder.save("a.safetensors", sd15_lora(sd15, sd15_clip))
-    model, clip, _, report = load(name, sd15, sd15_clip, 0.0, 0.0).result
+    model, clip, _, report, _ = load(name, sd15, sd15_clip, 0.0, 0.0).result
     assert model is sd15
     assert clip is sd15_clip
     assert "strength 0" in report
@@ -123,7 +123,7 @@ def test_a_broken_tensor_never_reaches_the_model(lora_folder, sd15, value):
     name = lora_folder.save("broken.safetensors", tensors)
     with pytest.raises(StrataError, match=r"broken\.safetensors: 1 of its tensors hold NaN or infinity"):
         load(name, sd15)
-    model, _, _, report = load(name, sd15, on_problem="warn").result
+    model, _, _, report, _ = load(name, sd15, on_problem="warn").result
     assert "NaN or infinity" in report
     assert all(torch.isfinite(model.patch_weight_to_device(key, return_weight=True)).all() for key in model.patches)
     assert (
@@ -149,7 +149,7 @@ def test_the_scale_in_a_header_is_used_and_reported(lora_folder, sd15):
         tensors |= {f"unet.{module}.lora_B.weight": up, f"unet.{module}.lora_A.weight": down}
     metadata = {"lora_adapter_metadata": '{"unet.r": 4, "unet.lora_alpha": 8}'}
     name = lora_folder.save("peft.safetensors", tensors, metadata)
-    model, _, _, report = load(name, sd15).result
+    model, _, _, report, _ = load(name, sd15).result
     assert "alpha 8 is read from the file's header" in report
     key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
     base = sd15.model.state_dict()[key].double()

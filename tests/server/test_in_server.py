@@ -49,8 +49,8 @@ def picture(server, prompt) -> bytes:
 def test_object_info(server):
     info = server.object_info("StrataLoraLoader")
     assert info["display_name"] == "LoRA Loader (Strata)"
-    assert info["output"] == ["MODEL", "CLIP", "STRING", "STRING"]
-    assert info["output_name"][2:] == ["trigger_words", "report"]
+    assert info["output"] == ["MODEL", "CLIP", "STRING", "STRING", "LORA_STACK"]
+    assert info["output_name"][2:] == ["trigger_words", "report", "LORA_STACK"]
     inputs = {**info["input"]["required"], **info["input"].get("optional", {})}
     assert {"model", "clip", "block_weights"} <= info["input"]["optional"].keys()
     for name in ("strength_model", "strength_clip"):

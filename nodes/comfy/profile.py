@@ -1,0 +1,218 @@
+"""What a LoRA file is and where its energy lies, for the browser: computed when asked for, kept while the file stays the same."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import folder_paths
+
+from ...lora_math import family as families
+from ...lora_math.blocks import FAMILIES, Layout, builtin_layout, layout_of
+from ...lora_math.blocks.layout import MODEL_PREFIX, OTHER, TE
+from ...lora_math.module_blocks import block_of, place_of
+from ...lora_math.state_dict import Entry
+from ...lora_math.triggers import trigger_words
+from . import fit as fits
+from . import report
+from .block_weights import layout_for
+from .desk import groups, resized
+from .fit import Fit, is_text_encoder
+from .library import CACHE, Lora, file_key, path_of, resolve
+from .targets import Targets
+
+Met = tuple[Targets, Fit]
+MAX_METADATA, MAX_VALUE, MAX_LEFTOVERS = 120, 1500, 100
+MAX_DEPTH = 200  # a block number beyond this is a damaged name, not a deep model
+KEPT = 128  # profiles; each is a few kB
+PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
+
+# (family, width) -> its depth, where a family comes in several.
+_DEPTHS = {
+    (families.WAN, 1536): {"B": 30},
+    (families.WAN, 3072): {"B": 30},
+    (families.FLUX2, 3072): {"D": 5, "S": 20},
+    (families.FLUX2, 4096): {"D": 8, "S": 24},
+    (families.SD3, 2432): {"J": 38},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """``answer``: what the browser gets, ready for JSON. ``layout``: the model's, None where nothing tells which it is."""
+
+    answer: dict
+    layout: Layout | None
+
+
+_lock = threading.Lock()
+_kept: OrderedDict[tuple, Profile] = OrderedDict()
+
+
+def profile(name: str) -> Profile:
+    """The profile of a LoRA by the name in a workflow. Raises StrataError for a name or a file that cannot be used."""
+    path = path_of(name)
+    key = (file_key(path), _known_models(repr(file_key(path))))
+    with _lock:
+        if key in _kept:
+            _kept.move_to_end(key)
+            return _kept[key]
+    found = _profile(CACHE.get(name), resolve(name), path)
+    with _lock:
+        _kept[key] = found
+        while len(_kept) > KEPT:
+            _kept.popitem(last=False)
+    return found
+
+
+def _known_models(identity: str) -> tuple[int, ...]:
+    """Which loaded models this file has met: a profile made before a model was loaded is made anew after."""
+    return tuple(id(targets) for targets, _ in _fits(identity))
+
+
+def _fits(identity: str) -> list[tuple[Targets, Fit]]:
+    of_file = [met for lora, met in list(fits._known.items()) if lora.identity == identity]
+    return [(targets, fit) for met in of_file for targets, fit in list(met.items())]
+
+
+def _profile(lora: Lora, name: str, path: str) -> Profile:
+    model, clip = _met(lora)
+    if model is not None:
+        layout = _with_encoders(layout_for(model[0], clip[0] if clip else None))
+    else:
+        layout = _layout_by_names(lora)
+    entries = lora.contents.entries
+    answer = {
+        "name": name,
+        "family": lora.family,
+        "about": report.describe(lora),
+        "size": lora.size,
+        "tensors": lora.tensors,
+        "fit": _fit_line(lora, model, clip),
+        "problem": f"{len(lora.broken)} tensors hold NaN or infinity: the file is damaged." if lora.broken else "",
+        "trigger_words": trigger_words(path, lora.metadata),
+        "metadata": _metadata(lora.metadata),
+        "notes": list(lora.contents.notes),
+        "leftovers": [
+            [_cut(key, 200), _cut(why, 200)] for key, why in list(lora.contents.leftovers.items())[:MAX_LEFTOVERS]
+        ],
+        "leftover_count": len(lora.contents.leftovers),
+        "changes": {"model": any(not is_text_encoder(e) for e in entries), "clip": any(map(is_text_encoder, entries))},
+        "preview": _preview(path),
+        "exact": model is not None,
+        "layout": None if layout is None else {"family": layout.family, "groups": groups(layout)},
+        "blocks": _rows(lora, layout, model, clip),
+    }
+    return Profile(answer, layout)
+
+
+def _met(lora: Lora) -> tuple[Met | None, Met | None]:
+    """The model and the text encoders that are loaded and that most of this file fits, if any."""
+    model = clip = None
+    for targets, fit in _fits(lora.identity):
+        is_model = any(key.startswith(MODEL_PREFIX) for key in targets.shapes)
+        best = model if is_model else clip
+        if fit.pieces and (best is None or len(fit.pieces) >= len(best[1].pieces)):
+            model, clip = ((targets, fit), clip) if is_model else (model, (targets, fit))
+    return model, clip
+
+
+def _with_encoders(layout: Layout) -> Layout:
+    """A model met without its text encoders: those that its family usually has."""
+    if layout.encoders or layout.family not in FAMILIES:
+        return layout
+    usual = builtin_layout(layout.family)
+    return replace(layout, text_encoders=usual.text_encoders, encoders=usual.encoders)
+
+
+def _layout_by_names(lora: Lora) -> Layout | None:
+    """The layout of a file whose model is not loaded: its family's, in the depth that its width tells and its names need."""
+    entries = [entry for entry in lora.contents.entries if not is_text_encoder(entry)]
+    # Where several families fit, they share their layers' names, and so far also their layout.
+    family = lora.family or next(iter(families.candidates(lora.contents.entries, lora.metadata)), None)
+    if family not in FAMILIES:
+        found = layout_of(MODEL_PREFIX + entry.module.removeprefix(MODEL_PREFIX) + ".weight" for entry in entries)
+        return found if found.blocks else None
+    layout = builtin_layout(family)
+    widths = Counter(shape[1] for entry in entries if (shape := entry.adapter.matrix_shape))
+    width = widths.most_common(1)[0][0] if widths else 0
+    layout = resized(layout, _DEPTHS.get((family, width), {}))
+    letters = {
+        block.prefix[:-1].rsplit(".", 1)[0].replace(".", "_"): block.group for block in (*layout.blocks, *layout.aux)
+    }
+    deepest = dict(layout.counts)
+    for entry in entries:
+        place = place_of(entry.module, layout)
+        if place is not None and place[0] in letters and place[1] < MAX_DEPTH:
+            deepest[letters[place[0]]] = max(deepest[letters[place[0]]], place[1] + 1)
+    return layout if deepest == layout.counts else resized(layout, deepest)
+
+
+def _rows(lora: Lora, layout: Layout | None, model: Met | None, clip: Met | None) -> dict[str, dict]:
+    """Fader -> {"share": of the squared norm of the LoRA's whole change, "tensors": how many}; only where the LoRA has something."""
+    if layout is None:
+        return {}
+    energy: dict[str, float] = defaultdict(float)
+    tensors: Counter[str] = Counter()
+    placed = set()
+    for met in (model, clip):
+        for target, entry in met[1].pieces if met else ():
+            place = layout.locate(target.key)
+            row = place.group if place.group.startswith(f"{TE}:") or place.group == OTHER else place.block
+            placed.add(id(entry))
+            energy[row] += lora.energy(entry, target.shape, target.part)
+            tensors[row] += len(entry.keys)
+    for entry in lora.contents.entries:
+        met = clip if is_text_encoder(entry) else model
+        if id(entry) not in placed and met is None:
+            row = block_of(entry.module, layout)
+            energy[row] += _energy_without_model(lora, entry)
+            tensors[row] += len(entry.keys)
+    total = math.fsum(energy.values())
+    return {row: {"share": energy[row] / total if total else 0.0, "tensors": tensors[row]} for row in tensors}
+
+
+def _energy_without_model(lora: Lora, entry: Entry) -> float:
+    """As ``Lora.energy``, with the shape that the tensors themselves tell; 0 where they do not."""
+    shape = entry.adapter.matrix_shape
+    try:
+        found = lora.energy(entry, shape or ())
+    except (RuntimeError, ValueError, IndexError):
+        return 0.0
+    return found if math.isfinite(found) else 0.0
+
+
+def _fit_line(lora: Lora, model: Met | None, clip: Met | None) -> str:
+    """How it fits what is loaded; empty before it has met a model."""
+    if model is None and clip is None:
+        return ""
+    used = {id(entry): len(entry.keys) for met in (model, clip) if met for _, entry in met[1].pieces}
+    meant = [e for e in lora.contents.entries if (clip if is_text_encoder(e) else model) is not None]
+    total = sum(len(entry.keys) for entry in meant)
+    whose = (model[0].family if model else None) or "the loaded model"
+    return f"fits {whose}" if sum(used.values()) >= total else f"{sum(used.values())} of {total} tensors fit {whose}"
+
+
+def _metadata(metadata: Mapping[str, str]) -> list[list[str]]:
+    """The header, most telling keys first, long values cut: pictures and tag lists of megabytes are not for a node."""
+    order = sorted(metadata, key=lambda key: (not key.startswith("modelspec."), not key.startswith("ss_"), key))
+    return [[_cut(key, 200), _cut(metadata[key], MAX_VALUE)] for key in order[:MAX_METADATA]]
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+
+
+def _preview(path: str) -> dict | None:
+    """Where core's ``/experiment/models/preview/loras/{folder}/{file}`` finds a picture beside the file, if there is one."""
+    stem = os.path.splitext(path)[0]
+    if not any(os.path.isfile(stem + middle + end) for middle in ("", ".preview") for end in PREVIEWS):
+        return None
+    for at, folder in enumerate(folder_paths.get_folder_paths("loras")):
+        if folder_paths.is_within_directory(folder, path):
+            return {"folder": at, "file": os.path.relpath(path, folder).replace(os.sep, "/")}
+    return None

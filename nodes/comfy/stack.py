@@ -1,0 +1,58 @@
+"""LORA_STACK, the list of LoRAs that loaders of many packs hand to each other.
+
+By convention a list of tuples of exactly three, (lora_name, strength_model, strength_clip), which others unpack. What only this pack knows
+rides on a subclass of such a tuple.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from ...lora_math.errors import StrataError
+from .block_weights import BlockSpec
+
+
+class StackEntry(tuple):
+    """(lora_name, strength_model, strength_clip) with ``block_weights`` and ``keyframes`` beside it."""
+
+    block_weights: BlockSpec | None
+    keyframes: object | None
+
+    def __new__(
+        cls,
+        name: str,
+        strength_model: float,
+        strength_clip: float,
+        block_weights: BlockSpec | None = None,
+        keyframes: object | None = None,
+    ):
+        entry = super().__new__(cls, (name, strength_model, strength_clip))
+        entry.block_weights, entry.keyframes = block_weights, keyframes
+        return entry
+
+
+def read_stack(value) -> list[StackEntry]:
+    """The entries of whatever a pack puts on the wire: None, "None" rows, lists, tuples. Raises StrataError when it is no stack."""
+    if value is None:
+        return []
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes, dict)):
+        raise StrataError(f"The lora_stack input takes a LORA_STACK, not a {type(value).__name__}.")
+    entries = []
+    for row in value:
+        if row is None:
+            continue
+        try:
+            name, strength_model, strength_clip = row
+            strengths = float(strength_model), float(strength_clip)
+        except (TypeError, ValueError):
+            raise StrataError(
+                f"The LORA_STACK holds {row!r}, which is not (name, strength_model, strength_clip)."
+            ) from None
+        if name in (None, "None", ""):
+            continue
+        if not isinstance(name, str) or not all(map(math.isfinite, strengths)):
+            raise StrataError(f"The LORA_STACK holds {row!r}, which is not (name, strength_model, strength_clip).")
+        extras = (getattr(row, extra, None) for extra in ("block_weights", "keyframes"))
+        entries.append(StackEntry(name, *strengths, *extras))
+    return entries

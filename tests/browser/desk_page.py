@@ -1,0 +1,198 @@
+"""What a person does with a desk, as functions of a Playwright page; and what the desk, the node and the prompt then say."""
+
+import json
+
+READY = 15_000  # ms; the machine may be busy
+
+
+def add(page, kind="StrataLoraBlockWeights", at=(420, 120), **values):
+    """A node, by id. Values set its widgets as a hand would."""
+    return page.evaluate(
+        """([kind, at, values]) => {
+          const node = LiteGraph.createNode(kind)
+          node.pos = [...at]
+          app.graph.add(node)
+          for (const [name, value] of Object.entries(values)) setWidget(node, name, value)
+          function setWidget(node, name, value) {
+            const widget = node.widgets.find((w) => w.name === name)
+            widget.value = value
+            widget.callback?.(value)
+          }
+          return String(node.id)
+        }""",
+        [kind, list(at), values],
+    )
+
+
+def add_pair(page, lora, **values):
+    """A desk wired to a loader with this LoRA: (desk id, loader id)."""
+    loader = add(page, "StrataLoraLoader", (950, 120), lora_name=lora)
+    desk = add(page, **values)
+    connect(page, desk, loader)
+    wait_for_lora(page, desk, lora)
+    remember(page)
+    return desk, loader
+
+
+def remember(page):
+    """What scripts did to the graph becomes a step of its own for undo."""
+    page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
+
+
+def choose(page, node, name, value):
+    """Sets a widget as a hand on it does: value, then callback."""
+    page.evaluate(
+        """([id, name, value]) => {
+          const widget = app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === name)
+          widget.value = value
+          widget.callback(value)
+        }""",
+        [node, name, value],
+    )
+
+
+def connect(page, desk, loader):
+    page.evaluate(
+        """([desk, loader]) => {
+          const to = app.canvas.graph.getNodeById(loader)
+          app.canvas.graph.getNodeById(desk).connect(0, to, to.inputs.findIndex((input) => input.name === 'block_weights'))
+        }""",
+        [desk, loader],
+    )
+
+
+def wait_for_lora(page, desk, lora):
+    name = lora.split("/")[-1]
+    page.wait_for_function(
+        "([id, name]) => widgetElement(id)?.querySelector('.strata-about')?.textContent.endsWith(name)".replace(
+            "widgetElement", ELEMENT
+        ),
+        arg=[desk, name],
+        timeout=READY,
+    )
+    settle(page)
+
+
+ELEMENT = "((id) => app.canvas.graph.getNodeById(id)?.widgets?.find((w) => w.name.startsWith('strata_'))?.element)"
+
+
+def element(page, node):
+    """The element of a node's own widget, as a locator."""
+    page.evaluate(
+        f"""(id) => {{
+          document.querySelectorAll('[data-test-node]').forEach((other) => other.removeAttribute('data-test-node'))
+          const shown = {ELEMENT}(id)
+          shown.dataset.testNode = id
+        }}""",
+        node,
+    )
+    return page.locator(f"[data-test-node='{node}']")
+
+
+def fader(page, node, name):
+    return element(page, node).locator(f"[data-name='{name}']")
+
+
+def settle(page):
+    """Until the clock has looked and the picture is drawn."""
+    page.wait_for_timeout(300)
+
+
+def shown(page, node):
+    """fader -> weight, as a screen reader is told and as the cap's place says; the two must agree."""
+    found = page.evaluate(
+        f"""(id) => {{
+          const root = {ELEMENT}(id)
+          return [...root.querySelectorAll('.strata-fader:not(.strata-master)')].map((slider) => {{
+            const [low, high, now] = ['min', 'max', 'now'].map((which) => Number(slider.getAttribute('aria-value' + which)))
+            const at = parseFloat(slider.style.getPropertyValue('--at')) / 100
+            return [slider.dataset.name, now, low + (high - low) * at]
+          }})
+        }}""",
+        node,
+    )
+    for name, told, drawn in found:
+        assert abs(told - drawn) < 1e-3, (name, told, drawn)
+    return {name: told for name, told, _ in found}
+
+
+def text(page, node):
+    return page.evaluate(
+        "(id) => app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === 'weights').value", node
+    )
+
+
+def set_text(page, node, value):
+    page.evaluate(
+        "([id, value]) => { app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === 'weights').value = value }",
+        [node, value],
+    )
+    settle(page)
+    page.wait_for_timeout(300)
+
+
+def prompt(page, node):
+    return page.evaluate("async (id) => (await app.graphToPrompt()).output[id].inputs", node)
+
+
+def meaning(server, value, **where):
+    """What the server's own grammar makes of a text."""
+    return server.post_json("/strata/weights", {"text": value, **where})["values"]
+
+
+def agree(page, server, node, **where):
+    """The text, the picture and the prompt say the same; returns fader -> weight."""
+    settle(page)
+    picture = shown(page, node)
+    assert prompt(page, node)["weights"] == text(page, node)
+    assert picture == meaning(server, text(page, node), **where)
+    return picture
+
+
+def drag(page, node, name, weight, steps=6, modifiers=()):
+    """Takes a fader by its cap and pulls it to a weight, straight up or down."""
+    x, cap, bottom, height, low, high = _place(page, node, name)
+    target = bottom - height * (weight - low) / (high - low)
+    for key in modifiers:
+        page.keyboard.down(key)
+    page.mouse.move(x, cap)
+    page.mouse.down()
+    page.mouse.move(x, target, steps=steps)
+    page.mouse.up()
+    for key in modifiers:
+        page.keyboard.up(key)
+
+
+def paint(page, node, names, weight):
+    """One stroke across faders, at the height of a weight."""
+    first, last = _place(page, node, names[0]), _place(page, node, names[-1])
+    y = first[2] - first[3] * (weight - first[4]) / (first[5] - first[4])
+    page.mouse.move(first[0], y)
+    page.mouse.down()
+    page.mouse.move(last[0], y, steps=8)
+    page.mouse.up()
+
+
+def _place(page, node, name):
+    locator = fader(page, node, name)
+    slider, track = locator.bounding_box(), locator.locator(".strata-track").bounding_box()
+    low, high, now = (float(locator.get_attribute(f"aria-value{key}")) for key in ("min", "max", "now"))
+    bottom = track["y"] + track["height"]
+    cap = bottom - track["height"] * (now - low) / (high - low)
+    return slider["x"] + slider["width"] / 2, cap, bottom, track["height"], low, high
+
+
+def paste(page, value):
+    """Text from the clipboard onto whatever has the focus."""
+    page.evaluate("(value) => navigator.clipboard.writeText(value)", value)
+    page.keyboard.press("Control+v")
+    page.wait_for_timeout(400)
+
+
+def undo(page):
+    page.keyboard.press("Control+z")
+    page.wait_for_timeout(700)
+
+
+def vector(*numbers):
+    return ",".join(json.dumps(number) for number in numbers)

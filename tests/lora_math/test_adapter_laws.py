@@ -1,0 +1,390 @@
+"""What must hold for every adapter whatever its formula: strength, storage, the ways of applying it, exact factors, refusals."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_layers import as_layer, make
+
+from strata.lora_math import state_dict
+from strata.lora_math.adapters import (
+    BOFT,
+    IA3,
+    OFT,
+    Diff,
+    DoRA,
+    GLoRA,
+    LoHa,
+    LoKr,
+    LoRA,
+    Padded,
+    PeftBOFT,
+    PeftOFT,
+    SetWeight,
+    Sparse,
+    from_record,
+)
+from strata.lora_math.adapters.base import TILE
+from strata.lora_math.low_rank import LowRank
+
+OUT, IN, RANK = 16, 12, 3
+SHAPES = {
+    "linear": (OUT, IN),
+    "conv1d": (OUT, IN, 3),
+    "conv2d_1x1": (OUT, IN, 1, 1),
+    "conv2d": (OUT, IN, 3, 3),
+    "conv3d": (OUT, IN, 1, 3, 2),
+}
+SKEW = 6  # entries above the diagonal of a 4x4 block
+
+
+def build(kind: str, layer: str, seed: int = 0):
+    """An adapter of one kind for one layer shape."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def r(*shape):
+        return torch.randn(shape, dtype=torch.float64, generator=generator) * 0.4
+
+    shape = SHAPES[layer]
+    columns = torch.Size(shape[1:]).numel()
+    kernel = shape[2:]
+    lora = LoRA(r(OUT, RANK), r(RANK, columns), None, 0.7)
+    makers = {
+        "LoRA": lambda: lora,
+        "LoRA stored as the layer": lambda: LoRA(r(OUT, RANK, *[1] * len(kernel)), r(RANK, IN, *kernel), None, 0.7),
+        "LoRA Tucker": lambda: LoRA(r(OUT, RANK), r(RANK, IN), r(RANK, RANK, *kernel), 0.7),
+        "LoHa": lambda: LoHa(r(OUT, 2), r(2, columns), r(OUT, 2), r(2, columns), scale=0.7),
+        "LoHa Tucker": lambda: LoHa(r(2, OUT), r(2, IN), r(2, OUT), r(2, IN), r(2, 2, *kernel), r(2, 2, *kernel), 0.7),
+        "LoKr whole": lambda: LoKr((r(4, 3),), (r(4, 4, *kernel),), 0.7),
+        "LoKr decomposed": lambda: LoKr((r(4, 1), r(1, 3)), (r(4, 2), r(2, columns // 3)), 0.7),
+        "LoKr Tucker": lambda: LoKr((r(4, 3),), (r(2, 4), r(2, 4), r(2, 2, *kernel)), 0.7),
+        "GLoRA": lambda: GLoRA(r(IN, RANK), r(RANK, IN), r(OUT, RANK), r(RANK, columns), 0.7),
+        "OFT": lambda: OFT((r(4, 4, 4),), None, 0.05),
+        "OFT of several runs": lambda: OFT((r(2, 4, 4), r(1, 8, 8)), None, 0.0),
+        "OFT rescaled": lambda: OFT((r(4, 4, 4),), 1 + r(OUT), 0.0),
+        "BOFT": lambda: BOFT(r(2, 4, 4, 4), 1 + r(OUT), 0.0),
+        "PEFT OFT": lambda: PeftOFT(r(columns // 4, SKEW), 5),
+        "PEFT OFT exact": lambda: PeftOFT(r(1, SKEW), 0),
+        "PEFT BOFT": lambda: PeftBOFT(r(1, columns // 4, 4, 4), 1 + r(OUT)),
+        "IA3 output": lambda: IA3(r(OUT), False),
+        "IA3 input": lambda: IA3(r(IN), True),
+        "sparse": lambda: Sparse(torch.tensor([[0, 3, 15], [1, 0, columns - 1]]), r(3), (OUT, columns)),
+        "diff": lambda: Diff(r(*shape), 0.7),
+        "set": lambda: SetWeight(r(*shape)),
+        "DoRA output": lambda: DoRA(lora, 1 + r(OUT), 0),
+        "DoRA input": lambda: DoRA(lora, 1 + r(IN), 1),
+        "DoRA of LoKr": lambda: DoRA(LoKr((r(4, 3),), (r(4, 4, *kernel),), 0.7), 1 + r(OUT), 0),
+    }
+    return makers[kind]()
+
+
+ALL = [
+    *(
+        "LoRA",
+        "LoRA stored as the layer",
+        "LoRA Tucker",
+        "LoHa",
+        "LoHa Tucker",
+        "LoKr whole",
+        "LoKr decomposed",
+        "LoKr Tucker",
+    ),
+    *("GLoRA", "OFT", "OFT of several runs", "OFT rescaled", "BOFT", "PEFT OFT", "PEFT OFT exact", "PEFT BOFT"),
+    *("IA3 output", "IA3 input", "sparse", "diff", "set", "DoRA output", "DoRA input", "DoRA of LoKr"),
+]
+LINEAR = [kind for kind in ALL if kind not in ("OFT rescaled", "BOFT", "PEFT BOFT", "set")]
+FACTORED = ["LoRA", "LoRA stored as the layer", "LoRA Tucker", "LoHa", "LoHa Tucker", "LoKr decomposed"]
+
+every_adapter = pytest.mark.parametrize("kind", ALL)
+every_shape = pytest.mark.parametrize("layer", SHAPES)
+quick = settings(max_examples=10, deadline=None)
+
+
+def weight_of(layer: str, dtype=torch.float64):
+    return torch.randn(SHAPES[layer], dtype=torch.float64, generator=torch.Generator().manual_seed(9)).to(dtype)
+
+
+@every_adapter
+@every_shape
+def test_zero_strength_is_the_model_itself(kind, layer):
+    adapter, weight = build(kind, layer), weight_of(layer)
+    assert not adapter.delta(weight, 0.0).any()
+    assert torch.equal(adapter.apply_(weight.clone(), 0.0, torch.float64), weight)
+
+
+@pytest.mark.parametrize("kind", LINEAR)
+@given(strength=st.floats(-3, 3), factor=st.floats(-3, 3), seed=st.integers(0, 99))
+@quick
+def test_change_is_linear_in_strength(kind, strength, factor, seed):
+    adapter, weight = build(kind, "conv2d", seed), weight_of("conv2d")
+    unit = adapter.delta(weight)
+    assert torch.allclose(adapter.delta(weight, strength), unit * strength, rtol=0, atol=1e-11)
+    assert torch.allclose(
+        adapter.delta(weight, strength * factor), adapter.delta(weight, strength) * factor, rtol=0, atol=1e-11
+    )
+
+
+@every_adapter
+@every_shape
+def test_record_survives_the_trip(kind, layer):
+    adapter, weight = build(kind, layer), weight_of(layer)
+    again = from_record(adapter.record())
+    assert type(again) is type(adapter)
+    assert torch.equal(again.delta(weight, 0.8), adapter.delta(weight, 0.8))
+    moved = adapter.map_tensors(lambda tensor: tensor.clone())
+    assert torch.equal(moved.delta(weight, 0.8), adapter.delta(weight, 0.8))
+
+
+@every_adapter
+@every_shape
+def test_every_shape_it_was_made_for_fits_and_others_do_not(kind, layer):
+    adapter = build(kind, layer)
+    shape = SHAPES[layer]
+    assert adapter.mismatch(shape) is None
+    if kind not in ("IA3 input", "PEFT OFT", "PEFT OFT exact"):  # these say nothing about outputs
+        assert isinstance(adapter.mismatch((OUT + 4, *shape[1:])), str)
+    if kind not in (
+        "IA3 output",
+        "OFT",
+        "OFT of several runs",
+        "OFT rescaled",
+        "BOFT",
+    ):  # these say nothing about inputs
+        assert isinstance(adapter.mismatch((OUT, IN + 1, *shape[2:])), str)
+    assert isinstance(adapter.mismatch(()), str)
+    assert isinstance(adapter.mismatch((OUT + 1, IN + 1)), str)
+
+
+@every_adapter
+@every_shape
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_in_place_is_the_weight_plus_delta(kind, layer, dtype):
+    """To one rounding of the result, in every weight type, computed in float32."""
+    adapter, weight = build(kind, layer), weight_of(layer, dtype)
+    exact = weight.double() + adapter.delta(weight, 0.8)
+    result = adapter.apply_(weight, 0.8, torch.float32)
+    assert result is weight
+    unit = torch.finfo(dtype).eps
+    assert (result.double() - exact).abs().max() <= exact.abs().max() * max(unit * 0.51, 3e-6)
+
+
+@every_adapter
+def test_in_place_on_a_view_of_a_fused_weight(kind):
+    adapter = build(kind, "linear")
+    fused = torch.randn(3 * OUT, IN + 7, generator=torch.Generator().manual_seed(9))
+    before = fused.clone()
+    view = fused.narrow(0, OUT, OUT).narrow(1, 5, IN)
+    exact = view.double() + adapter.delta(view.clone(), -0.6)
+    adapter.apply_(view, -0.6, torch.float32)
+    assert torch.allclose(view.double(), exact, rtol=0, atol=1e-5)
+    view.copy_(before.narrow(0, OUT, OUT).narrow(1, 5, IN))
+    assert torch.equal(fused, before)
+
+
+@every_adapter
+def test_in_place_on_channels_last(kind):
+    adapter, weight = build(kind, "conv2d"), weight_of("conv2d")
+    last = weight.clone().to(memory_format=torch.channels_last)
+    adapter.apply_(last, 0.8, torch.float64)
+    assert torch.allclose(last, weight + adapter.delta(weight, 0.8), rtol=0, atol=1e-12)
+
+
+@every_adapter
+def test_rows_in_another_order(kind):
+    """A model that stores the two halves of its rows swapped gets the trained change with its halves swapped."""
+
+    def swap(rows):
+        return torch.cat(rows.chunk(2)[::-1])
+
+    adapter, trained = build(kind, "linear"), weight_of("linear")
+    swapped = swap(trained).clone()
+    adapter.apply_(swapped, 0.8, torch.float64, swap)
+    assert torch.allclose(swapped, swap(trained + adapter.delta(trained, 0.8)), rtol=0, atol=1e-12)
+
+
+@every_adapter
+@every_shape
+@pytest.mark.parametrize("strength", [0.8, -1.5])
+def test_forward_is_the_changed_layer(kind, layer, strength):
+    """y + change must be f with W', bias and all, for a number and for a tensor as strength."""
+    module, x = make(layer)
+    weight = module.weight
+    adapter = build(kind, layer)
+    ready = adapter.prepared(weight)
+    if ready is None:
+        assert not adapter.has_forward or kind.startswith("PEFT")
+        return
+    described = as_layer(module)
+    y = module(x)
+    changed = torch.func.functional_call(module, {"weight": weight + adapter.delta(weight, strength)}, (x,))
+    for s in (strength, torch.tensor(strength, dtype=torch.float64)):
+        assert torch.allclose(ready.forward(described, x, y, s), changed, rtol=0, atol=1e-10)
+    if not isinstance(adapter, DoRA):
+        assert torch.allclose(adapter.forward(described, x, y, strength), changed, rtol=0, atol=1e-10)
+
+
+@every_adapter
+def test_forward_in_half_precision_is_no_worse_than_its_rounding(kind):
+    """What the change is off by stays small beside the change, not beside the output: the point of never touching the weight."""
+    if not build(kind, "linear").has_forward:
+        return
+    module, x = make("linear")
+    weight = module.weight
+    adapter = build(kind, "linear")
+    exact = x @ adapter.delta(weight, 0.02).T
+    half = torch.nn.Linear(IN, OUT).bfloat16()
+    half.weight.data, half.bias.data = weight.bfloat16(), torch.zeros(OUT, dtype=torch.bfloat16)
+    ready = adapter.prepared(weight)
+    true = half(x.bfloat16())
+    change = ready.forward(as_layer(half), x.bfloat16(), true, 0.02).double() - true.double()
+    rounding = true.double().abs().max() * torch.finfo(torch.bfloat16).eps
+    assert (change - exact).abs().max() <= rounding + 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize("kind", FACTORED)
+@every_shape
+def test_factors_multiply_to_the_delta(kind, layer):
+    adapter, weight = build(kind, layer), weight_of(layer)
+    low_rank = adapter.low_rank()
+    if low_rank is None:  # as large as the delta itself
+        assert kind not in ("LoRA", "LoRA stored as the layer", "LoRA Tucker")
+        return
+    assert low_rank.rank <= {"LoHa": 4, "LoHa Tucker": 4, "LoKr decomposed": 2}.get(kind, RANK)
+    assert torch.allclose(low_rank.dense().reshape(weight.shape), adapter.delta(weight), rtol=0, atol=1e-12)
+
+
+def test_factors_exist_where_they_are_smaller_than_the_delta():
+    for kind in FACTORED:
+        assert build(kind, "conv2d").low_rank() is not None
+
+
+@pytest.mark.parametrize(
+    "kind", ["LoKr whole", "OFT", "BOFT", "IA3 output", "diff", "set", "sparse", "DoRA output", "GLoRA"]
+)
+def test_no_factors_where_there_are_none(kind):
+    assert build(kind, "linear").low_rank() is None
+
+
+@given(
+    first=st.sampled_from(FACTORED),
+    second=st.sampled_from(FACTORED),
+    a=st.floats(-2, 2),
+    b=st.floats(-2, 2),
+    seed=st.integers(0, 99),
+)
+@quick
+def test_sum_of_adapters_is_their_concatenation(first, second, a, b, seed):
+    one, two, weight = build(first, "conv2d", seed), build(second, "conv2d", seed + 1), weight_of("conv2d")
+    joined = LowRank.concat([(one.low_rank(), a), (two.low_rank(), b)])
+    assert torch.allclose(
+        joined.dense().reshape(weight.shape), one.delta(weight, a) + two.delta(weight, b), rtol=0, atol=1e-11
+    )
+
+
+@given(seed=st.integers(0, 999))
+@quick
+def test_gauge_of_a_lora_means_nothing(seed):
+    """up G and G^-1 down are the same LoRA."""
+    lora, weight = build("LoRA", "linear", seed), weight_of("linear")
+    gauge = torch.randn(RANK, RANK, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + 3 * torch.eye(
+        RANK
+    )
+    other = LoRA(lora.up @ gauge, torch.linalg.solve(gauge, lora.down), None, lora.scale)
+    assert torch.allclose(other.delta(weight), lora.delta(weight), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "kind", ["LoRA", "LoRA stored as the layer", "LoHa", "LoKr decomposed", "DoRA output", "IA3 input", "GLoRA"]
+)
+@pytest.mark.parametrize(("trained", "used"), [("conv2d_1x1", "linear"), ("linear", "conv2d_1x1")])
+def test_1x1_convolutions_and_linear_layers_are_the_same(kind, trained, used):
+    adapter, weight = build(kind, trained), weight_of(used)
+    assert adapter.mismatch(SHAPES[used]) is None
+    as_trained = adapter.delta(weight.reshape(SHAPES[trained]), 0.8)
+    assert torch.allclose(adapter.delta(weight, 0.8), as_trained.reshape(SHAPES[used]), rtol=0, atol=1e-12)
+    module, x = make(used)
+    module.weight.data = weight
+    changed = torch.func.functional_call(module, {"weight": weight + adapter.delta(weight, 0.8)}, (x,))
+    ready = adapter.prepared(weight)
+    assert torch.allclose(ready.forward(as_layer(module), x, module(x), 0.8), changed, rtol=0, atol=1e-10)
+
+
+def test_non_linear_adapters_meet_the_trained_weight_at_one_and_the_model_at_zero():
+    """BOFT interpolates each of its stages, so half the strength is not half the change; both ends are fixed."""
+    weight = weight_of("linear")
+    for kind in ("BOFT", "PEFT BOFT", "OFT rescaled"):
+        adapter = build(kind, "linear")
+        half = adapter.delta(weight, 0.5)
+        assert half.any()
+        assert not torch.allclose(half, adapter.delta(weight) / 2, rtol=0, atol=1e-3)
+
+
+def test_set_weight_has_no_half_way():
+    adapter, weight = build("set", "linear"), weight_of("linear")
+    for strength in (0.1, 1.0, -2.0):
+        assert torch.allclose(weight + adapter.delta(weight, strength), adapter.value, rtol=0, atol=1e-12)
+
+
+def test_padded_weight():
+    inner = LoRA(torch.ones(4, 1), torch.ones(1, 6))
+    padded = Padded(inner, (4, 6))
+    weight = torch.arange(12.0).reshape(4, 3)
+    result = padded.apply_(weight, 0.5, torch.float32)
+    assert result.shape == (4, 6)
+    assert torch.equal(result, torch.nn.functional.pad(torch.arange(12.0).reshape(4, 3), (0, 3)) + 0.5)
+    assert padded.mismatch((4, 3)) is None
+    assert padded.mismatch((5, 3)) is not None
+
+
+def test_dora_of_a_zero_lora_with_the_models_norms_changes_nothing():
+    weight = weight_of("conv2d")
+    zero = LoRA(torch.zeros(OUT, 1), torch.zeros(1, IN * 9))
+    rows = DoRA(zero, torch.linalg.vector_norm(weight.flatten(1), dim=1), 0)
+    columns = DoRA(zero, torch.linalg.vector_norm(weight.transpose(0, 1).flatten(1), dim=1), 1)
+    for adapter in (rows, columns):
+        assert adapter.delta(weight).abs().max() < 1e-14
+
+
+def test_sparse_residue_beyond_16_bits():
+    """LyCORIS stores row and column as int16; from 32768 on they come out negative."""
+    parts = {
+        "m.bias_indices": torch.tensor([[0, 1], [40000, 2]]).to(torch.int16),
+        "m.bias_values": torch.tensor([3.0, 5.0]),
+        "m.bias_size": torch.tensor([2, 50000]).to(torch.int16),
+    }
+    (entry,) = state_dict.parse(parts).entries
+    weight = torch.zeros(2, 50000)
+    assert entry.adapter.mismatch((2, 50000)) is None
+    entry.adapter.apply_(weight, 2.0, torch.float32)
+    assert weight[0, 40000] == 6
+    assert weight[1, 2] == 10
+    assert weight.count_nonzero() == 2
+
+
+@pytest.mark.parametrize("kind", ["LoHa", "OFT"])
+def test_in_place_on_a_weight_of_many_tiles(kind):
+    out, inputs = 2100, 2048
+    generator = torch.Generator().manual_seed(3)
+
+    def r(*shape):
+        return torch.randn(shape, generator=generator) * 0.3
+
+    adapter = (
+        LoHa(r(out, 2), r(2, inputs), r(out, 2), r(2, inputs))
+        if kind == "LoHa"
+        else OFT((r(out // 4, 4, 4),), 1 + r(out))
+    )
+    weight = r(out, inputs)
+    exact = weight + adapter.delta(weight, 0.7, torch.float32)
+    assert weight.numel() > TILE
+    assert torch.allclose(adapter.apply_(weight, 0.7, torch.float32), exact, rtol=0, atol=1e-5)
+
+
+def test_a_rotation_across_groups_has_no_forward_form():
+    """Rows of two groups see different inputs: their weights can be mixed, their outputs are not what that gives."""
+    weight = torch.randn(16, 3, 3, 3, generator=torch.Generator().manual_seed(1))
+    assert OFT((torch.ones(4, 4, 4),)).prepared(weight, groups=4) is not None
+    assert OFT((torch.ones(2, 8, 8),)).prepared(weight, groups=4) is None
+    assert OFT((torch.ones(2, 8, 8),)).prepared(weight, groups=2) is not None
+    assert BOFT(torch.ones(1, 4, 4, 4)).prepared(weight, groups=4) is None
+    assert BOFT(torch.ones(1, 4, 4, 4)).prepared(weight) is not None

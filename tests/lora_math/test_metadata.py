@@ -1,0 +1,116 @@
+"""Scale and more from the safetensors header and from PEFT's adapter_config.json."""
+
+import json
+
+import pytest
+import torch
+
+from strata.lora_math.metadata import Rules
+from strata.lora_math.state_dict import parse
+
+
+def header(**fields):
+    return {"lora_adapter_metadata": json.dumps(fields)}
+
+
+def lora(module, rank=16):
+    return {f"{module}.lora_B.weight": torch.ones(4, rank), f"{module}.lora_A.weight": torch.ones(rank, 3)}
+
+
+def scale(module, metadata, config=None):
+    (entry,) = parse(lora(module), metadata, config).entries
+    return entry.adapter.scale
+
+
+def test_alpha_of_diffusers():
+    assert scale("unet.mid.to_q", header(**{"unet.r": 16, "unet.lora_alpha": 64})) == 4
+
+
+def test_rank_stabilized_divides_by_the_root():
+    assert scale("transformer.to_q", header(**{"transformer.lora_alpha": 8, "transformer.use_rslora": True})) == 2
+
+
+def test_each_component_has_its_own():
+    metadata = header(**{"unet.lora_alpha": 64, "text_encoder.lora_alpha": 8})
+    assert scale("unet.to_q", metadata) == 4
+    assert scale("text_encoder.to_q", metadata) == 0.5
+    assert scale("text_encoder_2.to_q", metadata) == 1
+
+
+def test_one_component_without_its_prefix():
+    metadata = header(**{"transformer.lora_alpha": 64})
+    assert scale("diffusion_model.blocks.0.to_q", metadata) == 4
+    assert scale("base_model.model.blocks.0.to_q", metadata) == 4
+    assert scale("text_encoder.to_q", metadata) == 1
+
+
+def test_patterns_are_for_the_end_of_a_name():
+    metadata = header(
+        **{"unet.lora_alpha": 16, "unet.alpha_pattern": {"blocks.1.to_q": 32, "to_k": 48, r".*\.mid\..*": 64}}
+    )
+    assert scale("unet.blocks.1.to_q", metadata) == 2
+    assert scale("unet.blocks.11.to_q", metadata) == 1
+    assert scale("unet.blocks.0.to_k", metadata) == 3
+    assert scale("unet.a.mid.to_v", metadata) == 4
+
+
+def test_a_stored_alpha_wins_over_the_header():
+    """Trainers that store one have already put rsLoRA's root into it."""
+    tensors = {**lora("unet.to_q"), "unet.to_q.alpha": torch.tensor(8.0)}
+    (entry,) = parse(tensors, header(**{"unet.lora_alpha": 64, "unet.use_rslora": True})).entries
+    assert entry.adapter.scale == 0.5
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "3", "{", '{"r": 1}', '{"unet.lora_alpha": "x"}', '{"unet.lora_alpha": true}', "[" * 100000]
+)
+def test_nonsense_in_the_header_is_no_rule(text):
+    assert scale("unet.to_q", {"lora_adapter_metadata": text}) == 1
+
+
+def test_patterns_that_could_run_forever_are_taken_literally():
+    rules = Rules.from_adapter_config({"lora_alpha": 1, "alpha_pattern": {"(a+)+b": 2, "(": 3}})
+    assert rules.for_module("a" * 5000).alpha == 1
+    assert rules.for_module("x.(a+)+b").alpha == 2
+
+
+def test_config_beside_the_file():
+    config = {"peft_type": "LORA", "r": 16, "lora_alpha": 8, "use_rslora": True, "alpha_pattern": {"to_k": 4}}
+    assert scale("base_model.model.to_q", {}, config) == 2
+    assert scale("base_model.model.to_k", {}, config) == 1
+
+
+@pytest.mark.parametrize("config", [None, [], "x", {}, {"r": "x", "lora_alpha": None}])
+def test_nonsense_in_the_config_is_no_rule(config):
+    assert scale("base_model.model.to_q", {}, config) == 1
+
+
+def test_lokr_divides_by_the_configured_rank_even_where_no_tensor_shows_it():
+    whole = {"base_model.model.m.lokr_w1": torch.ones(2, 2), "base_model.model.m.lokr_w2": torch.ones(2, 2)}
+    config = {"peft_type": "LOKR", "r": 32, "alpha": 8, "rank_pattern": {"n": 4}}
+    (entry,) = parse(whole, {}, config).entries
+    assert entry.adapter.scale == 0.25
+    renamed = {key.replace(".m.", ".n."): tensor for key, tensor in whole.items()}
+    (entry,) = parse(renamed, {}, config).entries
+    assert entry.adapter.scale == 2
+
+
+@pytest.mark.parametrize(
+    ("feedforward", "on_input"), [(["fc2"], True), (["to_q"], False), (r".*\.fc2", True), ("fc2", False)]
+)
+def test_ia3_feedforward_modules(feedforward, on_input):
+    """A list holds endings, a text is a pattern for the whole name."""
+    rules = Rules.from_adapter_config({"peft_type": "IA3", "feedforward_modules": feedforward})
+    assert rules.for_module("base_model.model.blocks.0.fc2").on_input is on_input
+
+
+@pytest.mark.parametrize(
+    ("config", "terms"),
+    [
+        ({"use_cayley_neumann": False, "num_cayley_neumann_terms": 5}, 0),
+        ({"use_cayley_neumann": True, "num_cayley_neumann_terms": 3}, 3),
+        ({}, 5),
+    ],
+)
+def test_oft_series(config, terms):
+    assert Rules.from_adapter_config({"peft_type": "OFT", **config}).for_module("m").neumann_terms == terms

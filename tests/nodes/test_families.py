@@ -1,0 +1,159 @@
+"""Every naming that trainers write, for every family: no tensor is left over, each lands on its weight, and the family is told right.
+
+The expectations come from diffusers' conversions, ComfyUI's own weights and names written down by hand: see ``naming_files.py``.
+"""
+
+from __future__ import annotations
+
+import compatibility
+import diffusers_names
+import naming_files
+import pytest
+import text_encoder_names
+import torch
+
+from strata.lora_math import family, state_dict
+from strata.nodes.comfy.fit import match
+from strata.nodes.comfy.targets import clip_targets, model_family, model_targets
+
+# Files that names and widths cannot tell apart from another family's: there the answer must be "unknown".
+OPEN = {
+    ("FLUX.1", "XLabs"): "attention of FLUX.1 and Chroma",
+    ("FLUX.1", "after `fuse_qkv"): "attention of FLUX.1 and Chroma",
+    ("Chroma", "after `fuse_qkv"): "attention of FLUX.1 and Chroma",
+    ("Cosmos Predict2 2B", ""): "Anima without its adapter",
+    ("Cosmos Predict2 14B", "(d)"): "Cosmos 14B",
+    ("Anima", "(d)"): "Cosmos Predict2 2B",
+    ("SD3", "after `fuse_qkv"): "names that no trainer of SD3 writes",
+    ("Z-Image", "after `fuse_qkv"): "names that no trainer of Z-Image writes",
+    ("Lumina 2", "after `fuse_qkv"): "names that no trainer of Lumina writes",
+    ("Qwen-Image", "after `fuse_qkv"): "names that no trainer of Qwen-Image writes",
+}
+
+
+def is_open(file) -> bool:
+    return any(file.model == model and part in file.title for model, part in OPEN)
+
+
+@pytest.mark.parametrize("model", naming_files.CASES)
+def test_every_naming_of_a_diffusion_model(model):
+    expected = model_family(compatibility.patcher(model).model)
+    for file, result in compatibility.outcomes():
+        if file.model == model:
+            assert result.ours == result.tensors, f"{file.title}: {result.ours} of {result.tensors} on the right weight"
+            assert result.family == (None if is_open(file) else expected), file.title
+
+
+@pytest.mark.parametrize("name", text_encoder_names.SETS)
+def test_every_naming_of_text_encoders(name):
+    for file, result in compatibility.text_outcomes():
+        if file.model == name:
+            assert result.ours == result.tensors, f"{file.title}: {result.ours} of {result.tensors} on the right weight"
+            assert result.family is None, "text encoders do not tell the family"
+
+
+def test_the_table_is_up_to_date():
+    committed = compatibility.TABLE.read_text(encoding="utf-8")
+    assert committed == compatibility.markdown(), "run: python tests/nodes/write_compatibility.py"
+
+
+def test_we_use_whatever_comfyui_uses():
+    for file, result in (*compatibility.outcomes(), *compatibility.text_outcomes()):
+        assert result.core <= result.ours, file
+
+
+def entries_of(*modules: str, outputs: int = 640, inputs: int = 640):
+    tensors = {}
+    for module in modules:
+        tensors.update(naming_files.factors(module, outputs, (inputs,), naming_files.NATIVE[0]))
+    return state_dict.parse(tensors).entries
+
+
+def test_one_file_in_three_namings():
+    """kohya's UNet, PEFT's first text encoder and diffusers' second: merged files look like this."""
+    model, clip = compatibility.patcher("SDXL"), text_encoder_names.clip("SDXL")
+    unet = entries_of("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q")
+    first = entries_of("base_model.model.text_model.encoder.layers.0.self_attn.q_proj", outputs=768, inputs=768)
+    second = entries_of("text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj", outputs=1280, inputs=1280)
+    on_model = match([*unet, *first, *second], model_targets(model))
+    on_clip = match([*unet, *first, *second], clip_targets(clip))
+    assert [target.patch_key for target, _ in on_model.pieces] == [
+        "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight"
+    ]
+    assert [target.patch_key for target, _ in on_clip.pieces] == [
+        "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight",
+        "clip_g.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight",
+    ]
+    assert on_model.strangers == (*first, *second)
+    assert on_clip.strangers == tuple(unet)
+
+
+@pytest.mark.parametrize("model", ["FLUX.1", "Z-Image", "Wan 14B", "SDXL", "HunyuanVideo"])
+def test_a_name_of_another_family_finds_nothing(model):
+    strangers = {
+        "SDXL": "unet.up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k",
+        "FLUX.1": "transformer.single_transformer_blocks.3.proj_mlp",
+        "Wan 14B": "diffusion_model.blocks.0.self_attn.q",
+        "Z-Image": "diffusion_model.layers.0.attention.qkv",
+        "Mochi": "diffusion_model.blocks.0.attn.qkv_y",
+        "text": "text_encoder.encoder.layers.0.self_attn.q_proj",
+    }
+    shared = {"HunyuanVideo": {"FLUX.1"}}
+    found = model_targets(compatibility.patcher(model))
+    for owner, module in strangers.items():
+        expected = owner == model or owner in shared.get(model, ())
+        assert bool(found.find(module, "weight")) is expected, module
+
+
+def test_the_bias_of_a_fused_layer():
+    found = model_targets(compatibility.patcher("HunyuanVideo"))
+    (target,) = found.find("transformer.single_transformer_blocks.0.proj_mlp", "bias")
+    assert target.patch_key == ("diffusion_model.single_blocks.0.linear1.bias", (0, 9216, 12288))
+    assert target.shape == (12288,)
+
+
+def test_no_two_layers_of_a_model_share_a_name():
+    """A name with underscores for dots must still mean one layer only."""
+    for model in naming_files.CASES:
+        layers = [key.removesuffix(".weight") for key in diffusers_names.weights_of(model)]
+        assert len({layer.replace(".", "_") for layer in layers}) == len(layers), model
+
+
+HEADERS = [
+    ({"modelspec.architecture": "flux-1-dev/lora"}, family.FLUX),
+    ({"modelspec.architecture": "chroma/lora"}, family.CHROMA),
+    ({"ss_base_model_version": "flux.1"}, family.FLUX),
+    ({"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}, None),  # contradicts the names
+    ({}, None),
+]
+
+
+@pytest.mark.parametrize(("header", "expected"), HEADERS)
+def test_the_header_settles_what_names_leave_open(header, expected):
+    file = next(file for file in naming_files.files("Chroma") if "fuse_qkv" in file.title)
+    assert family.detect(state_dict.parse(file.tensors).entries, header) == expected
+
+
+def test_names_outweigh_the_header():
+    file = next(naming_files.files("Z-Image"))
+    header = {"modelspec.architecture": "lumina-2/lora"}  # what early trainers of Z-Image wrote
+    assert family.detect(state_dict.parse(file.tensors).entries, header) == family.Z_IMAGE
+
+
+def test_trained_parts():
+    parts = family.trained_parts(
+        [
+            *entries_of("lora_unet_mid_block_attentions_0_proj_in", "lora_te2_text_model_encoder_layers_0_mlp_fc1"),
+            *state_dict.parse(
+                {
+                    "unet.conv_in.lora_A.weight": torch.zeros(4, 4, 3, 3),
+                    "unet.conv_in.lora_B.weight": torch.zeros(8, 4, 1, 1),
+                }
+            ).entries,
+            *state_dict.parse({"lora_unet_norm_out.w_norm": torch.zeros(8)}).entries,
+        ]
+    )
+    assert parts == family.Trained(True, ("text encoder 2",), True, True)
+    assert family.trained_parts(entries_of("lora_te_text_model_encoder_layers_0_mlp_fc1")) == family.Trained(
+        False, ("text encoder",), False, False
+    )

@@ -1,0 +1,175 @@
+"""LORA_STACK as other packs pass it, and LoRAs named in a prompt."""
+
+from __future__ import annotations
+
+import lora_makers
+import pytest
+import small_models
+import torch
+
+from strata.lora_math.errors import StrataError
+from strata.nodes.comfy.block_weights import BlockSpec
+from strata.nodes.comfy.stack import StackEntry, read_stack
+from strata.nodes.loader import StrataLoraLoader
+from strata.nodes.prompt import CLIP_FIRST, MODEL_FIRST, StrataLoraFromPrompt
+
+
+@pytest.fixture
+def sd15(lora_folder):
+    model, clip = small_models.sd15(), small_models.sd15_clip()
+    for number, name in enumerate(("one.safetensors", "sub/two.safetensors")):
+        lora_folder.save(
+            name,
+            lora_makers.full_lora(model, clip, seed=number, dtype=torch.float32),
+            {"modelspec.trigger_phrase": name[:3]},
+        )
+    return model, clip
+
+
+def load(*settings, **inputs):
+    return StrataLoraLoader.execute(*settings, **inputs).result
+
+
+def from_prompt(text, model=None, clip=None, two_numbers=MODEL_FIRST, **settings):
+    return StrataLoraFromPrompt.execute(text, two_numbers, model=model, clip=clip, **settings).result
+
+
+def weights(side) -> dict:
+    patcher = getattr(side, "patcher", side)
+    return {key: patcher.patch_weight_to_device(key, return_weight=True) for key in patcher.patches}
+
+
+def assert_same(a, b):
+    for one, other in zip(a[:2], b[:2], strict=True):
+        one, other = weights(one), weights(other)
+        assert one.keys() == other.keys()
+        assert one
+        assert all(torch.allclose(one[key], other[key], rtol=1e-5, atol=1e-7) for key in one)
+
+
+@pytest.mark.parametrize("stack", [None, [], [("None", 1.0, 1.0)], [None], ()])
+def test_an_empty_stack_changes_nothing(sd15, stack):
+    model, clip = sd15
+    found = load("one.safetensors", 0.5, 0.5, model=model, clip=clip, lora_stack=stack)
+    assert_same(found, load("one.safetensors", 0.5, 0.5, model=model, clip=clip))
+    assert found[4] == [("one.safetensors", 0.5, 0.5)]
+
+
+def test_a_stack_is_the_chain_of_its_loras(sd15):
+    model, clip = sd15
+    foreign = [
+        ["sub\\two.safetensors", 0.7, 0.2],
+        ("None", 1, 1),
+    ]  # lists, Windows paths and "None" rows are in circulation
+    stacked = load("one.safetensors", 0.5, 0.4, model=model, clip=clip, lora_stack=foreign)
+    first = load("sub/two.safetensors", 0.7, 0.2, model=model, clip=clip)
+    assert_same(stacked, load("one.safetensors", 0.5, 0.4, model=first[0], clip=first[1]))
+    assert stacked[2] == "sub, one"
+    assert foreign == [["sub\\two.safetensors", 0.7, 0.2], ("None", 1, 1)], "the incoming list was changed"
+
+
+def test_what_goes_out_is_what_other_packs_unpack(sd15):
+    model, clip = sd15
+    spec = BlockSpec("M=0")
+    out = load(
+        "one.safetensors",
+        0.5,
+        0.4,
+        model=model,
+        clip=clip,
+        lora_stack=[("sub/two.safetensors", 1.0, 1.0)],
+        block_weights=spec,
+    )[4]
+    assert [tuple(entry) for entry in out] == [("sub/two.safetensors", 1.0, 1.0), ("one.safetensors", 0.5, 0.4)]
+    for name, strength_model, strength_clip in out:
+        assert isinstance(name, str)
+        assert len((name, strength_model, strength_clip)) == 3
+    assert out[1].block_weights is spec
+    again = load("one.safetensors", 0.0, 0.0, model=model, clip=clip, lora_stack=out[1:])
+    assert not any(".middle_block." in key for key in again[0].patches), "the block weights did not ride along"
+
+
+NO_STACKS = [
+    "text",
+    7,
+    {"a": 1},
+    [("a", 1)],
+    [("a", 1, 2, 3)],
+    [("a", "x", 1)],
+    [(7, 1, 1)],
+    [("a", float("nan"), 1)],
+]
+
+
+@pytest.mark.parametrize("value", NO_STACKS)
+def test_what_is_no_stack_is_refused(value):
+    with pytest.raises(StrataError, match="LORA_STACK"):
+        read_stack(value)
+
+
+def test_a_missing_file_in_a_stack_is_named_or_warned_about(sd15):
+    model, clip = sd15
+    stack = [("gone.safetensors", 1.0, 1.0)]
+    with pytest.raises(StrataError, match=r"gone\.safetensors"):
+        load("one.safetensors", 0.5, 0.5, model=model, clip=clip, lora_stack=stack)
+    found = load("one.safetensors", 0.5, 0.5, model=model, clip=clip, lora_stack=stack, on_problem="warn")
+    assert "gone.safetensors" in found[3]
+    assert_same(found, load("one.safetensors", 0.5, 0.5, model=model, clip=clip))
+
+
+class TestPrompt:
+    def test_tags_are_applied_and_taken_out(self, sd15):
+        model, clip = sd15
+        found = from_prompt("a cat, <lora:one:0.5:0.4>, <lora:two:0.7>, on a mat", model, clip)
+        assert found[2] == "a cat, on a mat"
+        assert found[3] == "one, sub"
+        first = load("one.safetensors", 0.5, 0.4, model=model, clip=clip)
+        assert_same(found, load("sub/two.safetensors", 0.7, 0.7, model=first[0], clip=first[1]))
+        assert found[5] == [("one", 0.5, 0.4), ("two", 0.7, 0.7)]
+
+    def test_the_order_of_two_numbers(self, sd15):
+        model, clip = sd15
+        found = from_prompt("<lora:one:0.5:0.4>", model, clip, CLIP_FIRST)
+        assert_same(found, load("one.safetensors", 0.4, 0.5, model=model, clip=clip))
+
+    def test_block_weights_in_a_tag(self, sd15):
+        model, clip = sd15
+        found = from_prompt("<lora:one:1:lbw=INS>", model, clip)
+        assert_same(found, load("one.safetensors", 1.0, 1.0, model=model, clip=clip, block_weights="INS"))
+        assert not any(".output_blocks." in key for key in found[0].patches)
+
+    def test_a_text_without_tags_passes_everything_through(self, sd15):
+        model, clip = sd15
+        found = from_prompt("a cat", model, clip)
+        assert found[0] is model
+        assert found[1] is clip
+        assert found[2] == "a cat"
+        assert found[5] == []
+
+    def test_without_model_and_clip_the_tags_become_a_stack(self, sd15):
+        found = from_prompt("a <lora:one:0.5>")
+        assert found[:3] == (None, None, "a")
+        assert found[5] == [("one", 0.5, 0.5)]
+
+    def test_a_tag_that_does_not_resolve_is_named(self, sd15):
+        model, clip = sd15
+        with pytest.raises(StrataError, match="'gone'"):
+            from_prompt("<lora:gone:1>", model, clip)
+        found = from_prompt("a <lora:gone:1>", model, clip, on_problem="warn")
+        assert found[0] is model
+        assert "'gone'" in found[4]
+
+    def test_the_fingerprint_follows_the_files(self, sd15, lora_folder):
+        before = StrataLoraFromPrompt.fingerprint_inputs("<lora:one:1>")
+        lora_folder.save(
+            "one.safetensors", {"x.lora_up.weight": torch.ones(2, 1), "x.lora_down.weight": torch.ones(1, 2)}
+        )
+        assert StrataLoraFromPrompt.fingerprint_inputs("<lora:one:1>") != before
+        assert StrataLoraFromPrompt.fingerprint_inputs("<lora:gone:1>") == ""
+
+
+def test_a_stack_entry_is_a_plain_tuple_to_others():
+    entry = StackEntry("a", 1.0, 0.5, BlockSpec("M=0"))
+    assert entry == ("a", 1.0, 0.5)
+    assert isinstance(entry, tuple)
+    assert read_stack([entry])[0].block_weights == BlockSpec("M=0")

@@ -1,0 +1,27 @@
+// @ts-check
+// ComfyUI's undo replaces every node by a new one of the same id. In the Vue renderer the frame around a widget outlives that and still
+// shows the old node's element: the new one takes its place.
+
+const KEPT = 3000 // ms
+
+/** @type {Map<string, {element: HTMLElement, until: number}>} */
+const left = new Map()
+
+const keyOf = (node, element) => `${node.id} ${element.className.split(' ')[1]}`
+
+/** For a node that goes. Its element stays where it is: whoever shows it takes it away. */
+export function leave(node, element) {
+  left.set(keyOf(node, element), { element, until: Date.now() + KEPT })
+}
+
+/** For a node that is there: mends its place, if it has lost it. */
+export function takePlace(node, element) {
+  const key = keyOf(node, element)
+  const before = left.get(key)
+  if (!before) return
+  if (before.until < Date.now() || element.isConnected) left.delete(key)
+  else if (before.element.isConnected) {
+    before.element.replaceWith(element)
+    left.delete(key)
+  }
+}

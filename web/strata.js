@@ -1,0 +1,36 @@
+// @ts-check
+// What the browser adds to this pack's nodes. Every node works without it.
+// @ts-ignore served by ComfyUI
+import { app } from '../../scripts/app.js'
+import { installDesk } from './desk/install.js'
+import { loadStyles } from './lib/dom.js'
+import { loadWords } from './lib/i18n.js'
+import { forget } from './lib/server.js'
+import { installLoader } from './loader/install.js'
+import { DEFAULT_RANGE, RANGE_SETTING } from './loader/strengths.js'
+
+app.registerExtension({
+  name: 'strata.desk',
+  settings: [
+    {
+      id: RANGE_SETTING,
+      category: ['Strata', 'Sliders', 'Range'],
+      name: 'Strata: slider range',
+      tooltip: 'Strength sliders span this much to both sides of 0. Any value from -100 to 100 stays valid and can be typed.',
+      type: 'number',
+      defaultValue: DEFAULT_RANGE,
+      attrs: { min: 0.5, max: 100, step: 0.5 }
+    }
+  ],
+  async setup() {
+    loadStyles()
+    await loadWords()
+  },
+  nodeCreated(node) {
+    if (node.comfyClass === 'StrataLoraBlockWeights') installDesk(node)
+    if (node.comfyClass === 'StrataLoraLoader') installLoader(node)
+  },
+  refreshComboInNodes() {
+    forget()
+  }
+})
