@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import comfy.hooks
 import comfy.patcher_extension
-import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ...lora_math.errors import StrataError
@@ -104,8 +103,12 @@ def is_compiled(model, model_options: Mapping | None = None) -> bool:
     wrappers = (options.get("transformer_options", {}).get("wrappers", {}), model.wrappers)
     if any("compile" in str(key) for kinds in wrappers for key in kinds.get(WrappersMP.APPLY_MODEL, {})):
         return True
-    parts = [*model.object_patches.values(), *model.model.modules()]
-    return any(
-        hasattr(part, "_torchdynamo_orig_callable") or getattr(part, "_compiled_call_impl", None) is not None
-        for part in parts
-    ) or any(isinstance(part, torch._dynamo.OptimizedModule) for part in parts)
+    return any(_is_compiled(part) for part in (*model.object_patches.values(), *model.model.modules()))
+
+
+def _is_compiled(part) -> bool:
+    return (
+        type(part).__name__ == "OptimizedModule"  # asking torch for the class would import its compiler
+        or "_torchdynamo_orig_callable" in getattr(part, "__dict__", ())
+        or getattr(part, "_compiled_call_impl", None) is not None
+    )

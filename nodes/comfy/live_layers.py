@@ -8,7 +8,6 @@ import comfy.lora
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
-import comfy.utils
 import torch
 from torch import Tensor, nn
 
@@ -27,10 +26,10 @@ def split(model, changes: Mapping[Key, Sequence[Term]]) -> tuple[dict, dict, dic
 
     A weight is live with all that changes it or not at all: its adapters keep their order.
     """
-    reasons: dict[str, str] = {}
+    layers, reasons = layers_of(model.model), {}
     for key, terms in changes.items():
         for _, adapter in terms:
-            if (reason := obstacle(model.model, key, adapter)) is not None:
+            if (reason := obstacle(layers, key, adapter)) is not None:
                 reasons.setdefault(_name(key), reason)
     live = {key: terms for key, terms in changes.items() if _name(key) not in reasons}
     rest = {key: terms for key, terms in changes.items() if _name(key) in reasons}
@@ -44,10 +43,10 @@ def _name(key: Key) -> str:
     return key if isinstance(key, str) else key[0]
 
 
-def obstacle(model: nn.Module, key: Key, adapter: Adapter) -> str | None:
+def obstacle(layers: Mapping[str, nn.Module], key: Key, adapter: Adapter) -> str | None:
     """Why a forward hook cannot apply this adapter to this weight, None when it can."""
     path, _, parameter = _name(key).rpartition(".")
-    module = layer_at(model, path)
+    module = layers.get(path)
     if module is None or parameter not in ("weight", "bias"):
         return NORMS
     part = None if isinstance(key, str) else key[1]
@@ -74,18 +73,21 @@ def _forward_form(adapter: Adapter, shape: Sequence[int], groups: int) -> Adapte
     return empty.prepared(torch.empty(shape, device="meta"), groups)
 
 
-def layer_at(model: nn.Module, path: str) -> nn.Module | None:
-    """The linear or convolution layer of this name whose forward is W x + b of its input; None for any other module."""
-    head, _, _ = path.rpartition(".")
-    try:
-        module, parent = comfy.utils.get_attr(model, path), comfy.utils.get_attr(model, head) if head else model
-    except AttributeError:
-        return None
-    if isinstance(parent, nn.MultiheadAttention):  # takes its projections' weights and runs them itself
-        return None
+def layers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """name -> module of every linear and convolution layer whose forward is W x + b of its input."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    found = {name: module for name, module in modules.items() if _is_layer(module)}
+    for name, module in modules.items():
+        if isinstance(module, nn.MultiheadAttention):  # takes its projection's weight and runs it itself
+            found.pop(f"{name}.out_proj", None)
+    return found
+
+
+def _is_layer(module: nn.Module) -> bool:
     # ComfyUI's quantised layers are no nn.Linear, but its own class of that name.
-    quantised = isinstance(module, comfy.ops.CastWeightBiasOp) and type(module).__name__ == "Linear"
-    return module if isinstance(module, _KINDS) or quantised else None
+    return isinstance(module, _KINDS) or (
+        isinstance(module, comfy.ops.CastWeightBiasOp) and type(module).__name__ == "Linear"
+    )
 
 
 def weight_shape(module: nn.Module) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from ...lora_math import stack
 from ...lora_math.adapters import Adapter, LoRA
 from ...lora_math.errors import StrataError
 from ...lora_math.stack import Gains, LiveTerm, Step
-from .live_layers import current, describe, layer_at
+from .live_layers import current, describe, layers_of
 
 if TYPE_CHECKING:
     from .live import LiveLora
@@ -77,8 +77,9 @@ class Run:
     def _build(self, patcher, device: torch.device) -> list[tuple[str, list[Step], Tensor | None]]:
         """(layer, its steps, its bias where they need it) for every layer, with the factors on the device."""
         gains, ready, dtype = Gains(), [], _dtype(patcher)
+        layers = layers_of(patcher.model)
         for path, terms in self.layers.items():
-            module = layer_at(patcher.model, path)
+            module = layers.get(path)
             if module is None:
                 raise StrataError(f"The model has no layer {path} any more: set the LoRA Loader to apply = patch.")
             bias = None
@@ -122,10 +123,11 @@ class Run:
                 )
             running.append(self)
             self.models.append(model)
+        layers = layers_of(model)
         for path, steps, bias in ready:
             hook = _Hook(self, path, steps, bias)
             self.hooks.append(hook)
-            self.handles.append(layer_at(model, path).register_forward_hook(hook, with_kwargs=True))
+            self.handles.append(layers[path].register_forward_hook(hook, with_kwargs=True))
         diffusion_model = model.diffusion_model
         if any(group is not None for group in self.keyframes):
             self.handles.append(diffusion_model.register_forward_pre_hook(self._before_step, with_kwargs=True))

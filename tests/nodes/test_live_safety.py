@@ -21,7 +21,7 @@ from strata.lora_math.adapters import Diff, SetWeight
 from strata.lora_math.errors import StrataError
 from strata.nodes.comfy import patch
 from strata.nodes.comfy.live import LiveLora, attach, is_compiled
-from strata.nodes.comfy.live_layers import layer_at, split
+from strata.nodes.comfy.live_layers import layers_of, split
 from strata.nodes.loader import StrataLoraLoader
 
 
@@ -301,9 +301,8 @@ def test_layers_whose_forward_is_never_called_are_patched():
     model.norm = nn.LayerNorm(8)
     model.table = nn.Embedding(8, 8)
     model.upwards = nn.ConvTranspose2d(8, 8, 3)
-    assert layer_at(model, "plain") is model.plain
-    for path in ("attention.out_proj", "attention", "norm", "table", "upwards", "missing", "plain.weight"):
-        assert layer_at(model, path) is None
+    model.same = model.plain
+    assert layers_of(model) == {"plain": model.plain, "same": model.plain}
 
 
 def test_what_cannot_be_live_is_patched_with_its_whole_weight(flux):
