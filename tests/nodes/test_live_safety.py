@@ -211,6 +211,33 @@ def test_two_models_in_two_threads(changes):
             torch.testing.assert_close(found[at], expected[at], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_several_devices_each_with_its_copy_of_the_model(flux, changes, scheduled):
+    """Positive and negative run in two worker threads on two copies of the model, as MultiGPU does it; here both on the CPU."""
+    group = None
+    if scheduled:
+        group = comfy.hooks.HookKeyframeGroup()
+        group.add(comfy.hooks.HookKeyframe(1.0, 0.0))
+        group.add(comfy.hooks.HookKeyframe(0.3, 0.5))
+    expected = sampling.sample(live(flux, changes, keyframes=group), "FLUX.1", steps=4)
+    model, copy = live(flux, changes, keyframes=group), sampling.MODELS["FLUX.1"]()
+    copy.load_device, copy.is_multigpu_base_clone, copy.clone_base_uuid = (
+        torch.device("cpu", 0),
+        True,
+        flux.clone_base_uuid,
+    )
+    model.set_additional_models("multigpu", [copy])
+    threads = set()
+    for each in (flux, copy):
+        each.model.diffusion_model.img_in.register_forward_hook(lambda *_: threads.add(threading.get_ident()))
+    found = sampling.sample(model, "FLUX.1", steps=4)
+    for each in (flux, copy):
+        each.model.diffusion_model.img_in._forward_hooks.clear()
+        assert hooks_on(each) == 0
+    assert len(threads - {threading.get_ident()}) == 2
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
 def test_two_clones_of_one_model_in_one_sampling_are_an_error(flux, base, changes):
     """ "Dual Model CFG Guider" with the same loaded model on both sides: the layers are the same ones."""
     positive, negative = (sampling.prompt("FLUX.1", seed) for seed in (1, 2))
