@@ -63,7 +63,9 @@ def clock(run: Callable[[], object]) -> float:
 
 def peak_memory(run: Callable[[], object]) -> int:
     """Bytes of tensors that ``run`` held at one time, at most, beyond those from before: torch's own account of its allocations."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profile:
         run()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
