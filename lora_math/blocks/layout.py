@@ -100,10 +100,20 @@ class Layout:
         paths = {block.group[3:]: block.prefix.rsplit(".", 2)[0] for block in self.text_encoders}
         return {encoder: re.compile(rf"{re.escape(path)}\.([0-9]+)\.(.+)") for encoder, path in paths.items()}
 
+    @cached_property
+    def _places(self) -> dict[str, Location]:
+        return {}
+
     def locate(self, key: str) -> Location:
         """The place of a weight, by its full key: ``diffusion_model....weight`` or
-        ``clip_l.transformer....weight``.
+        ``clip_l.transformer....weight``. Found once for each key.
         """
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = self._locate(key)
+        return place
+
+    def _locate(self, key: str) -> Location:
         if not key.startswith(MODEL_PREFIX):
             encoder = key.split(".", 1)[0]
             if encoder in self.encoders or ENCODERS.fullmatch(encoder):

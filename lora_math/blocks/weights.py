@@ -78,10 +78,14 @@ class ResolvedWeights:
         self.weights, self.layout = weights, layout
         self._rules = [_OnLayout(rule, layout) for rule in reversed(weights.rules)]
         self._by_location: dict[Location, float] = {}
+        self._by_key: dict[str, float] = {}
 
     def weight(self, key: str) -> float:
         """The weight of a model or text encoder weight, by its full key."""
-        return self.at(self.layout.locate(key))
+        value = self._by_key.get(key)
+        if value is None:
+            value = self._by_key[key] = self.at(self.layout.locate(key))
+        return value
 
     def at(self, location: Location) -> float:
         if location not in self._by_location:

@@ -14,7 +14,7 @@ from ...lora_math.blocks import ResolvedWeights
 from ...lora_math.errors import StrataError
 from ...lora_math.triggers import trigger_words
 from . import live, patch, report
-from .block_weights import BlockSpec, layout_for
+from .block_weights import BlockSpec, layout_for, resolved
 from .fit import fit
 from .library import CACHE, Lora
 from .live_layers import split
@@ -94,7 +94,7 @@ def apply_lora(
     blocks = None
     if block_weights is not None:
         layout = layout_for(*targets)
-        blocks = block_weights.read(layout).resolve(layout)
+        blocks = resolved(block_weights, layout)
     model_side = _side(lora, targets[0], strength_model, blocks)
     clip_side = _side(lora, targets[1], strength_clip, blocks)
     sides = (model_side, clip_side)

@@ -16,6 +16,7 @@ from ...lora_math.blocks import (
     BlockWeights,
     Layout,
     Preset,
+    ResolvedWeights,
     builtin_layout,
     layout_of,
     load_presets,
@@ -78,6 +79,18 @@ class BlockSpec:
         if not found and not is_vector(self.text):  # a model of unusual depth takes vectors that no family does
             raise problems[0]
         return found.pop() if len(found) == 1 else self.text.strip()
+
+
+def resolved(spec: BlockSpec, layout: Layout) -> ResolvedWeights:
+    """The weight of every weight of a model with this layout; kept for a while. Raises BlockTextError."""
+    weights = spec.read(layout)
+    return _resolved(weights, weights.notes, layout)
+
+
+@lru_cache(maxsize=16)
+def _resolved(weights: BlockWeights, notes: tuple[str, ...], layout: Layout) -> ResolvedWeights:
+    # The notes are no part of the weights' value, and they are reported.
+    return weights.resolve(layout)
 
 
 _layouts: WeakKeyDictionary[Targets, Layout] = WeakKeyDictionary()

@@ -182,8 +182,9 @@ def _block_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
     for side in (model, clip):
         for target, entry in side.fit.pieces:
             place = blocks.layout.locate(target.key)
-            row = rows.setdefault(_row_name(place), _Row([], 0, 0.0))
-            row.weights.append(blocks.at(place))
+            name = _row_name(place)
+            row = rows.get(name) or rows.setdefault(name, _Row([], 0, 0.0))
+            row.weights.append(blocks.weight(target.key))
             row.tensors += len(entry.keys)
             row.energy += lora.energy(entry, target.shape, target.part)
     total = sum(row.energy for row in rows.values()) or 1.0
