@@ -18,6 +18,7 @@ from ...lora_math.adapters import Adapter, LoRA
 from ...lora_math.errors import StrataError
 from ...lora_math.stack import Gains, LiveTerm, Step
 from .live_layers import current, describe, layers_of
+from .targets import taken_apart
 
 if TYPE_CHECKING:
     from .live import LiveLora
@@ -180,7 +181,7 @@ def _by_layer(loras: Sequence[LiveLora]) -> dict[str, list[LiveTerm]]:
     layers: dict[str, list[LiveTerm]] = {}
     for group, lora in enumerate(loras):
         for key, terms in lora.changes.items():
-            name, part, rows = (key, None, None) if isinstance(key, str) else (*key, None)[:3]
+            name, part, rows = taken_apart(key)
             path, _, parameter = name.rpartition(".")
             layers.setdefault(path, []).extend(
                 LiveTerm(coefficient, adapter, part, rows, parameter == "bias", group) for coefficient, adapter in terms

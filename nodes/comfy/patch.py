@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...lora_math.adapters import from_record
 from ...lora_math.fuse import Term, apply_all_
-from .targets import Key
+from .targets import Key, taken_apart
 
 Offset = tuple[int, int, int] | None  # (axis, start, length) of the part of a weight that a patch changes
 
@@ -69,7 +69,7 @@ def add(model, changes: Mapping[Key, Iterable[Term]]) -> None:
     for key, terms in changes.items():
         records = _records(terms)
         if records:
-            name, offset, function = (key, None, None) if isinstance(key, str) else (*key, None)[:3]
+            name, offset, function = taken_apart(key)
             records = _taken(patcher.patches.get(name, ()), offset, function) + records
             patches[key] = StrataPatch((), (function is not None, records))
     if not patches:
@@ -79,7 +79,7 @@ def add(model, changes: Mapping[Key, Iterable[Term]]) -> None:
         return
     # What add_patches does, less a state dict of the whole model at every node of a chain: ``targets`` has found each weight in one.
     for key, found in patches.items():
-        name, offset, function = (key, None, None) if isinstance(key, str) else (*key, None)[:3]
+        name, offset, function = taken_apart(key)
         patcher.patches.setdefault(name, []).append((1.0, found, 1.0, offset, function))
     patcher.patches_uuid = uuid.uuid4()
 

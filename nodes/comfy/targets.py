@@ -25,6 +25,11 @@ Keys = tuple[
 Fits = Callable[[Shape], bool]
 
 
+def taken_apart(key: Key) -> tuple[str, tuple[int, int, int] | None, Callable | None]:
+    """(state-dict key, (axis, start, length) or None, row map or None) of a patch key."""
+    return (key, None, None) if isinstance(key, str) else (*key, None)[:3]
+
+
 @dataclass(frozen=True)
 class Target:
     """One weight, or a slice of one. ``patch_key`` is what ``ModelPatcher.add_patches`` takes; ``shape`` that of the slice.
