@@ -1,0 +1,86 @@
+"""What the numbers were measured on, and how: CPU seconds of one thread, medians, both sides in turn."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+
+class Times(NamedTuple):
+    """Seconds of one candidate, one for each round."""
+
+    rounds: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rounds)
+
+
+class Ratio(NamedTuple):
+    """A quotient taken within each round, so that what slows a round slows both: its median, and its smallest and largest value."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        digits = 3 if self.median < 2 else 1
+        return f"{self.median:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+
+
+def ratio(a: Times, b: Times) -> Ratio:
+    found = [x / y for x, y in zip(a.rounds, b.rounds, strict=True)]
+    return Ratio(statistics.median(found), min(found), max(found))
+
+
+def alternate(rounds: int, **candidates: Callable[[], object]) -> dict[str, Times]:
+    """Runs all candidates in turn, ``rounds`` times after a first time that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(rounds + 1):
+        for name, run in candidates.items():
+            gc.collect()
+            seconds = clock(run)
+            if number:
+                times[name].append(seconds)
+    return {name: Times(rounds) for name, rounds in times.items()}
+
+
+def clock(run: Callable[[], object]) -> float:
+    """CPU seconds of this process. With one thread that is the time on a machine with nothing else to do."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def peak_memory(run: Callable[[], object]) -> int:
+    """Bytes of tensors that ``run`` held at one time, at most, beyond those from before: torch's own account of its allocations."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(held, default=0)
+
+
+def describe() -> str:
+    """The machine in one line."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return (
+        f"{model}, {os.cpu_count()} cores{load}; {torch.get_num_threads()} thread; torch {torch.__version__}; "
+        f"Python {platform.python_version()}; {platform.system()}"
+    )

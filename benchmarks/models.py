@@ -1,0 +1,110 @@
+"""The models that are measured, with random weights: SD1.5 and SDXL whole, FLUX at its real width with fewer blocks."""
+
+from __future__ import annotations
+
+import comfy.lora
+import comfy.model_patcher
+import comfy.supported_models
+import torch
+
+CPU = torch.device("cpu")
+
+_UNET = {
+    "image_size": 32,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "in_channels": 4,
+    "out_channels": 4,
+    "use_temporal_attention": False,
+    "model_channels": 320,
+}
+SD15 = {
+    **_UNET,
+    "adm_in_channels": None,
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1] * 9 + [0] * 3,
+    "transformer_depth_middle": 1,
+    "use_linear_in_transformer": False,
+    "context_dim": 768,
+    "num_heads": 8,
+    "num_head_channels": -1,
+}
+SDXL = {
+    **_UNET,
+    "num_classes": "sequential",
+    "adm_in_channels": 2816,
+    "num_res_blocks": [2, 2, 2],
+    "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+    "transformer_depth_middle": 10,
+    "use_linear_in_transformer": True,
+    "context_dim": 2048,
+    "num_heads": -1,
+    "num_head_channels": 64,
+}
+FLUX = {
+    "image_model": "flux",
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": 2,
+    "vec_in_dim": 768,
+    "context_in_dim": 4096,
+    "hidden_size": 3072,
+    "mlp_ratio": 4.0,
+    "num_heads": 24,
+    "depth": 1,
+    "depth_single_blocks": 2,
+    "axes_dim": [16, 56, 56],
+    "theta": 10000,
+    "txt_ids_dims": [],
+    "qkv_bias": True,
+    "guidance_embed": True,
+}
+# name -> (configuration, its UNet, latent channels, context [tokens, width], pooled width)
+MODELS = {
+    "SD1.5": (comfy.supported_models.SD15, SD15, 4, (77, 768), None),
+    "SDXL": (comfy.supported_models.SDXL, SDXL, 4, (77, 2048), 1280),
+    "FLUX": (comfy.supported_models.Flux, FLUX, 16, (77, 4096), 768),
+}
+
+
+def build(name: str, dtype: torch.dtype, cast: torch.dtype | None = None):
+    """A ModelPatcher; dtype of the stored weights, cast: what to compute in where that is another one."""
+    config, unet, *_ = MODELS[name]
+    model_config = config({**unet, "dtype": dtype})
+    model_config.set_inference_dtype(dtype, cast)
+    model = model_config.get_model({}, device=CPU)
+    noise = torch.randn(1 << 22).mul_(0.02).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            flat = parameter.data.view(-1)
+            for part in flat.split(len(noise)):
+                part.copy_(noise[: len(part)])
+    return comfy.model_patcher.ModelPatcher(model, CPU, CPU)
+
+
+def lora(model, rank: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A LoRA on every matrix and convolution, as kohya names them, in float16."""
+    shapes = {key: value.shape for key, value in model.model.state_dict().items()}
+    found, seen = {}, set()
+    generator = torch.Generator().manual_seed(seed)
+    make = lambda *size: (torch.randn(size, generator=generator) * 0.02).half()  # noqa: E731
+    for module, key in comfy.lora.model_lora_keys_unet(model.model, {}).items():
+        shape = shapes.get(key, ()) if isinstance(key, str) else ()
+        if module.startswith("lora_unet_") and len(shape) > 1 and key not in seen:
+            seen.add(key)
+            ones = [1] * (len(shape) - 2)
+            found[f"{module}.lora_up.weight"] = make(shape[0], rank, *ones)
+            found[f"{module}.lora_down.weight"] = make(rank, *shape[1:])
+            found[f"{module}.alpha"] = torch.tensor(float(rank))
+    return found
+
+
+def inputs(name: str, size: int) -> tuple[torch.Tensor, list]:
+    """(noise [1, channels, size, size], a conditioning)."""
+    _, _, channels, context, pooled = MODELS[name]
+    extra = {} if pooled is None else {"pooled_output": torch.randn(1, pooled)}
+    return torch.randn(1, channels, size, size), [[torch.randn(1, *context), extra]]

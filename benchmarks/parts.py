@@ -1,0 +1,328 @@
+"""What is measured, one function to a table."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import comfy.float
+import comfy.hooks
+import comfy.lora
+import comfy.model_management
+import comfy.sample
+import comfy.sd
+import comfy.utils
+import folder_paths
+import safetensors.torch
+import torch
+
+import nodes
+from strata.lora_math import state_dict
+from strata.lora_math.adapters import LoRA
+from strata.lora_math.fuse import joined
+from strata.nodes.comfy import patch, targets
+from strata.nodes.comfy.library import CACHE
+from strata.nodes.comfy.live import LiveLora, attach
+from strata.nodes.loader import StrataLoraLoader
+
+from . import models
+from .machine import Times, alternate, peak_memory, ratio
+from .results import seconds, size, table
+
+
+def loaders(quick: bool) -> str:
+    """Ten chained loader nodes."""
+    rows = []
+    for name in ("SD1.5",) if quick else ("SD1.5", "SDXL"):
+        model = models.build(name, torch.float16)
+        with tempfile.TemporaryDirectory() as folder:
+            files = _files(Path(folder), models.lora(model, 4 if quick else 16), 10)
+            kept = [nodes.LoraLoader() for _ in files]
+            found = alternate(
+                1 if quick else 5,
+                core_cold=partial(_core_chain, model, files, None),
+                cold=partial(_chain, model, files, True),
+                core_warm=partial(_core_chain, model, files, kept),
+                warm=partial(_chain, model, files, False),
+            )
+            for state in ("cold", "warm"):
+                a, b = found[f"core_{state}"], found[state]
+                rows.append((name, state, seconds(a.median), seconds(b.median), ratio(a, b)))
+            CACHE.clear()
+    return table(
+        "Building the MODEL: ten chained loaders, rank 16",
+        ("model", "", "ComfyUI", "Strata", "ratio"),
+        rows,
+        "Cold reads and understands ten files; warm is a moved slider. Nothing is loaded or patched yet.",
+    )
+
+
+def _core_chain(model, files: list[str], kept: list | None) -> None:
+    """kept: nodes that hold their files from before, None for new ones."""
+    for file, node in zip(files, kept or [nodes.LoraLoader() for _ in files], strict=True):
+        model = node.load_lora(model, None, file, 0.8, 0.0)[0]
+
+
+def _chain(model, files: list[str], cold: bool) -> None:
+    if cold:
+        CACHE.clear()
+        targets._known.clear()
+    for file in files:
+        model = StrataLoraLoader.execute(file, 0.8, 0.0, model=model).result[0]
+
+
+def _files(folder: Path, tensors: dict, count: int) -> list[str]:
+    folder_paths.folder_names_and_paths["loras"] = ([str(folder)], {".safetensors"})
+    folder_paths.filename_list_cache.clear()
+    names = [f"{number}.safetensors" for number in range(count)]
+    for name in names:
+        safetensors.torch.save_file(tensors, folder / name)
+    return names
+
+
+def applying(quick: bool) -> str:
+    """Adding the LoRAs to the weights, weight by weight, as ComfyUI's full load does it."""
+    rows = []
+    for name, stored in (("SD1.5", torch.float16), ("SDXL", torch.float16), ("FLUX", torch.bfloat16)):
+        model = models.build(name, stored)
+        for rank in (16, 64):
+            tensors = models.lora(model, rank)
+            adapters = _adapters(model, tensors)
+            for count in (1, 5, 10):
+                core, ours = model.clone(), model.clone()
+                loaded = comfy.lora.load_lora(tensors, comfy.lora.model_lora_keys_unet(model.model, {}))
+                for _ in range(count):
+                    core.add_patches(loaded, 0.8)
+                    patch.add(ours, {key: [(0.8, adapter)] for key, adapter in adapters.items()})
+                # A sample of the weights, the same for all: every n-th, in the order of their sizes.
+                keys = sorted(adapters, key=lambda key: model.model.state_dict()[key].numel())
+                keys = keys[(step := {"SD1.5": 18, "SDXL": 100, "FLUX": 6}[name] * (3 if quick else 1)) // 2 :: step]
+                found = alternate(
+                    1 if quick else 3,
+                    core=lambda keys=keys, core=core: _patch_all(core, keys),
+                    strata=lambda keys=keys, ours=ours: _patch_all(ours, keys),
+                    floor=_floor(model, keys, adapters, count),
+                )
+                share = len(keys) / len(adapters)
+                rows.append(
+                    (name, rank, count, *(seconds(found[k].median / share) for k in ("core", "strata", "floor")))
+                    + (ratio(found["core"], found["strata"]), ratio(found["strata"], found["floor"]))
+                )
+    return table(
+        "Applying patches",
+        ("model", "rank", "LoRAs", "ComfyUI", "Strata", "floor", "ComfyUI / Strata", "Strata / floor"),
+        rows,
+        "Every weight is copied to float32, patched and rounded back, as in a full load on this device; seconds for the whole model,",
+        "scaled up from a sample of its weights. The floor is that copy, one bare `addmm_` with all factors already joined in float32,",
+        "and the rounding: what no way of adding the same matrices can beat.",
+    )
+
+
+def _adapters(model, tensors: dict) -> dict[str, LoRA]:
+    entries = state_dict.parse(tensors, {}).entries
+    found = targets.model_targets(model)
+    return {found.find(entry.module, entry.parameter).patch_key: entry.adapter for entry in entries}
+
+
+def _patch_all(patcher, keys) -> None:
+    for key in keys:
+        patcher.patch_weight_to_device(key, return_weight=True)
+
+
+def _floor(model, keys, adapters: dict[str, LoRA], count: int):
+    factors = {key: joined([(0.8, adapters[key])] * count, torch.float32) for key in keys}
+
+    def run() -> None:
+        for key in keys:
+            weight = comfy.utils.get_attr(model.model, key)
+            wide = weight.to(torch.float32, copy=True)
+            up, down, scale = factors[key]
+            wide.view(len(wide), -1).addmm_(up, down, alpha=scale)
+            comfy.float.stochastic_rounding(wide, weight.dtype)
+
+    return run
+
+
+def sampling(quick: bool) -> str:
+    """First and second step after a moved slider, and a step with live LoRAs against one without."""
+    moved, overhead = [], []
+    cases = [("SD1.5", torch.float32, 16, (1,)), ("FLUX", torch.bfloat16, 16, (1,))]
+    if not quick:
+        cases = [
+            ("SD1.5", torch.float32, 64, (1,)),
+            ("FLUX", torch.bfloat16, 64, (1,)),
+            ("SD1.5", torch.float32, 32, (5,)),
+        ]
+    for name, dtype, latent, counts in cases:
+        model = models.build(name, dtype)
+        for count in counts:
+            steps = _moved_slider(model, name, latent, count, 1 if quick else 2)
+            first = {way: Times([a for a, _ in pairs]) for way, pairs in steps.items()}
+            second = {way: Times([b for _, b in pairs]) for way, pairs in steps.items()}
+            case = (f"{name} {latent}x{latent}", count)
+            for way in ("Strata live", "Strata patch", "ComfyUI"):
+                extra = Times([max(a - b, 0) for a, b in steps[way]]).median
+                numbers = (first[way].median, second[way].median, extra)
+                moved.append((*case, way, *map(seconds, numbers), ratio(first[way], second[way])))
+            live, without = second["Strata live"], second["no LoRA"]
+            overhead.append((*case, seconds(without.median), seconds(live.median), ratio(live, without)))
+    turnaround = table(
+        "A moved slider",
+        ("model, latent", "LoRAs", "", "first step", "second step", "extra", "first / second"),
+        moved,
+        "Rank 16, from the changed strength to the end of the first step, the patches' making included; the model was loaded before.",
+    )
+    steps = table(
+        "A step with live LoRAs",
+        ("model, latent", "LoRAs", "without", "live", "live / without"),
+        overhead,
+        "Rank 16. FLUX at 64x64: 1024 image tokens. The added arithmetic alone is rank * (1 / in + 1 / out) of a layer's: 1.0 % for",
+        "3072x3072, 10 % for 320x320, 5.6 % for a 3x3 convolution with 320 channels.",
+    )
+    return f"{turnaround}\n\n{steps}"
+
+
+def _moved_slider(model, name: str, latent: int, count: int, rounds: int) -> dict[str, list[tuple[float, ...]]]:
+    """way -> seconds of the (first, second) step of each round, every one at another strength."""
+    run, tensors = _Sampler(model, name, latent), models.lora(model, 16)
+    adapters = _adapters(model, tensors)
+    strengths = (0.001 * number for number in itertools.count(1))
+    ways = {
+        "Strata live": lambda: _live(model, adapters, next(strengths), count),
+        "Strata patch": lambda: _patched(model, adapters, next(strengths), count),
+        "ComfyUI": lambda: _core(model, tensors, next(strengths), count),
+        "no LoRA": lambda: model,
+    }
+    steps: dict[str, list[tuple[float, ...]]] = {way: [] for way in ways}
+    for number in range(rounds + 1):
+        for way, make in ways.items():
+            comfy.model_management.load_models_gpu([model])  # takes the patches of the way before off, unmeasured
+            pair = run(make)
+            if number:
+                steps[way].append(pair)
+    return steps
+
+
+class _Sampler:
+    """Two steps of Euler; returns the seconds of each, the first from when the loader starts."""
+
+    def __init__(self, model, name: str, size: int, steps: int = 2):
+        self.noise, self.prompt = models.inputs(name, size)
+        self.steps = steps
+
+    def __call__(self, make) -> tuple[float, ...]:
+        times = [time.process_time()]
+        comfy.sample.sample(
+            *(
+                make(),
+                self.noise,
+                self.steps,
+                1.0,
+                "euler",
+                "simple",
+                self.prompt,
+                self.prompt,
+                torch.zeros_like(self.noise),
+            ),
+            callback=lambda *_: times.append(time.process_time()),
+            disable_pbar=True,
+            seed=1,
+        )
+        return tuple(b - a for a, b in itertools.pairwise(times))
+
+
+def _live(model, adapters, strength, count=1, keyframes=None):
+    clone = model.clone()
+    for number in range(count):
+        changes = {key: [(strength, adapter)] for key, adapter in adapters.items()}
+        attach(clone, LiveLora(changes, str(number), keyframes))
+    return clone
+
+
+def _patched(model, adapters, strength, count=1):
+    clone = model.clone()
+    for _ in range(count):
+        patch.add(clone, {key: [(strength, adapter)] for key, adapter in adapters.items()})
+    return clone
+
+
+def _core(model, tensors, strength, count=1):
+    for _ in range(count):
+        model = comfy.sd.load_lora_for_models(model, None, tensors, strength, 0.0)[0]
+    return model
+
+
+def schedule(quick: bool) -> str:
+    """Ten steps with a new strength at each, live and by ComfyUI's hooks, against ten steps at one strength."""
+    name, latent = "SD1.5", 8 if quick else 16
+    model = models.build(name, torch.float32)
+    tensors = models.lora(model, 16)
+    adapters = _adapters(model, tensors)
+    run = _Sampler(model, name, latent, 10)
+
+    def keyframes() -> comfy.hooks.HookKeyframeGroup:
+        group = comfy.hooks.HookKeyframeGroup()
+        for step in range(10):
+            group.add(comfy.hooks.HookKeyframe(1 - 0.05 * step, step / 10))
+        return group
+
+    def hooked(scheduled: bool) -> float:
+        hooks = comfy.hooks.create_hook_lora(tensors, 0.8, 0.0)
+        if scheduled:
+            hooks.set_keyframes_on_hooks(keyframes())
+        run.prompt = [[run.prompt[0][0], {"hooks": hooks}]]
+        try:
+            run(lambda: model)
+        finally:
+            run.prompt = [[run.prompt[0][0], {}]]
+
+    found = alternate(
+        1 if quick else 2,
+        live=lambda: run(lambda: _live(model, adapters, 0.8)),
+        live_schedule=lambda: run(lambda: _live(model, adapters, 0.8, keyframes=keyframes())),
+        core=lambda: hooked(False),
+        core_schedule=lambda: hooked(True),
+    )
+    rows = [
+        (
+            label,
+            seconds(found[way].median),
+            seconds(found[f"{way}_schedule"].median),
+            ratio(found[f"{way}_schedule"], found[way]),
+        )
+        for way, label in (("live", "Strata live"), ("core", "ComfyUI's hooks"))
+    ]
+    return table(
+        f"A strength that changes at every one of ten steps ({name}, {latent}x{latent}, one LoRA of rank 16)",
+        ("", "one strength", "ten strengths", "ten / one"),
+        rows,
+    )
+
+
+def memory(quick: bool) -> str:
+    """What patching the largest weight takes beyond the copy that ComfyUI patches in."""
+    rows = []
+    for name, stored in (("SD1.5", torch.float16), ("FLUX", torch.bfloat16)):
+        model = models.build(name, stored)
+        for count in (1, 10):
+            tensors = models.lora(model, 16)
+            adapters = _adapters(model, tensors)
+            key = max(adapters, key=lambda k: model.model.state_dict()[k].numel())
+            weight = model.model.state_dict()[key].float()
+            peaks = []
+            for patched in (_core(model, tensors, 0.8, count), _patched(model, adapters, 0.8, count)):
+                calculate = partial(comfy.lora.calculate_weight, patched.patches[key], weight.clone(), key)
+                peaks.append(peak_memory(calculate))
+            rows.append((name, "x".join(map(str, weight.shape)), count, size(weight.nbytes), *map(size, peaks)))
+    return table(
+        "Peak extra memory while the largest weight is patched",
+        ("model", "weight", "LoRAs", "its copy", "ComfyUI adds", "Strata adds"),
+        rows,
+        "Strata adds the joined factors and nothing of the weight's size.",
+    )
+
+
+PARTS = {"nodes": loaders, "applying": applying, "sampling": sampling, "schedule": schedule, "memory": memory}

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Measures this pack against ComfyUI's own LoRA loader in one process and writes RESULTS.md: ``python3 dev.py bench [--quick]``."""
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import time
+import types
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer rounds and smaller inputs; prints, and writes nothing"
+    )
+    parser.add_argument(
+        "--only", metavar="PART", nargs="*", help="some parts only: nodes, applying, sampling, schedule, memory"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="default: 1, whose CPU time other programs do not disturb"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "RESULTS.md")
+    options = parser.parse_args()
+    _import_comfyui()
+
+    import torch
+
+    torch.set_num_threads(options.threads)
+    torch.set_grad_enabled(False)
+    from benchmarks import machine, parts, results
+
+    lines, start = [results.head(machine.describe(), options.quick)], time.perf_counter()
+    for name, part in parts.PARTS.items():
+        if not options.only or name in options.only:
+            began = time.perf_counter()
+            lines.append(part(options.quick))
+            print(f"{lines[-1]}\n[{name}: {time.perf_counter() - began:.0f} s]\n", flush=True)
+    text = "\n\n".join(lines) + "\n"
+    if not options.quick and not options.only:
+        options.out.write_text(text, encoding="utf-8")
+    print(f"{time.perf_counter() - start:.0f} s in all")
+    return 0
+
+
+def _import_comfyui() -> None:
+    comfyui = os.environ.get("COMFYUI_PATH")
+    if not comfyui:
+        sys.exit("Set COMFYUI_PATH, or run python3 dev.py bench.")
+    # ``import nodes`` must find ComfyUI's, not ours: the pack is importable as ``strata``, the benchmarks as ``benchmarks``.
+    sys.path[:] = [
+        entry for entry in sys.path if Path(entry or os.getcwd()).resolve() not in (ROOT, ROOT / "benchmarks")
+    ]
+    sys.path.insert(0, comfyui)
+    for name, path in (("strata", ROOT), ("benchmarks", ROOT / "benchmarks")):
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__path__ = [str(path)]
+    sys.argv = sys.argv[:1]
+    with contextlib.redirect_stdout(io.StringIO()):
+        from comfy.cli_args import args
+
+        args.cpu = True
+        import logging
+
+        import comfy.sample  # noqa: F401
+
+        import nodes  # noqa: F401
+
+    logging.getLogger().setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
