@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...lora_math.adapters import DoRA
-from ...lora_math.adapters.dora import OUT
 from ...lora_math.blocks import Location, ResolvedWeights
 from ...lora_math.family import RELATIVES, component
 from ...lora_math.files import show_size
 from ...lora_math.state_dict import Entry
+from .differences import differences
 from .fit import EMPTY, Fit, count, is_text_encoder, text_encoder_of
 from .library import Lora
 from .targets import Targets
-
-SHOWN = 3  # examples per group: a report is read on a node
+from .wording import SHOWN, number, some, spread, tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +42,10 @@ def describe(lora: Lora) -> str:
     parts = [f"{lora.family} {names}" if lora.family else f"{names} of an unknown family"]
     ranks = [rank for entry in entries if (rank := entry.adapter.rank) is not None]
     if ranks:
-        parts.append(f"rank {_spread(ranks)}")
+        parts.append(f"rank {spread(ranks)}")
     alphas = [entry.alpha for entry in entries if entry.alpha is not None]
     if alphas:
-        parts.append(f"alpha {_spread(alphas)}")
+        parts.append(f"alpha {spread(alphas)}")
     elif ranks:
         parts.append("no alpha (scale 1)")
     parts.append(show_size(lora.size))
@@ -60,7 +57,7 @@ def problems(lora: Lora, model: Side, clip: Side) -> list[str]:
     found = [text] if (text := _misfit(lora, model, clip)) else []
     if lora.broken:
         found.append(
-            f"{lora.name}: {len(lora.broken)} of its tensors hold NaN or infinity ({_some(lora.broken)}), which would turn every "
+            f"{lora.name}: {len(lora.broken)} of its tensors hold NaN or infinity ({some(sorted(lora.broken))}), which would turn every "
             "image black. The file is damaged or its training diverged: download it again or use an earlier epoch."
         )
     return found
@@ -91,7 +88,7 @@ def _misfit(lora: Lora, model: Side, clip: Side) -> str | None:
         return f"{lora.name} changes the diffusion model only, and no MODEL is connected. Connect the model input."
     if clip.targets is None:
         return f"{lora.name} changes text encoders only, and no CLIP is connected. Connect the clip input."
-    example = _some(entry.module for entry in entries)
+    example = some(entry.module for entry in entries)
     return (
         f"{lora.name} fits nothing here: none of its {lora.tensors} tensors belongs to these text encoders ({example})."
     )
@@ -103,7 +100,7 @@ def _fits_nothing(lora: Lora, model: Side, family: str | None) -> str:
         entry, reason = model.fit.refused[0]
         why = f"{entry.module}: {reason}"
     else:
-        why = f"it names layers like {_some(entry.module for entry in model.fit.strangers)}"
+        why = f"it names layers like {some(entry.module for entry in model.fit.strangers)}"
     return (
         f"{lora.name} fits nothing in this model, which is {name}: {why}. "
         "It was made for another model, or by a trainer whose names are unknown."
@@ -133,7 +130,7 @@ def text(lora: Lora, model: Side, clip: Side, found: Sequence[str], applied: boo
         lines += _block_lines(lora, model, clip)
     lines += _leftover_lines(lora, model, clip)
     lines += [f"Note: {note}" for note in lora.contents.notes]
-    lines += [f"Unlike ComfyUI's loader: {line}" for line in _differences(lora, model, clip)]
+    lines += [f"Unlike ComfyUI's loader: {line}" for line in differences(lora.contents.entries, (model, clip))]
     return "\n".join(lines)
 
 
@@ -143,7 +140,7 @@ def _side_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
     if model.targets is not None and in_file:
         family = model.targets.family or "unknown family"
         lines.append(
-            f"Model ({family}): {_share(_pieces(lora, model.fit), in_file)} at strength {_number(model.strength)}"
+            f"Model ({family}): {_share(_pieces(lora, model.fit), in_file)} at strength {number(model.strength)}"
         )
     encoders: dict[str, list[Entry]] = defaultdict(list)
     fine = {id(entry) for entry in _pieces(lora, clip.fit)}
@@ -151,11 +148,11 @@ def _side_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
         if id(entry) in fine:
             encoders[text_encoder_of(target)].append(entry)
     for name, entries in sorted(encoders.items()):
-        lines.append(f"Text encoder {name}: {_tensors(count(entries))} at strength {_number(clip.strength)}")
+        lines.append(f"Text encoder {name}: {tensors(count(entries))} at strength {number(clip.strength)}")
     if clip.targets is None and (unused := count(e for e in lora.contents.entries if is_text_encoder(e))):
-        lines.append(f"Text encoders: {_tensors(unused)} unused, no CLIP is connected")
+        lines.append(f"Text encoders: {tensors(unused)} unused, no CLIP is connected")
     if model.targets is None and in_file:
-        lines.append(f"Model: {_tensors(count(in_file))} unused, no MODEL is connected")
+        lines.append(f"Model: {tensors(count(in_file))} unused, no MODEL is connected")
     return lines
 
 
@@ -165,7 +162,7 @@ def live_lines(count: int, patched: Mapping[str, Sequence[str]], scheduled: bool
     lines = [f"Live: {_weights(count)} beside the model{over_time}"] if count else ["Live: nothing of this LoRA can be"]
     for reason, names in patched.items():
         constant = ", at constant strength" if scheduled else ""
-        lines.append(f"Patched instead{constant}, {_weights(len(names))} ({reason}): {_some(names)}")
+        lines.append(f"Patched instead{constant}, {_weights(len(names))} ({reason}): {some(names)}")
     return lines
 
 
@@ -192,11 +189,11 @@ def _block_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
     lines = [f"Block weights: {blocks.weights}"]
     for name, row in sorted(rows.items(), key=lambda item: order.get(item[0], len(order))):
         share = f", {100 * row.energy / total:.1f} % of the LoRA" if row.energy else ""
-        lines.append(f"  {name} x {_spread(row.weights, median=False)}: {_tensors(row.tensors)}{share}")
+        lines.append(f"  {name} x {spread(row.weights, median=False)}: {tensors(row.tensors)}{share}")
     lines += [f"  Note: {note}" for note in blocks.weights.notes]
     absent = sorted(_named(blocks) - rows.keys(), key=lambda name: order.get(name, 0))
     if absent:
-        lines.append(f"  Named but not in this LoRA: {_some(absent, limit=8)}")
+        lines.append(f"  Named but not in this LoRA: {some(absent, limit=8)}")
     return lines
 
 
@@ -235,7 +232,7 @@ def _leftover_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
         shown = "; ".join(f"{entry.module}: {reason}" for entry, reason in list(refused.values())[:SHOWN])
         more = len(refused) - SHOWN
         lines.append(
-            f"Does not fit, {_tensors(count(e for e, _ in refused.values()))}: {shown}{f'; {more} more' if more > 0 else ''}"
+            f"Does not fit, {tensors(count(e for e, _ in refused.values()))}: {shown}{f'; {more} more' if more > 0 else ''}"
         )
     strangers = _strangers(lora, model, clip)
     by_part: dict[str, list[Entry]] = defaultdict(list)
@@ -243,13 +240,13 @@ def _leftover_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
         by_part[component(entry.module)].append(entry)
     for part, entries in by_part.items():
         lines.append(
-            f"Left over, no such layer ({part}), {_tensors(count(entries))}: {_some(entry.module for entry in entries)}"
+            f"Left over, no such layer ({part}), {tensors(count(entries))}: {some(entry.module for entry in entries)}"
         )
     by_reason: dict[str, list[str]] = defaultdict(list)
     for key, reason in lora.contents.leftovers.items():
         by_reason[reason].append(key)
     for reason, keys in by_reason.items():
-        lines.append(f"Left over, {reason}, {_tensors(len(keys))}: {_some(keys)}")
+        lines.append(f"Left over, {reason}, {tensors(len(keys))}: {some(keys)}")
     return lines
 
 
@@ -260,33 +257,6 @@ def _strangers(lora: Lora, model: Side, clip: Side) -> list[Entry]:
     connected = {True: clip.targets is not None, False: model.targets is not None}
     # An optional entry without a counterpart lacks nothing: PEFT's IA3 changes a bias where there is one.
     return [e for e in lora.contents.entries if id(e) not in known and connected[is_text_encoder(e)] and not e.optional]
-
-
-def _differences(lora: Lora, model: Side, clip: Side) -> list[str]:
-    """Where this pack applies the file otherwise than ComfyUI 0.30 does, on purpose."""
-    lines = []
-    header = [
-        entry
-        for entry in lora.contents.entries
-        if entry.alpha is not None and not any(k.endswith(".alpha") for k in entry.keys)
-    ]
-    if header:
-        lines.append(
-            f"alpha {_spread([entry.alpha for entry in header])} is read from the file's header, where ComfyUI does not look"
-        )
-    dora = [entry.adapter for entry in lora.contents.entries if isinstance(entry.adapter, DoRA)]
-    if any(adapter.axis == OUT for adapter in dora):
-        lines.append("DoRA on the output axis uses the norm of the trained weight (ComfyUI: of the base weight)")
-    aliases = [
-        entry.module
-        for side in (model, clip)
-        if side.targets is not None
-        for _, entry in side.fit.pieces
-        if side.targets.knows_only_as_alias(entry.module)
-    ]
-    if aliases:
-        lines.append(f"{len(aliases)} layers have names that ComfyUI ignores ({_some(aliases)})")
-    return lines
 
 
 def _pieces(lora: Lora, fit: Fit) -> list[Entry]:
@@ -310,30 +280,7 @@ def _related(a: str, b: str) -> bool:
 
 def _share(entries: Iterable[Entry], of: Iterable[Entry]) -> str:
     used, total = count(entries), count(of)
-    return f"all {_tensors(total)}" if used == total else f"{used} of {_tensors(total)}"
-
-
-def _tensors(n: int) -> str:
-    return f"{n} tensor" if n == 1 else f"{n} tensors"
-
-
-def _some(names: Iterable[str], limit: int = SHOWN) -> str:
-    names = list(dict.fromkeys(names))
-    shown = ", ".join(name if len(name) <= 90 else name[:87] + "..." for name in names[:limit])
-    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def _spread(numbers: Sequence[float], median: bool = True) -> str:
-    low, high = min(numbers), max(numbers)
-    if low == high:
-        return _number(low)
-    if not median:
-        return f"{_number(low)} to {_number(high)}"
-    return f"{_number(low)} to {_number(high)} (median {_number(statistics.median(numbers))})"
-
-
-def _number(value: float) -> str:
-    return f"{value:.6g}"
+    return f"all {tensors(total)}" if used == total else f"{used} of {tensors(total)}"
 
 
 def _article(name: str) -> str:

@@ -157,3 +157,34 @@ def test_flux_at_its_real_width(lora_folder, prefix, having):
         weights = [{key: patcher.patch_weight_to_device(key, return_weight=True)} for patcher in (ours, core)]
         assert_close(*weights, exact, torch.bfloat16, 2)
     assert len(ours.patches) == (3 if having else 23)
+
+
+def test_a_control_lora_that_widens_its_input(lora_folder):
+    """BFL's FLUX control LoRAs: ``img_in`` takes twice the channels, biases change and norms are replaced."""
+    model = small_models.flux(torch.float32)
+    weights = model.model.state_dict()
+    generator = torch.Generator().manual_seed(4)
+    make = lambda *size: 0.05 * torch.randn(*size, generator=generator)  # noqa: E731
+    out, into = weights["diffusion_model.img_in.weight"].shape
+    scale = weights["diffusion_model.single_blocks.0.norm.key_norm.weight"].shape
+    tensors = {
+        "img_in.lora_B.weight": make(out, 4),
+        "img_in.lora_A.weight": make(4, 2 * into),
+        "img_in.lora_B.bias": make(out),
+        "single_blocks.0.norm.key_norm.scale": make(*scale),
+    }
+    name = lora_folder.save("control.safetensors", tensors)
+    ours = load_with_ours(model, None, name, 0.7, 0.0)[0]
+    found = {key: ours.patch_weight_to_device(key, return_weight=True) for key in ours.patches}
+    product = 0.7 * tensors["img_in.lora_B.weight"].double() @ tensors["img_in.lora_A.weight"].double()
+    product[:, :into] += weights["diffusion_model.img_in.weight"].double()
+    assert torch.allclose(found["diffusion_model.img_in.weight"].double(), product, atol=1e-7)
+    bias = weights["diffusion_model.img_in.bias"] + 0.7 * tensors["img_in.lora_B.bias"]
+    assert torch.allclose(found["diffusion_model.img_in.bias"], bias, atol=1e-7)
+    core = load_with_core(model, None, lora_folder.path / name, 0.7, 0.0)[0]
+    for key in core.patches:
+        assert torch.allclose(found[key], core.patch_weight_to_device(key, return_weight=True), atol=1e-7), key
+    applied = patched_weights(ours)
+    assert applied["diffusion_model.img_in.weight"].shape == (out, 2 * into)
+    after = model.model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in weights.items()), "a base weight changed"

@@ -1,0 +1,67 @@
+"""Where this pack applies a file otherwise than ComfyUI 0.30's own loader does, on purpose.
+
+Each statement about ComfyUI is pinned by ``tests/nodes/test_where_core_differs.py``, which fails when ComfyUI is mended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ...lora_math.adapters import Adapter, DoRA, LoHa, LoKr, LoRA
+from ...lora_math.adapters.dora import OUT
+from ...lora_math.state_dict import Entry
+from .wording import some, spread
+
+if TYPE_CHECKING:
+    from .report import Side
+
+_BY_NAME = {
+    "OFT": "OFT turns by strength, negative the other way (ComfyUI squares the strength and ignores rescale)",
+    "BOFT": "BOFT's strength counts once (in ComfyUI once more, and nothing happens where the file has no alpha)",
+    "IA3": "IA3 is applied (ComfyUI does not know it)",
+    "input OFT": "OFT of PEFT and OneTrainer is applied (ComfyUI does not know it)",
+    "input BOFT": "BOFT of PEFT is applied (ComfyUI does not know it)",
+    "sparse": "LyCORIS's sparse remainder is applied (ComfyUI does not read it)",
+}
+
+
+def differences(entries: Sequence[Entry], sides: Sequence[Side]) -> list[str]:
+    """One line for each kind of difference that this file meets. sides: what is connected."""
+    lines = list(dict.fromkeys(line for entry in entries for line in _of(entry.adapter)))
+    stored = {entry.module for entry in entries if any(key.endswith(".alpha") for key in entry.keys)}
+    header = [entry.alpha for entry in entries if entry.alpha is not None and entry.module not in stored]
+    if header:
+        lines.append(f"alpha {spread(header)} is read from the file's header, where ComfyUI does not look")
+    if any(entry.parameter == "bias" and entry.keys[0].split(".")[-1] == "bias" for entry in entries):
+        lines.append("the bias that PEFT trains beside lora_B is applied (ComfyUI does not read it)")
+    known = [entry.module for entry in entries if entry.parameter == "weight" and entry.adapter.name != "sparse"]
+    if len(set(known)) < len(known):
+        lines.append("several changes of one layer are all applied (of these ComfyUI keeps the last)")
+    aliases = [
+        entry.module
+        for side in sides
+        if side.targets is not None
+        for _, entry in side.fit.pieces
+        if side.targets.knows_only_as_alias(entry.module)
+    ]
+    if aliases:
+        lines.append(f"{len(set(aliases))} layers have names that ComfyUI ignores ({some(aliases)})")
+    return lines
+
+
+def _of(adapter: Adapter) -> Iterator[str]:
+    if adapter.name in _BY_NAME:
+        yield _BY_NAME[adapter.name]
+    if isinstance(adapter, DoRA):
+        if adapter.axis == OUT:
+            yield "DoRA on the output axis uses the norm of the trained weight (ComfyUI: of the base weight)"
+        yield from _of(adapter.inner)
+    if isinstance(adapter, LoRA) and adapter.mid is not None and adapter.mid.ndim != 4:
+        yield "Tucker LoRA on 1- and 3-dimensional convolutions is applied (in ComfyUI it fails)"
+    if isinstance(adapter, LoKr) and 3 in (len(adapter.w1), len(adapter.w2)):
+        yield "LoKr's Tucker form is applied (in ComfyUI it has no effect)"
+    if isinstance(adapter, LoKr) and len(adapter.w2) == 1 and adapter.w2[0].ndim in (3, 5):
+        yield "LoKr on 1- and 3-dimensional convolutions keeps its axes apart (ComfyUI mixes them up)"
+    if isinstance(adapter, LoHa) and adapter.t1 is None and adapter.w1_a.ndim > 2:
+        yield "LoHa stored as convolutions is applied (in ComfyUI it stops the sampling)"

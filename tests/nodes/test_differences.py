@@ -1,0 +1,82 @@
+"""The report names every difference from ComfyUI that a file meets, and none that it does not."""
+
+import pytest
+import small_models
+import torch
+
+from strata.lora_math import state_dict
+from strata.nodes.comfy.differences import _BY_NAME, differences
+from strata.nodes.loader import StrataLoraLoader
+
+make = torch.ones
+LORA = {"lora_up.weight": make(8, 2), "lora_down.weight": make(2, 6), "alpha": torch.tensor(2.0)}
+PEFT = {"lora_B.weight": make(8, 2), "lora_A.weight": make(2, 6)}
+ONE = (1, 1, 1)
+CASES = {
+    "output-axis DoRA": (LORA | {"dora_scale": make(8, 1)}, ["DoRA on the output axis"]),
+    "input-axis DoRA": (LORA | {"dora_scale": make(1, 6)}, []),
+    "DoRA of PEFT": (PEFT | {"lora_magnitude_vector": make(8)}, ["DoRA on the output axis"]),
+    "LoRA and a difference": (LORA | {"diff": make(8, 6)}, ["several changes of one layer"]),
+    "bias of PEFT": (PEFT | {"lora_B.bias": make(8)}, ["the bias that PEFT trains"]),
+    "kohya's bias": (LORA | {"diff_b": make(8)}, []),
+    "plain LoRA": (LORA, []),
+    "OFT": ({"oft_blocks": make(2, 4, 4)}, ["OFT turns by strength"]),
+    "BOFT": ({"oft_blocks": make(2, 4, 2, 2), "alpha": torch.tensor(0.0)}, ["BOFT's strength counts once"]),
+    "IA3": ({"weight": make(8), "on_input": torch.tensor(0)}, ["IA3 is applied"]),
+    "OFT of PEFT": ({"oft_R.weight": make(3, 1)}, ["OFT of PEFT and OneTrainer"]),
+    "Tucker in 2 dimensions": (
+        {"lora_up.weight": make(8, 2, 1, 1), "lora_down.weight": make(2, 6, 1, 1), "lora_mid.weight": make(2, 2, 3, 3)},
+        [],
+    ),
+    "Tucker in 3 dimensions": (
+        {
+            "lora_up.weight": make(8, 2, *ONE),
+            "lora_down.weight": make(2, 6, *ONE),
+            "lora_mid.weight": make(2, 2, 3, 3, 3),
+        },
+        ["Tucker LoRA on 1- and 3-dimensional"],
+    ),
+    "LoKr": ({"lokr_w1": make(2, 2), "lokr_w2": make(4, 3)}, []),
+    "LoKr Tucker": (
+        {"lokr_w1": make(2, 2), "lokr_w2_a": make(2, 4), "lokr_w2_b": make(2, 3), "lokr_t2": make(2, 2, 3, 3)},
+        ["LoKr's Tucker form"],
+    ),
+    "LoKr conv1d": ({"lokr_w1": make(2, 2), "lokr_w2": make(4, 3, 3)}, ["LoKr on 1- and 3-dimensional"]),
+    "LoHa of OneTrainer": (
+        {f"hada_w{n}_{side}": make(*((8, 2) if side == "a" else (2, 6)), 1, 1) for n in "12" for side in "ab"},
+        ["LoHa stored as convolutions"],
+    ),
+    "LoHa": ({f"hada_w{n}_{side}": make(*((8, 2) if side == "a" else (2, 6))) for n in "12" for side in "ab"}, []),
+    "sparse remainder": (
+        LORA
+        | {
+            "bias_indices": torch.tensor([[1], [2]]),
+            "bias_values": torch.tensor([9.0]),
+            "bias_size": torch.tensor([8, 6]),
+        },
+        ["LyCORIS's sparse remainder"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("parts", "expected"), CASES.values(), ids=CASES)
+def test_each_difference_is_named(parts, expected):
+    entries = state_dict.parse({f"m.{part}": tensor for part, tensor in parts.items()}).entries
+    assert entries
+    found = differences(entries, ())
+    assert len(found) == len(expected), found
+    assert all(line.startswith(start) for line, start in zip(found, expected, strict=True)), found
+
+
+def test_every_name_is_an_adapters():
+    from strata.lora_math.adapters.base import _BY_NAME as adapters
+
+    assert _BY_NAME.keys() <= adapters.keys()
+
+
+def test_the_report_says_it(lora_folder):
+    model = small_models.sd15()
+    module = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
+    name = lora_folder.save("oft.safetensors", {f"{module}.oft_blocks": 0.1 * torch.randn(4, 32, 32)})
+    report = StrataLoraLoader.execute(name, 1.0, 1.0, model=model).result[3]
+    assert "Unlike ComfyUI's loader: OFT turns by strength" in report
