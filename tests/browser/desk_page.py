@@ -189,6 +189,18 @@ def paste(page, value):
     page.wait_for_timeout(400)
 
 
+def number_nodes(page, node):
+    """Has ComfyUI number the nodes and remember that. It does so at the first prompt, and takes the new numbers for a change of the
+    workflow: between an undo and a redo that would end the redo, whoever's nodes they are."""
+    prompt(page, node)
+    page.evaluate(
+        """() => {
+          const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker
+          ;(tracker.captureCanvasState ?? tracker.checkState).call(tracker)
+        }"""
+    )
+
+
 def undo(page):
     page.keyboard.press("Control+z")
     page.wait_for_timeout(700)

@@ -50,6 +50,7 @@ def test_one_stroke_paints_many(page, server):
 
 def test_one_gesture_is_one_undo(page, server):
     desk, _ = d.add_pair(page, **SD15)
+    d.number_nodes(page, desk)
     d.drag(page, desk, "IN04", 0.5)
     d.paint(page, desk, ["OUT02", "OUT08"], 0.2)
     after = d.text(page, desk)
