@@ -93,6 +93,9 @@ def apply_lora(
     targets = (None if model is None else model_targets(model), None if clip is None else clip_targets(clip))
     blocks = None
     if block_weights is not None:
+        for target, side in zip((model, clip), targets, strict=True):
+            if side is not None:
+                side.measure(getattr(target, "patcher", target))
         layout = layout_for(*targets)
         blocks = resolved(block_weights, layout)
     model_side = _side(lora, targets[0], strength_model, blocks)

@@ -36,17 +36,17 @@ class Lora:
     broken: frozenset[str]
     tensors: int
     nbytes: int
-    _energies: dict[tuple, float] = field(default_factory=dict, repr=False)
+    _energies: dict[tuple, float | None] = field(default_factory=dict, repr=False)
 
-    def energy(self, entry: state_dict.Entry, shape: tuple[int, ...], part=None) -> float:
-        """Squared norm of an entry's change of a weight of this shape; 0 where it depends on the weight. Computed once.
+    def energy(self, entry: state_dict.Entry, shape: tuple[int, ...], part=None) -> float | None:
+        """Squared norm of an entry's change of a weight of this shape; None where it depends on the weight. Computed once.
 
         part: (start, length, total) rows of the adapter, where the weight holds only these.
         """
         key = (id(entry), part)
         if key not in self._energies:
             adapter = entry.adapter if part is None else rows_of(entry.adapter, *part)
-            self._energies[key] = (adapter and squared_norm(adapter, shape)) or 0.0
+            self._energies[key] = None if adapter is None else squared_norm(adapter, shape)
         return self._energies[key]
 
 

@@ -19,6 +19,7 @@ from ...lora_math.state_dict import Entry
 from ...lora_math.triggers import trigger_words
 from . import fit as fits
 from . import report
+from .amounts import Amount
 from .block_weights import layout_for
 from .desk import groups, resized
 from .fit import Fit, is_text_encoder
@@ -69,9 +70,9 @@ def profile(name: str) -> Profile:
     return found
 
 
-def _known_models(identity: str) -> tuple[int, ...]:
-    """Which loaded models this file has met: a profile made before a model was loaded is made anew after."""
-    return tuple(id(targets) for targets, _ in _fits(identity))
+def _known_models(identity: str) -> tuple[tuple[int, bool], ...]:
+    """Which loaded models this file has met, and which were measured: a profile made before that is made anew after."""
+    return tuple((id(targets), targets.measured) for targets, _ in _fits(identity))
 
 
 def _fits(identity: str) -> list[tuple[Targets, Fit]]:
@@ -153,27 +154,32 @@ def _layout_by_names(lora: Lora) -> Layout | None:
 
 
 def _rows(lora: Lora, layout: Layout | None, model: Met | None, clip: Met | None) -> dict[str, dict]:
-    """Fader -> {"share": of the squared norm of the LoRA's whole change, "tensors": how many}; only where the LoRA has something."""
+    """Fader -> {"share": of the squared norm of the LoRA's whole change, "tensors": how many, "relative": the norm of its change at
+    strength 1 over that of the loaded model's weights that it changes, where known}; only where the LoRA has something."""
     if layout is None:
         return {}
-    energy: dict[str, float] = defaultdict(float)
-    tensors: Counter[str] = Counter()
+    rows: dict[str, Amount] = defaultdict(Amount)
     placed = set()
     for met in (model, clip):
         for target, entry in met[1].pieces if met else ():
             place = layout.locate(target.key)
             row = place.group if place.group.startswith(f"{TE}:") or place.group == OTHER else place.block
             placed.add(id(entry))
-            energy[row] += lora.energy(entry, target.shape, target.part)
-            tensors[row] += len(entry.keys)
+            rows[row].add(lora, entry, target, met[0])
     for entry in lora.contents.entries:
         met = clip if is_text_encoder(entry) else model
         if id(entry) not in placed and met is None:
-            row = block_of(entry.module, layout)
-            energy[row] += _energy_without_model(lora, entry)
-            tensors[row] += len(entry.keys)
-    total = math.fsum(energy.values())
-    return {row: {"share": energy[row] / total if total else 0.0, "tensors": tensors[row]} for row in tensors}
+            row = rows[block_of(entry.module, layout)]
+            row.energy += _energy_without_model(lora, entry)
+            row.tensors += len(entry.keys)
+            row.own = None
+    total = math.fsum(row.energy for row in rows.values())
+    return {name: _row(row, total) for name, row in rows.items()}
+
+
+def _row(row: Amount, total: float) -> dict:
+    answer = {"share": row.energy / total if total else 0.0, "tensors": row.tensors}
+    return answer if row.relative is None else {**answer, "relative": row.relative}
 
 
 def _energy_without_model(lora: Lora, entry: Entry) -> float:
@@ -183,7 +189,7 @@ def _energy_without_model(lora: Lora, entry: Entry) -> float:
         found = lora.energy(entry, shape or ())
     except (RuntimeError, ValueError, IndexError):
         return 0.0
-    return found if math.isfinite(found) else 0.0
+    return found if found is not None and math.isfinite(found) else 0.0
 
 
 def _fit_line(lora: Lora, model: Met | None, clip: Met | None) -> str:

@@ -6,7 +6,8 @@ The names come from ComfyUI's own key maps, so every family that it knows works 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from weakref import WeakKeyDictionary
 
 import comfy.lora
@@ -16,6 +17,7 @@ from comfy.utils import swap_scale_shift
 from ...lora_math import family, names, spellings
 from ...lora_math.adapters import Adapter
 from ...lora_math.rows import rows_of
+from .magnitudes import Magnitude, magnitudes
 
 Shape = tuple[int, ...]
 Key = str | tuple  # a state-dict key, or (key, (axis, start, length)[, row map]) for a part of a weight
@@ -67,6 +69,24 @@ class Targets:
     encoders: Mapping[str, Mapping[str, Key]]
     shapes: Mapping[str, Shape]
     family: str | None
+    _magnitudes: dict[str, Magnitude] = field(default_factory=dict, repr=False)
+
+    @property
+    def measured(self) -> bool:
+        return bool(self._magnitudes)
+
+    def measure(self, patcher) -> None:
+        """Learns how large the weights of a ModelPatcher's model are; once. Takes a tenth of a second for SDXL."""
+        if not self.measured:
+            self._magnitudes.update(magnitudes(patcher))
+
+    def squared_norm(self, target: Target) -> float | None:
+        """Of the model's own weight, or the part of it that the target is; None where nothing was measured."""
+        key, part, _ = taken_apart(target.patch_key)
+        magnitude = self._magnitudes.get(key)
+        # Columns are everywhere in the weight: they count as the average of all.
+        start = part[1] * prod(target.shape[1:]) if part is not None and part[0] == 0 else 0
+        return None if magnitude is None else magnitude.squared_norm(target.shape, start)
 
     def find(self, module: str, parameter: str, fits: Fits | None = None) -> tuple[Target, ...]:
         """The weight or bias that ``module`` means: empty when this model has none of that name, several for what it has in parts.
