@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .adapters import Adapter, Diff, DoRA, LoKr, Padded
 
+BAND = 32  # rows of a Gram matrix at once: narrower ones save less than their calls cost
+
 
 def squared_norm(adapter: Adapter, shape: tuple[int, ...]) -> float | None:
     """||delta W||_F^2 at strength 1 for a weight of this shape; None where it depends on W itself (DoRA's rescaling, OFT, IA3).
@@ -31,7 +33,13 @@ def squared_norm(adapter: Adapter, shape: tuple[int, ...]) -> float | None:
 
 
 def _product(up: Tensor, down: Tensor) -> float:
-    return max(float(((up.T @ up) * (down @ down.T)).sum(dtype=torch.float64)), 0.0)
+    """Both Gram matrices are symmetric: of each band of rows only what lies on and right of the diagonal is computed."""
+    total = torch.zeros((), dtype=torch.float64)
+    for start in range(0, up.shape[1], BAND):
+        end = start + BAND
+        band = (up[:, start:end].T @ up[:, start:]) * (down[start:end] @ down[start:].T)
+        total += band[:, :BAND].sum(dtype=torch.float64) + 2 * band[:, BAND:].sum(dtype=torch.float64)
+    return max(float(total), 0.0)
 
 
 def _sum_of_squares(tensor: Tensor) -> float:
@@ -45,4 +53,4 @@ def _side(side: tuple[Tensor, ...]) -> float:
     if len(side) == 2:
         return _product(side[0].float().flatten(1), side[1].float().flatten(1))
     a, b, core = (tensor.float() for tensor in side)
-    return _sum_of_squares(torch.einsum("pqk,pi,qj->ijk", core.flatten(2), a, b))
+    return _sum_of_squares(torch.einsum("pqk,pi,qj->ijk", core.reshape(*core.shape[:2], -1), a, b))

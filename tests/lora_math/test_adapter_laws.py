@@ -25,6 +25,7 @@ from strata.lora_math.adapters import (
     from_record,
 )
 from strata.lora_math.adapters.base import TILE
+from strata.lora_math.energy import squared_norm
 from strata.lora_math.low_rank import LowRank
 
 OUT, IN, RANK = 16, 12, 3
@@ -388,3 +389,25 @@ def test_a_rotation_across_groups_has_no_forward_form():
     assert OFT((torch.ones(2, 8, 8),)).prepared(weight, groups=2) is not None
     assert BOFT(torch.ones(1, 4, 4, 4)).prepared(weight, groups=4) is None
     assert BOFT(torch.ones(1, 4, 4, 4)).prepared(weight) is not None
+
+
+class TestEnergy:
+    @every_adapter
+    @every_shape
+    def test_it_is_the_norm_of_the_dense_change(self, kind, layer):
+        adapter = build(kind, layer)
+        found = squared_norm(adapter, SHAPES[layer])
+        if adapter.needs_weight and not isinstance(adapter, DoRA):
+            assert found is None
+        else:
+            dense = adapter.inner if isinstance(adapter, (DoRA, Padded)) else adapter
+            shape = adapter.shape if isinstance(adapter, Padded) else SHAPES[layer]
+            delta = dense.delta(torch.zeros(shape, dtype=torch.float64), 1.0)
+            assert found == pytest.approx(float(delta.square().sum()), rel=1e-5)
+
+    @pytest.mark.parametrize("rank", [1, 31, 32, 33, 64, 100])
+    def test_of_every_rank(self, rank):
+        generator = torch.Generator().manual_seed(rank)
+        up, down = torch.randn(200, rank, generator=generator), torch.randn(rank, 300, generator=generator)
+        exact = float((up.double() @ down.double()).square().sum()) * 0.25
+        assert squared_norm(LoRA(up, down, None, 0.5), (200, 300)) == pytest.approx(exact, rel=1e-5)
