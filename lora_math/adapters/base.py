@@ -160,8 +160,6 @@ class Adapter:
         return (self.name, *(value.record() if isinstance(value, Adapter) else value for value in values))
 
 
-TILE = 1 << 22  # elements of a delta that exist at one time while it is added to a weight
-
 _BY_NAME: dict[str, type[Adapter]] = {}
 
 

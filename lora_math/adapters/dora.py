@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, register, show, wide
+from .base import TILE, Adapter, Parts, RowMap, register, show, wide
 
 OUT, IN = 0, 1
 
@@ -68,9 +68,11 @@ class DoRA(Adapter):
         return self.inner.mismatch(shape)
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
+        # (c - 1) W + c D rather than c V - W: what is rounded is the change, not the weight.
         base = weight.to(dtype)
-        trained = base + self.inner.delta(base, 1.0, dtype)
-        return trained.mul_(self._ratio(trained)).sub_(base).mul_(strength)
+        change = self.inner.delta(base, 1.0, dtype)
+        less = self._less(base, change)
+        return change.mul_(1 + less).addcmul_(base, less).mul_(strength)
 
     def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
         # Norms in half precision are off by up to 0.7 % of the weight itself, more than most LoRAs change.
@@ -87,8 +89,8 @@ class DoRA(Adapter):
         if self.c is not None:  # known from before: W is not read again
             return replace(self, inner=inner)
         base = weight.to(wide(weight.dtype))
-        trained = base + self.inner.delta(base, 1.0, base.dtype)
-        return replace(self, inner=inner, c=self._ratio(trained).flatten())
+        less = self._less(base, self.inner.delta(base, 1.0, base.dtype))
+        return replace(self, inner=inner, c=1 + less.flatten())
 
     def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:
         """Output axis: y + s ((c - 1)(f(x) - b) + c D(x)); input axis: y + s (f((c - 1) x) - b + D(c x)), D the inner delta.
@@ -105,9 +107,17 @@ class DoRA(Adapter):
             change = change + self.inner.response(layer, layer.input_channels(c) * x)
         return y + strength * change
 
-    def _ratio(self, trained: Tensor) -> Tensor:
-        """c shaped to multiply V."""
-        along = [1] * trained.ndim
-        along[self.axis] = -1
-        norm = torch.linalg.vector_norm(trained, dim=[d for d in range(trained.ndim) if d != self.axis], keepdim=True)
-        return self.magnitude.to(trained.dtype).reshape(along) / norm.clamp_min(torch.finfo(trained.dtype).tiny)
+    def _less(self, base: Tensor, change: Tensor) -> Tensor:
+        """c - 1, shaped to multiply V = base + change."""
+        height = max(1, TILE * len(base) // max(1, base.numel()))
+        across = [d for d in range(base.ndim) if d != self.axis]
+        # Small beside c, and the whole weight is multiplied by it: in single precision the norm's rounding would show. Not every
+        # kind of device has float64.
+        precise = torch.float64 if base.device.type in ("cpu", "cuda") else base.dtype
+        squares = [
+            (some + delta).square_().sum(across, keepdim=True, dtype=precise)
+            for some, delta in zip(base.split(height), change.split(height), strict=True)
+        ]
+        norm = (torch.cat(squares) if self.axis == OUT else sum(squares)).sqrt_()
+        less = self.magnitude.to(precise).reshape(norm.shape) - norm
+        return (less / norm.clamp_min(torch.finfo(base.dtype).tiny)).to(base.dtype)

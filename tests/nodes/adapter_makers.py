@@ -28,10 +28,10 @@ def tucker(weight, generator) -> LoRA:
 
 
 def loha(weight, generator, rank: int = 1) -> LoHa:
-    """Rank 1 runs by its factors, a high rank by the whole delta."""
+    """Rank 1 runs by its factors, a high rank by the whole delta. The change is of one size whatever the rank."""
     make = _normal(generator)
     columns = prod(weight.shape[1:])
-    halves = [make(*size, size=0.2) for size in ((len(weight), rank), (rank, columns)) * 2]
+    halves = [make(*size, size=0.2 / rank**0.25) for size in ((len(weight), rank), (rank, columns)) * 2]
     return LoHa(*halves, None, None, 0.5)
 
 
