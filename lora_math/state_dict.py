@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -99,7 +100,7 @@ def parse(
                 rule = replace(rule, factor=rule.factor * count)
                 corrected += 1
             found = _entries(module, parts, keys, rule)
-            reason = _unused_reason(keys, bool(found))
+            reason = _unused_reason(keys, bool(found)) if parts else ""
             entries.extend(found)
         except StrataError as problem:
             parts, reason = dict.fromkeys(keys), str(problem)
@@ -153,7 +154,7 @@ def _entries(module: str, parts: Parts, keys: Mapping[str, str], rule: Rule) -> 
     """The entries of one module; roles that were used are gone from ``parts`` afterwards."""
     entries: list[Entry] = []
     rank, before = None, set(parts)
-    for kind in WEIGHT_ADAPTERS:
+    for kind in _kinds(frozenset(parts)):
         adapter = kind.parse(parts, rule)
         if adapter is None:
             continue
@@ -171,6 +172,12 @@ def _entries(module: str, parts: Parts, keys: Mapping[str, str], rule: Rule) -> 
     if bias is not None:
         entries.append(Entry(module, "bias", bias, _keys(keys, before, parts)))
     return entries
+
+
+@lru_cache
+def _kinds(roles: frozenset[str]) -> tuple[type[Adapter], ...]:
+    """Those with a tensor among the roles: a file of a thousand modules has few sets of roles."""
+    return tuple(kind for kind in WEIGHT_ADAPTERS if not roles.isdisjoint(kind.suffixes.values()))
 
 
 def _keys(keys: Mapping[str, str], before: set[str], after: Parts) -> tuple[str, ...]:

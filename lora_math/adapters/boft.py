@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import StrataError
 from ..layer import Layer
 from .base import Adapter, Parts, Rule, register, show, wide
-from .oft import cayley, rescale_and_limit
+from .oft import OFT, cayley, rescale_and_limit
 
 
 @register
@@ -30,7 +30,7 @@ class BOFT(Adapter):
 
     name = "BOFT"
     needs_weight = True
-    suffixes = {}  # OFT's: a fourth axis tells the two apart
+    suffixes = OFT.suffixes  # a fourth axis tells the two apart
 
     @classmethod
     def parse(cls, parts: Parts, rule: Rule) -> BOFT | None:
