@@ -7,6 +7,7 @@ Nothing in a file is ever run: safetensors cannot carry code, and pickled files 
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import stat
@@ -249,8 +250,7 @@ def _finite(tensor: Tensor) -> bool:
         return True
     if tensor.itemsize == 1:  # fp8 has no arithmetic of its own
         tensor = tensor.to(torch.float32)
-    low, high = torch.aminmax(tensor)
-    return bool(torch.isfinite(low)) and bool(torch.isfinite(high))
+    return all(math.isfinite(end) for end in torch.aminmax(tensor))  # a NaN is both its least and its greatest
 
 
 def _short(text: str, limit: int = 120) -> str:
