@@ -85,6 +85,30 @@ def _files(folder: Path, tensors: dict, count: int) -> list[str]:
     return names
 
 
+def understanding(quick: bool) -> str:
+    """From the tensors of one file to the weights that they belong to."""
+    rows = []
+    for name in ("SD1.5",) if quick else ("SD1.5", "SDXL"):
+        model = models.build(name, torch.float16)
+        tensors, known = models.lora(model, 16), targets.model_targets(model)
+        found = alternate(
+            2 if quick else 15,
+            core=lambda model=model, tensors=tensors: comfy.lora.load_lora(
+                tensors, comfy.lora.model_lora_keys_unet(model.model, {})
+            ),
+            strata=lambda tensors=tensors, known=known: match(state_dict.parse(tensors, {}).entries, known),
+        )
+        core, ours = found["core"], found["strata"]
+        rows.append((name, len(tensors) // 3, seconds(core.median), seconds(ours.median), ratio(core, ours)))
+    return table(
+        "Understanding one file",
+        ("model", "modules", "ComfyUI", "Strata", "ratio"),
+        rows,
+        "ComfyUI: its key map and `load_lora`, as at every load; Strata: parsing and finding the weights, once for a file. The names of",
+        "the model's weights, which Strata keeps while the model lives, are known.",
+    )
+
+
 def applying(quick: bool) -> str:
     """Adding the LoRAs to the weights, weight by weight, as ComfyUI's full load does it."""
     rows = []
@@ -163,45 +187,52 @@ def _floor(model, keys, adapters: dict[str, LoRA], count: int):
 def sampling(quick: bool) -> str:
     """First and second step after a moved slider, and a step with live LoRAs against one without."""
     moved, overhead = [], []
-    cases = [("SD1.5", torch.float32, 16, (1,)), ("FLUX", torch.bfloat16, 16, (1,))]
+    # SDXL in float32 twice, the model and what ComfyUI keeps of it while it is patched, is more than a small machine has.
+    types = {"SD1.5": (torch.float32, None), "SDXL": (torch.float16, torch.float32), "FLUX": (torch.bfloat16, None)}
+    cases = [("SD1.5", 16, 16, 1), ("FLUX", 16, 16, 1)]  # model, latent, rank, LoRAs
     if not quick:
         cases = [
-            ("SD1.5", torch.float32, 64, (1,)),
-            ("FLUX", torch.bfloat16, 64, (1,)),
-            ("SD1.5", torch.float32, 32, (5,)),
+            ("SD1.5", 64, 16, 1),
+            ("SD1.5", 32, 16, 5),
+            ("SDXL", 32, 16, 1),
+            ("SDXL", 32, 64, 10),
+            ("FLUX", 64, 16, 1),
+            ("FLUX", 64, 64, 10),
         ]
-    for name, dtype, latent, counts in cases:
-        model = models.build(name, dtype)
-        for count in counts:
-            steps = _moved_slider(model, name, latent, count, 1 if quick else 2)
-            first = {way: Times([a for a, _ in pairs]) for way, pairs in steps.items()}
-            second = {way: Times([b for _, b in pairs]) for way, pairs in steps.items()}
-            case = (f"{name} {latent}x{latent}", count)
-            for way in ("Strata live", "Strata patch", "ComfyUI"):
-                extra = Times([max(a - b, 0) for a, b in steps[way]]).median
-                numbers = (first[way].median, second[way].median, extra)
-                moved.append((*case, way, *map(seconds, numbers), ratio(first[way], second[way])))
-            live, without = second["Strata live"], second["no LoRA"]
-            overhead.append((*case, seconds(without.median), seconds(live.median), ratio(live, without)))
+    for name, latent, rank, count in cases:
+        model = models.build(name, *types[name])
+        steps = _moved_slider(model, name, latent, rank, count, 1 if quick else 2)
+        first = {way: Times([a for a, _ in pairs]) for way, pairs in steps.items()}
+        second = {way: Times([b for _, b in pairs]) for way, pairs in steps.items()}
+        case = (f"{name} {latent}x{latent}", rank, count)
+        for way in ("Strata live", "Strata patch", "ComfyUI"):
+            extra = Times([max(a - b, 0) for a, b in steps[way]]).median
+            numbers = (first[way].median, second[way].median, extra)
+            moved.append((*case, way, *map(seconds, numbers), ratio(first[way], second[way])))
+        live, without = second["Strata live"], second["no LoRA"]
+        overhead.append((*case, seconds(without.median), seconds(live.median), ratio(live, without)))
     turnaround = table(
         "A moved slider",
-        ("model, latent", "LoRAs", "", "first step", "second step", "extra", "first / second"),
+        ("model, latent", "rank", "LoRAs", "", "first step", "second step", "extra", "first / second"),
         moved,
-        "Rank 16, from the changed strength to the end of the first step, the patches' making included; the model was loaded before.",
+        "From the changed strength to the end of the first step, the patches' making included; the model was loaded before.",
     )
     steps = table(
         "A step with live LoRAs",
-        ("model, latent", "LoRAs", "without", "live", "live / without"),
+        ("model, latent", "rank", "LoRAs", "without", "live", "live / without"),
         overhead,
-        "Rank 16. FLUX at 64x64: 1024 image tokens. The added arithmetic alone is rank * (1 / in + 1 / out) of a layer's: 1.0 % for",
-        "3072x3072, 10 % for 320x320, 5.6 % for a 3x3 convolution with 320 channels.",
+        "FLUX at 64x64: 1024 image tokens. The added arithmetic alone is rank * (1 / in + 1 / out) of a layer's for each LoRA: at rank 16",
+        "1.0 % for 3072x3072, 10 % for 320x320, 5.6 % for a 3x3 convolution with 320 channels. SDXL is stored in float16 and computes in",
+        "float32, the others do both in one type.",
     )
     return f"{turnaround}\n\n{steps}"
 
 
-def _moved_slider(model, name: str, latent: int, count: int, rounds: int) -> dict[str, list[tuple[float, ...]]]:
+def _moved_slider(
+    model, name: str, latent: int, rank: int, count: int, rounds: int
+) -> dict[str, list[tuple[float, ...]]]:
     """way -> seconds of the (first, second) step of each round, every one at another strength."""
-    run, tensors = _Sampler(model, name, latent), models.lora(model, 16)
+    run, tensors = _Sampler(model, name, latent), models.lora(model, rank)
     adapters = _adapters(model, tensors)
     strengths = (0.001 * number for number in itertools.count(1))
     ways = {
@@ -338,4 +369,11 @@ def memory(quick: bool) -> str:
     )
 
 
-PARTS = {"nodes": loaders, "applying": applying, "sampling": sampling, "schedule": schedule, "memory": memory}
+PARTS = {
+    "nodes": loaders,
+    "understanding": understanding,
+    "applying": applying,
+    "sampling": sampling,
+    "schedule": schedule,
+    "memory": memory,
+}

@@ -19,7 +19,10 @@ def main() -> int:
         "--quick", action="store_true", help="fewer rounds and smaller inputs; prints, and writes nothing"
     )
     parser.add_argument(
-        "--only", metavar="PART", nargs="*", help="some parts only: nodes, applying, sampling, schedule, memory"
+        "--only",
+        metavar="PART",
+        nargs="*",
+        help="some parts only: nodes, understanding, applying, sampling, schedule, memory",
     )
     parser.add_argument(
         "--threads", type=int, default=1, help="default: 1, whose CPU time other programs do not disturb"
