@@ -86,6 +86,13 @@ def build(name: str, dtype: torch.dtype, cast: torch.dtype | None = None):
     return comfy.model_patcher.ModelPatcher(model, CPU, CPU)
 
 
+def whole_flux():
+    """FLUX.1 with all of its blocks, whose weights have shapes and no numbers."""
+    config = comfy.supported_models.Flux({**FLUX, "depth": 19, "depth_single_blocks": 38, "dtype": torch.bfloat16})
+    config.set_inference_dtype(torch.bfloat16, None)
+    return comfy.model_patcher.ModelPatcher(config.get_model({}, device=torch.device("meta")), CPU, CPU)
+
+
 def lora(model, rank: int, seed: int = 0) -> dict[str, torch.Tensor]:
     """A LoRA on every matrix and convolution, as kohya names them, in float16."""
     shapes = {key: value.shape for key, value in model.model.state_dict().items()}

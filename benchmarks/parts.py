@@ -22,6 +22,7 @@ import torch
 import nodes
 from strata.lora_math import state_dict
 from strata.lora_math.adapters import LoRA
+from strata.lora_math.energy import squared_norm
 from strata.lora_math.fuse import joined
 from strata.nodes.comfy import patch, targets
 from strata.nodes.comfy.fit import match
@@ -106,6 +107,30 @@ def understanding(quick: bool) -> str:
         rows,
         "ComfyUI: its key map and `load_lora`, as at every load; Strata: parsing and finding the weights, once for a file. The names of",
         "the model's weights, which Strata keeps while the model lives, are known.",
+    )
+
+
+def analysis(quick: bool) -> str:
+    """Where a LoRA's energy lies: the norm of every change."""
+    rows = []
+    for name, model, rank in (
+        ("SDXL", models.build("SDXL", torch.float16), 16),
+        ("FLUX, all blocks", models.whole_flux(), 16 if quick else 128),
+    ):
+        adapters = _adapters(model, models.lora(model, rank))
+        shapes = {key: value.shape for key, value in model.model.state_dict().items()}
+        found = alternate(
+            1 if quick else 5,
+            exact=lambda adapters=adapters, shapes=shapes: [
+                squared_norm(adapter, shapes[key]) for key, adapter in adapters.items()
+            ],
+        )
+        rows.append((name, rank, len(adapters), seconds(found["exact"].median)))
+    return table(
+        "Energy of every block",
+        ("LoRA for", "rank", "modules", "Strata"),
+        rows,
+        "Exact Frobenius norms from the factors, CPU seconds of one thread; once for a file.",
     )
 
 
@@ -372,6 +397,7 @@ def memory(quick: bool) -> str:
 PARTS = {
     "nodes": loaders,
     "understanding": understanding,
+    "analysis": analysis,
     "applying": applying,
     "sampling": sampling,
     "schedule": schedule,

@@ -22,7 +22,7 @@ def main() -> int:
         "--only",
         metavar="PART",
         nargs="*",
-        help="some parts only: nodes, understanding, applying, sampling, schedule, memory",
+        help="some parts only: nodes, understanding, analysis, applying, sampling, schedule, memory",
     )
     parser.add_argument(
         "--threads", type=int, default=1, help="default: 1, whose CPU time other programs do not disturb"
