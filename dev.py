@@ -38,6 +38,12 @@ def serve(environment: Environment, rest: list[str]) -> int:
     return _run(environment, "-m", "devtools.serve", "--comfyui", environment.comfyui, *rest)
 
 
+def examples(environment: Environment, rest: list[str]) -> int:
+    """Build the example workflows anew in that ComfyUI's editor, with their pictures; needs Chromium."""
+    python = prepare_tests(environment)
+    return _run(environment, "-m", "devtools.examples", "--comfyui", environment.comfyui, *rest, python=python)
+
+
 def bench(environment: Environment, rest: list[str]) -> int:
     """Measure; arguments go to benchmarks/run.py."""
     script = ROOT / "benchmarks" / "run.py"
@@ -67,7 +73,7 @@ def _run(environment: Environment, *arguments: object, python: object = None) ->
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for run in (demo, test, serve, bench):
+    for run in (demo, test, serve, examples, bench):
         text = run.__doc__ or ""
         command = commands.add_parser(run.__name__, help=text, description=text)
         command.add_argument(

@@ -24,7 +24,7 @@ from .models import CHECKPOINT, LORAS
 from .server import ROOT, ComfyServer, ServerError, stop_on_sigterm
 from .workflow import Prompt, WorkflowError, nodes_of, to_prompt
 
-WORKFLOW = ROOT / "example_workflows" / "Strata - one LoRA.json"
+WORKFLOW = ROOT / "example_workflows" / "LoRA on SD1.5.json"
 LOADER = "StrataLoraLoader"
 STRENGTHS = (-0.8, 0.0, 0.4, 0.8, 1.2)
 SIZE = 128

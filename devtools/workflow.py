@@ -51,7 +51,7 @@ def to_prompt(workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> Pr
         prompt[str(node["id"])] = {
             "class_type": kind,
             "inputs": inputs,
-            "_meta": {"title": node.get("title", kind)},
+            "_meta": {"title": node.get("title") or object_info[kind].get("display_name") or kind},
         }
     return prompt
 

@@ -1,0 +1,258 @@
+"""What the example workflows hold, as data: nodes by key, their values, and which output each input takes.
+
+``devtools.examples`` builds them in the real editor and saves them as it does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+HUGGING_FACE = "https://huggingface.co"
+GREEN, RED, AMBER = ("#232", "#353"), ("#322", "#533"), ("#432", "#653")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A public file, as ComfyUI's missing-model window wants it."""
+
+    name: str
+    url: str
+    directory: str
+
+
+def _hugging_face(directory: str, repository: str, name: str) -> Model:
+    return Model(name, f"{HUGGING_FACE}/{repository}/resolve/main/{name}", directory)
+
+
+SD15 = _hugging_face(
+    "checkpoints", "Comfy-Org/stable-diffusion-v1-5-archive", "v1-5-pruned-emaonly-fp16.safetensors"
+)
+SDXL = _hugging_face("checkpoints", "stabilityai/stable-diffusion-xl-base-1.0", "sd_xl_base_1.0.safetensors")
+FLUX = _hugging_face("checkpoints", "Comfy-Org/flux1-dev", "flux1-dev-fp8.safetensors")
+PIXEL_ART = _hugging_face(
+    "loras",
+    "artificialguybr/pixelartredmond-1-5v-pixel-art-loras-for-sd-1-5",
+    "PixelArtRedmond15V-PixelArt-PIXARFK.safetensors",
+)
+DETAIL = _hugging_face("loras", "OedoSoldier/detail-tweaker-lora", "add_detail.safetensors")
+PIXEL_ART_XL = _hugging_face("loras", "nerijs/pixel-art-xl", "pixel-art-xl.safetensors")
+FLUX_DETAIL = _hugging_face(
+    "loras", "Shakker-Labs/FLUX.1-dev-LoRA-add-details", "FLUX-dev-lora-add_details.safetensors"
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of a graph.
+
+    Attributes:
+        at: left and top, below the title bar, in canvas units.
+        size: width and the least height.
+        values: widget name -> value, for what differs from the node's default.
+        inputs: input name -> (key of a node, name of its output).
+        model: the file that a loader node names.
+    """
+
+    kind: str
+    at: tuple[int, int]
+    size: tuple[int, int] = (320, 0)
+    values: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, tuple[str, str]] = field(default_factory=dict)
+    title: str | None = None
+    colours: tuple[str, str] | None = None
+    model: Model | None = None
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+Graph = dict[str, Node]
+LEFT, LOADER, PROMPT, SAMPLER, END = 40, 400, 800, 1260, 1620
+TOP = 120
+
+
+def note(title: str, *lines: str, height: int = 130) -> Node:
+    text = "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))
+    return Node("MarkdownNote", (LEFT, -80), (700, height), {"text": text}, title=title, colours=AMBER)
+
+
+def checkpoint(model: Model) -> Node:
+    return Node("CheckpointLoaderSimple", (LEFT, TOP), values={"ckpt_name": model.name}, model=model)
+
+
+def loader(model: Model, at: tuple[int, int] = (LOADER, TOP), source: str = "checkpoint", **changes: Any) -> Node:
+    """A LoRA Loader after ``source``; ``changes`` are widget values, or inputs where they are pairs."""
+    inputs = {"model": (source, "MODEL"), "clip": (source, "CLIP")}
+    inputs |= {name: value for name, value in changes.items() if isinstance(value, tuple)}
+    values = {"lora_name": model.name} | {name: value for name, value in changes.items() if name not in inputs}
+    return Node("StrataLoraLoader", at, (360, 0), values, inputs, model=model)
+
+
+def text(words: str, top: int, clip: str, title: str, colours: tuple[str, str]) -> Node:
+    return Node("CLIPTextEncode", (PROMPT, top), (420, 170), {"text": words}, {"clip": (clip, "CLIP")}, title, colours)
+
+
+def picture(
+    latent: str, width: int, positive: str, negative: str, model: str, sampler: dict[str, Any], prefix: str
+) -> Graph:
+    """From an empty latent image to a saved picture."""
+    wires = {
+        "model": (model, "MODEL"),
+        "positive": (positive, "CONDITIONING"),
+        "negative": (negative, "CONDITIONING"),
+        "latent_image": ("latent", "LATENT"),
+    }
+    return {
+        "latent": Node(latent, (PROMPT, 600), (420, 0), {"width": width, "height": width}),
+        "sampler": Node("KSampler", (SAMPLER, TOP), values={"seed": 42, **sampler}, inputs=wires),
+        "decode": Node(
+            "VAEDecode", (SAMPLER, 480), inputs={"samples": ("sampler", "LATENT"), "vae": ("checkpoint", "VAE")}
+        ),
+        "save": Node(
+            "SaveImage", (END, TOP), (460, 520), {"filename_prefix": prefix}, {"images": ("decode", "IMAGE")}
+        ),
+    }
+
+
+def unet_graph(base: Model, words: str, prefix: str, between: Graph, last: str, width: int = 512) -> Graph:
+    """A checkpoint, the nodes ``between`` of which ``last`` gives MODEL and CLIP, and a picture from two prompts."""
+    return {
+        "checkpoint": checkpoint(base),
+        **between,
+        "positive": text(words, TOP, last, "Prompt", GREEN),
+        "negative": text("blurry, low quality, text, watermark", 350, last, "Negative prompt", RED),
+        **picture(
+            "EmptyLatentImage",
+            width,
+            "positive",
+            "negative",
+            last,
+            {"control_after_generate": "fixed", "steps": 20, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal"},
+            prefix,
+        ),
+    }
+
+
+PIXEL_PROMPT = "pixel art, PixArFK, a lighthouse on a cliff at sunset, warm light"
+
+
+def on_sd15() -> Graph:
+    words = note(
+        "One LoRA",
+        "Choose a checkpoint, and a LoRA that was trained for the same family of models.",
+        "Move **strength_model**: 1 is what was trained, 0 the picture without the LoRA, below 0 the opposite.",
+        "After a run the line under the sliders says how much of the file fitted. Click it for the trigger words.",
+    )
+    lora = loader(PIXEL_ART, strength_model=0.8, strength_clip=0.8)
+    return {**unet_graph(SD15, PIXEL_PROMPT, "strata", {"lora": lora}, "lora"), "note": words}
+
+
+def on_sdxl() -> Graph:
+    words = note(
+        "One LoRA on SDXL",
+        "SDXL wants 1024 x 1024 pixels, and a LoRA for SDXL: one for SD1.5 is an error that says so.",
+        "**strength_clip** matters only for a LoRA that was trained with the text encoders.",
+        "Two or more LoRAs: put another loader behind this one. They are applied together.",
+    )
+    lora = loader(PIXEL_ART_XL, strength_model=0.9, strength_clip=0.9)
+    prompt = "pixel, a small house in a forest clearing, autumn, simple, flat colors"
+    return {**unet_graph(SDXL, prompt, "strata_sdxl", {"lora": lora}, "lora", 1024), "note": words}
+
+
+def on_flux() -> Graph:
+    words = note(
+        "One LoRA on FLUX",
+        "FLUX is guided by **FluxGuidance**; leave the sampler's **cfg** at 1, and the negative prompt is not used.",
+        "Most FLUX LoRAs do not change the text encoders: **strength_clip** then has no effect.",
+        "With an fp8 checkpoint choose **live** at **apply**: the LoRA then keeps all of its precision.",
+    )
+    prompt = "a watchmaker at his bench, macro photo, brass gears, soft window light, fine detail"
+    return {
+        "checkpoint": checkpoint(FLUX),
+        "lora": loader(FLUX_DETAIL, strength_model=0.8, apply="live"),
+        "positive": text(prompt, TOP, "lora", "Prompt", GREEN),
+        "guidance": Node(
+            "FluxGuidance", (PROMPT, 350), (420, 0), {"guidance": 3.5}, {"conditioning": ("positive", "CONDITIONING")}
+        ),
+        "negative": Node(
+            "ConditioningZeroOut", (PROMPT, 480), (420, 0), inputs={"conditioning": ("positive", "CONDITIONING")}
+        ),
+        **picture(
+            "EmptySD3LatentImage",
+            1024,
+            "guidance",
+            "negative",
+            "lora",
+            {"control_after_generate": "fixed", "steps": 20, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"},
+            "strata_flux",
+        ),
+        "note": words,
+    }
+
+
+def block_weights() -> Graph:
+    words = note(
+        "Block weights",
+        "One fader per block of the model: each multiplies the strength there. Grey is the LoRA's share of the block.",
+        "Drag across faders to paint; **S** solos a group, **M** mutes it. Here the LoRA acts mostly in the later blocks.",
+        "The same as text stands in **weights**; vectors from sd-webui and Inspire can be pasted there.",
+    )
+    desk = Node(
+        "StrataLoraBlockWeights",
+        (LEFT, 290),
+        (430, 0),
+        {"weights": "IN*=0.2, M0=0.2, OUT3-5=0.6, OUT6-11=1, TE=0.8, default=1"},
+    )
+    lora = loader(PIXEL_ART, at=(LOADER + 110, TOP), block_weights=("desk", "BLOCK_WEIGHTS"))
+    graph = unet_graph(SD15, PIXEL_PROMPT, "strata_blocks", {"desk": desk, "lora": lora}, "lora")
+    return {**_shifted(graph, 110, keep=("checkpoint", "desk", "lora")), "note": words}
+
+
+def live() -> Graph:
+    words = note(
+        "Live strength",
+        "**apply = live** runs a LoRA beside the model and never touches its weights.",
+        "Move **strength_model** of either loader and queue again: nothing is patched anew, sampling starts at once.",
+        "To merge or save the model choose **patch**.",
+    )
+    first = loader(PIXEL_ART, strength_model=0.8, strength_clip=0.8, apply="live")
+    second = loader(DETAIL, at=(LOADER, 520), source="first", strength_model=0.5, strength_clip=0.5, apply="live")
+    graph = unet_graph(SD15, PIXEL_PROMPT, "strata_live", {"first": first, "second": second}, "second")
+    return {**graph, "note": words}
+
+
+def over_time() -> Graph:
+    words = note(
+        "Strength over time",
+        "Each **Create Hook Keyframe** multiplies **strength_model** from its point of the sampling on.",
+        "Here the composition comes from the model alone, and the LoRA sets in at 30 %.",
+        "With keyframes the LoRA always runs live. The text encoders keep one strength.",
+    )
+    start = Node("CreateHookKeyframe", (LEFT, 290), values={"strength_mult": 0.0, "start_percent": 0.0})
+    rise = Node(
+        "CreateHookKeyframe",
+        (LEFT, 460),
+        values={"strength_mult": 1.0, "start_percent": 0.3},
+        inputs={"prev_hook_kf": ("start", "HOOK_KF")},
+    )
+    lora = loader(PIXEL_ART, strength_model=1.0, strength_clip=0.8, keyframes=("rise", "HOOK_KF"))
+    graph = unet_graph(SD15, PIXEL_PROMPT, "strata_time", {"start": start, "rise": rise, "lora": lora}, "lora")
+    return {**graph, "note": words}
+
+
+def _shifted(graph: Graph, right: int, keep: tuple[str, ...]) -> Graph:
+    return {
+        key: node if key in keep else replace(node, at=(node.at[0] + right, node.at[1])) for key, node in graph.items()
+    }
+
+
+# File name, which is the title in ComfyUI's list of templates -> graph.
+GRAPHS: dict[str, Graph] = {
+    "LoRA on SD1.5": on_sd15(),
+    "LoRA on SDXL": on_sdxl(),
+    "LoRA on FLUX": on_flux(),
+    "Block weights": block_weights(),
+    "Live strength": live(),
+    "Strength over time": over_time(),
+}

@@ -1,0 +1,148 @@
+"""``dev.py examples``: rewrites example_workflows/ from ``example_graphs``.
+
+Each graph is built in the real editor, in Chromium, saved as the editor saves it, and pictured. The pack's own version and the
+``models`` that a loader names are written beside what the editor knows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+from safetensors.torch import save_file
+
+from .browser import EMPTY, launch, open_editor
+from .example_graphs import FLUX_DETAIL, GRAPHS, PIXEL_ART_XL, Graph
+from .model_cache import demo_models, link_models
+from .models import LORAS
+from .server import ROOT, ComfyServer, stop_on_sigterm
+from .workflow import NOTES
+
+FOLDER = ROOT / "example_workflows"
+PYPROJECT = ROOT / "pyproject.toml"
+VIEW = (1760, 1000)
+CLEAR = (70, 100)  # below and beside the editor's own bars
+PICTURE_WIDTH = 900
+HIDE = ("Comfy.Minimap.Visible", "Comfy.Graph.CanvasInfo")
+# A layer, its shape [out, in], and the family as headers name it.
+TELLING_LAYERS = {
+    PIXEL_ART_XL.name: ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", 640, 2048, "stable-diffusion-xl-v1-base"),
+    FLUX_DETAIL.name: ("lora_unet_double_blocks_0_img_attn_proj", 3072, 3072, "flux-1-dev"),
+}
+
+BUILD = """async (nodes) => {
+  const made = {}
+  for (const [key, spec] of Object.entries(nodes)) {
+    const node = (made[key] = LiteGraph.createNode(spec.kind))
+    app.graph.add(node)
+    node.pos = [...spec.at]
+    if (spec.title) node.title = spec.title
+    if (spec.colours) [node.color, node.bgcolor] = spec.colours
+    if (spec.model) node.properties.models = [spec.model]
+    for (const [name, value] of Object.entries(spec.values)) {
+      const widget = node.widgets.find((w) => w.name === name) ?? (spec.kind === 'MarkdownNote' && node.widgets[0])
+      widget.value = value
+      widget.callback?.(value)
+    }
+  }
+  for (const [key, spec] of Object.entries(nodes)) {
+    for (const [input, [from, output]] of Object.entries(spec.inputs)) {
+      const slot = made[from].findOutputSlot(output)
+      if (slot < 0 || !made[from].connect(slot, made[key], made[key].findInputSlot(input))) throw new Error(`${from} -> ${key}.${input}`)
+    }
+  }
+  // What a node shows of a file comes from the server, and decides how tall it is.
+  await new Promise((done) => setTimeout(done, 2500))
+  for (const [key, spec] of Object.entries(nodes)) made[key].setSize([spec.size[0], Math.max(spec.size[1], made[key].computeSize()[1])])
+}"""
+# Moves everything but the note and the saved picture to where no bar of the editor lies; returns the place.
+SHOW = """([left, top]) => {
+  const nodes = app.graph.nodes.filter((node) => !['MarkdownNote', 'SaveImage'].includes(node.type))
+  const [title, space] = [LiteGraph.NODE_TITLE_HEIGHT, 24]
+  const x = Math.min(...nodes.map((node) => node.pos[0])) - space, y = Math.min(...nodes.map((node) => node.pos[1])) - title - space
+  const right = Math.max(...nodes.map((node) => node.pos[0] + node.size[0])), low = Math.max(...nodes.map((node) => node.pos[1] + node.size[1]))
+  app.canvas.ds.scale = 1
+  app.canvas.ds.offset = [left - x, top - y]
+  app.canvas.setDirty(true, true)
+  return {x: left, y: top, width: right + space - x, height: low + space - y}
+}"""
+
+
+def build(page: Page, graph: Graph) -> dict[str, Any]:
+    """The graph as the editor saves it."""
+    page.evaluate(EMPTY)
+    page.evaluate(BUILD, {key: node.plain() for key, node in graph.items()})
+    return json.loads(page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).workflow)"))
+
+
+def finish(workflow: dict[str, Any], name: str, server: ComfyServer) -> dict[str, Any]:
+    """What does not come from the editor: an id that stays, and, as Manager writes them, the packs that the nodes come from."""
+    workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"strata/{name}"))
+    workflow["extra"]["ds"] = {"scale": 0.7, "offset": [80, 220]}
+    core = {"cnr_id": "comfy-core", "ver": server.get_json("/system_stats")["system"]["comfyui_version"]}
+    ours = {"cnr_id": "strata-lora", "ver": re.search(r'^version = "(.+)"', PYPROJECT.read_text("utf-8"), re.M)[1]}
+    for node in workflow["nodes"]:
+        if node["type"] not in NOTES:
+            node["properties"] |= ours if node["type"].startswith("Strata") else core
+    return workflow
+
+
+def picture(page: Page) -> bytes:
+    """The whole graph as a small JPEG."""
+    clip = page.evaluate(SHOW, CLEAR)
+    page.wait_for_timeout(800)
+    png = page.screenshot(clip=clip)
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    image = image.resize((PICTURE_WIDTH, round(image.height * PICTURE_WIDTH / image.width)), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=80, optimize=True)
+    return out.getvalue()
+
+
+def stand_ins(base: Path) -> None:
+    """Small files under the names of the real ones, of the right families."""
+    models = [node.model for graph in GRAPHS.values() for node in graph.values() if node.model]
+    for model in models:
+        path = base / "models" / model.directory / model.name
+        path.unlink(missing_ok=True)
+        if model.directory == "checkpoints":
+            path.touch()
+        elif model.name in TELLING_LAYERS:
+            layer, out, into, family = TELLING_LAYERS[model.name]
+            tensors = {f"{layer}.lora_up.weight": torch.ones(out, 16), f"{layer}.lora_down.weight": torch.ones(16, into)}
+            save_file(tensors, path, {"modelspec.architecture": f"{family}/lora"})
+        else:
+            path.hardlink_to(base / "models" / "loras" / LORAS[0])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="dev.py examples")
+    parser.add_argument("--comfyui", type=Path, required=True)
+    options = parser.parse_args()
+    stop_on_sigterm()
+    server = ComfyServer(options.comfyui, say=print)
+    link_models(demo_models(options.comfyui, print), server.base)
+    stand_ins(server.base)
+    with server, sync_playwright() as playwright, launch(playwright) as browser:
+        page = browser.new_page(viewport={"width": VIEW[0], "height": VIEW[1]})
+        open_editor(page, server)
+        page.evaluate(f"() => Promise.all({json.dumps(HIDE)}.map((name) => app.extensionManager.setting.set(name, false)))")
+        for name, graph in GRAPHS.items():
+            workflow = finish(build(page, graph), name, server)
+            (FOLDER / f"{name}.json").write_text(json.dumps(workflow, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            (FOLDER / f"{name}.jpg").write_bytes(picture(page))
+            print(name, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Every workflow that is shipped, or that a version once saved, opens in the editor and means there what it means to the server."""
+
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from strata.devtools.server import ROOT
+from strata.devtools.workflow import to_prompt
+
+pytestmark = pytest.mark.browser
+EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+OLD = sorted((ROOT / "tests" / "workflows").glob("*/*.json"))
+# What the old ones hold, read from the table in tests/workflows/README.md by hand.
+SAVED = {
+    "v1/one_lora.json": {
+        "StrataLoraLoader": {
+            "lora_name": "my_lora.safetensors",
+            "strength_model": 0.8,
+            "strength_clip": 0.8,
+            "apply": "patch",
+            "on_problem": "error",
+        },
+    },
+    "v1/block_weights_and_prompt.json": {
+        "StrataLoraLoader": {
+            "lora_name": "my_lora.safetensors",
+            "strength_model": 0.8,
+            "strength_clip": 0.6,
+            "apply": "patch",
+            "on_problem": "error",
+            "block_weights": ["11", 0],
+        },
+        "StrataLoraBlockWeights": {
+            "layout": "auto",
+            "preset": "none",
+            "weights": "IN4-8=0.5, OUT*=1, TE=0.4, default=0",
+            "seed": 0,
+            "invert": False,
+        },
+        "StrataLoraFromPrompt": {
+            "text": "a lighthouse on a cliff at sunset, <lora:my_style:0.7:0.5>, warm light",
+            "two_numbers": "model:clip",
+            "on_problem": "error",
+        },
+    },
+}
+LOAD = """async (workflow) => {
+  await app.loadGraphData(workflow, true, true)
+  await new Promise((done) => setTimeout(done, 500))
+  return app.graph.nodes.filter((node) => !LiteGraph.registered_node_types[node.type]).map((node) => node.type)
+}"""
+SAVE = "async () => JSON.stringify((await app.graphToPrompt()).workflow)"
+# What the editor's window of missing models lists.
+MISSING = (
+    "document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s.get('missingModel')"
+    ".missingModelCandidates?.map(({name, url, directory}) => ({name, url, directory}))"
+)
+# Nodes as they stand on the screen. In the newer renderer they are as tall as their content.
+BOXES = """() => {
+  const drawn = [...document.querySelectorAll('[data-node-id]')].map((node) => node.getBoundingClientRect())
+  return drawn.length ? drawn.map((box) => [box.left, box.top, box.right, box.bottom])
+    : app.graph.nodes.map((node) => [node.pos[0], node.pos[1] - 30, node.pos[0] + node.size[0], node.pos[1] + node.size[1]])
+}"""
+
+
+def load(page, workflow):
+    assert page.evaluate(LOAD, workflow) == [], "nodes that this ComfyUI does not have"
+
+
+def prompt_of(page):
+    return page.evaluate("async () => (await app.graphToPrompt()).output")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example(page, server, path):
+    """Opened from ComfyUI's templates: every node exists, none hides another, the prompt is right, and missing files come with
+    their addresses; saved again, it is the file."""
+    (pack,) = server.get_json("/api/workflow_templates").items()
+    assert path.stem in pack[1]
+    place = f"/api/workflow_templates/{quote(pack[0])}/{quote(path.stem)}"
+    workflow = page.evaluate("async (url) => (await fetch(url)).json()", f"{place}.json")
+    assert server.get(f"{place}.jpg")[:2] == b"\xff\xd8"
+
+    load(page, workflow)
+    assert prompt_of(page) == to_prompt(workflow, server.object_info())
+    boxes = page.evaluate(BOXES)
+    assert len(boxes) == len(workflow["nodes"])
+    for index, (left, top, right, bottom) in enumerate(boxes):
+        for x0, y0, x1, y1 in boxes[index + 1 :]:
+            assert right <= x0 or x1 <= left or bottom <= y0 or y1 <= top
+
+    page.wait_for_function(f"() => {MISSING}?.length", timeout=15_000)
+    named = {model["name"]: model for node in workflow["nodes"] for model in node["properties"].get("models", ())}
+    assert {model["name"]: model for model in page.evaluate(f"() => {MISSING}")} == named
+
+    saved = json.loads(page.evaluate(SAVE))
+    assert saved["links"] == workflow["links"]
+    for before, after in zip(workflow["nodes"], saved["nodes"], strict=True):
+        for place in ("pos", "size", "flags"):  # a renderer may lay nodes out anew
+            before.pop(place), after.pop(place)
+        before.setdefault("widgets_values", [])  # of a node without widgets, once it was loaded
+        assert after == before
+
+
+@pytest.mark.parametrize("path", OLD, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_an_old_workflow_still_opens(page, server, path):
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    load(page, workflow)
+    prompt = prompt_of(page)
+    assert prompt == to_prompt(workflow, server.object_info())
+    ours = {node["class_type"]: node["inputs"] for node in prompt.values() if node["class_type"].startswith("Strata")}
+    expected = SAVED[f"{path.parent.name}/{path.name}"]
+    assert ours.keys() == expected.keys()
+    for kind, values in expected.items():
+        assert {name: ours[kind][name] for name in values} == values
+        links = ours[kind].keys() - values.keys()
+        assert links <= {"model", "clip"}
+
+
+def test_every_example_has_its_picture():
+    for path in EXAMPLES:
+        assert Path(path.with_suffix(".jpg")).stat().st_size < 100_000
