@@ -33,17 +33,18 @@ STEPS = 6
 VISIBLE = 1.0
 
 
-def example_prompt(server: ComfyServer) -> Prompt:
-    """The example workflow as a prompt, with the demo's checkpoint and a size that a CPU can do."""
-    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-    prompt = to_prompt(workflow, server.object_info())
+def small(prompt: Prompt, size: int = SIZE, steps: int = STEPS) -> Prompt:
+    """The same SD1.5 prompt with the demo's checkpoint and LoRAs, of a size that a CPU can do."""
+    prompt = copy.deepcopy(prompt)
     for class_type, values in {
         "CheckpointLoaderSimple": {"ckpt_name": CHECKPOINT},
-        "EmptyLatentImage": {"width": SIZE, "height": SIZE},
-        "KSampler": {"steps": STEPS},
+        "EmptyLatentImage": {"width": size, "height": size},
+        "KSampler": {"steps": steps},
     }.items():
         for node_id in nodes_of(prompt, class_type):
             prompt[node_id]["inputs"].update(values)
+    for node_id, lora in zip(nodes_of(prompt, LOADER), LORAS, strict=False):
+        prompt[node_id]["inputs"]["lora_name"] = lora
     return prompt
 
 
@@ -82,7 +83,7 @@ def make_pictures(server: ComfyServer, out: Path) -> tuple[Image.Image, dict[str
         (out / f"{name}.png").write_bytes(png)
         return Image.open(io.BytesIO(png)).convert("RGB")
 
-    prompt = example_prompt(server)
+    prompt = small(to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info()))
     reference = picture(without_loader(prompt), "no_lora")
     pictures: dict[str, dict[float, Image.Image]] = {lora: {} for lora in LORAS}
     for lora, strength in itertools.product(LORAS, STRENGTHS):

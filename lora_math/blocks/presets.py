@@ -43,9 +43,9 @@ class Preset:
 
 @lru_cache(maxsize=1)
 def builtin_presets() -> tuple[Preset, ...]:
-    """The presets of the pack, general ones first."""
+    """The presets of the pack, general ones first. Their texts are checked by the tests, not at every start of ComfyUI."""
     files = sorted(BUILTIN.glob("*.json"), key=lambda path: (path.stem not in ("common", "transformers"), path.stem))
-    return tuple(preset for path in files for preset in read_presets(path))
+    return tuple(preset for path in files for preset in read_presets(path, check=False))
 
 
 def load_presets(family: str | None, user_files: Iterable[Path | str] = ()) -> dict[str, Preset]:
@@ -67,8 +67,11 @@ def texts(presets: dict[str, Preset]) -> dict[str, str]:
     return {**named, **{name: preset.weights for name, preset in presets.items()}}
 
 
-def read_presets(path: Path | str, user: bool = False) -> list[Preset]:
-    """The presets of one file. Raises BlockTextError with the file's name and the line."""
+def read_presets(path: Path | str, user: bool = False, check: bool = True) -> list[Preset]:
+    """The presets of one file, whose weights every family of theirs must be able to read unless ``check`` is off.
+
+    Raises BlockTextError with the file's name and the line.
+    """
     path = Path(path)
     try:
         source = path.read_text(encoding="utf-8-sig")
@@ -77,10 +80,14 @@ def read_presets(path: Path | str, user: bool = False) -> list[Preset]:
     except OSError as error:
         raise BlockTextError(f"{path.name} cannot be read: {error.strerror or error}.") from None
     read = _read_lines if path.suffix.lower() == ".txt" else _read_json
-    return list(read(path, source, user))
+    found = list(read(path, source, user))
+    for preset, place in found if check else ():
+        _check(preset, place)
+    return [preset for preset, _ in found]
 
 
-def _read_json(path: Path, source: str, user: bool) -> Iterator[Preset]:
+def _read_json(path: Path, source: str, user: bool) -> Iterator[tuple[Preset, str]]:
+    """Each preset and the place where it stands, for messages."""
     plain = _without_comments(source)
     try:
         data = json.loads(plain) if plain.strip() else {}
@@ -96,7 +103,7 @@ def _read_json(path: Path, source: str, user: bool) -> Iterator[Preset]:
             raise BlockTextError(f"{path.name}, line {_line_of(plain, title)}: {title!r} is not a list of presets.")
         for name, entry in entries.items():
             place = f"{path.name}, line {_line_of(plain, name, after=title)}"
-            yield _preset(name, entry, families, user, place)
+            yield _preset(name, entry, families, user, place), place
 
 
 def _families(title: str, place: str) -> tuple[str, ...]:
@@ -121,9 +128,7 @@ def _preset(name: str, entry: object, families: tuple[str, ...], user: bool, pla
         )
     if not name.strip():
         raise BlockTextError(f"{place}: a preset needs a name.")
-    preset = Preset(name.strip(), entry["weights"].strip(), about, tuple(also), families, user)
-    _check(preset, place)
-    return preset
+    return Preset(name.strip(), entry["weights"].strip(), about, tuple(also), families, user)
 
 
 def _check(preset: Preset, place: str) -> None:
@@ -136,7 +141,7 @@ def _check(preset: Preset, place: str) -> None:
         raise BlockTextError(f"{place}: the preset {preset.name!r}: {error}") from None
 
 
-def _read_lines(path: Path, source: str, user: bool) -> Iterator[Preset]:
+def _read_lines(path: Path, source: str, user: bool) -> Iterator[tuple[Preset, str]]:
     """``NAME:v,v,...``; comments and Inspire's ``@`` lines (tests for its XY plot) are passed over."""
     for number, line in enumerate(source.splitlines(), 1):
         line = re.split(r"(?:^|\s)(?:#|//)", line, maxsplit=1)[0].strip()
@@ -150,8 +155,7 @@ def _read_lines(path: Path, source: str, user: bool) -> Iterator[Preset]:
             count = len(vector.split(","))
             raise BlockTextError(f"{path.name}, line {number}: no model takes a vector of {count} entries ({name}).")
         preset = Preset(name, f"{name.replace(',', ' ')}:{vector}", families=families, user=user)
-        _check(preset, f"{path.name}, line {number}")
-        yield preset
+        yield preset, f"{path.name}, line {number}"
 
 
 _TOKEN = re.compile(
@@ -184,9 +188,11 @@ def save_preset(path: Path | str, family: str | None, name: str, weights: str, a
     title = family or ANY
     entry = {"weights": weights, "about": about} if about else weights
     preset = _preset(name, entry, _families(title, path.name), True, path.name)
+    _check(preset, path.name)
     try:
         source = path.read_text(encoding="utf-8-sig") if path.exists() else "{}"
-        list(_read_json(path, source, True))
+        for kept, place in _read_json(path, source, True):
+            _check(kept, place)
         data = json.loads(_without_comments(source) or "{}")
         data.setdefault(title, {})[preset.name] = entry
         path.parent.mkdir(parents=True, exist_ok=True)

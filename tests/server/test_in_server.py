@@ -9,8 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from strata.devtools.demo import WORKFLOW, without_loader
-from strata.devtools.models import CHECKPOINT, LORAS
+from strata.devtools.demo import WORKFLOW, small, without_loader
+from strata.devtools.models import LORAS
 from strata.devtools.server import PromptFailed
 from strata.devtools.workflow import nodes_of, to_prompt
 
@@ -18,16 +18,7 @@ from strata.devtools.workflow import nodes_of, to_prompt
 @pytest.fixture(scope="module")
 def prompt(server):
     """The example workflow, made as small as it goes."""
-    found = to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
-    sizes = {
-        "CheckpointLoaderSimple": {"ckpt_name": CHECKPOINT},
-        "EmptyLatentImage": {"width": 64, "height": 64},
-        "KSampler": {"steps": 1},
-    }
-    for class_type, values in sizes.items():
-        for node in nodes_of(found, class_type):
-            found[node]["inputs"].update(values)
-    return found
+    return small(to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info()), size=64, steps=1)
 
 
 def changed(prompt, **inputs):

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from strata.lora_math.blocks import FAMILIES, BlockTextError, builtin_layout, parse
-from strata.lora_math.blocks.presets import BUILTIN, load_presets, read_presets, save_preset, texts
+from strata.lora_math.blocks.presets import BUILTIN, builtin_presets, load_presets, read_presets, save_preset, texts
 
 # As sd-webui and Inspire publish them; ``a*n`` stands for n entries.
 PUBLISHED = {
@@ -209,9 +209,12 @@ def test_every_preset_parses_for_its_family(family):
         assert not [note for note in weights.notes if " has no " in note or f"{family} has " in note], name
 
 
-def test_the_packs_files_are_plain_json():
-    for path in BUILTIN.glob("*.json"):
-        json.loads(path.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("path", sorted(BUILTIN.glob("*.json")), ids=lambda path: path.stem)
+def test_the_packs_files_are_plain_json_that_every_family_of_theirs_can_read(path):
+    json.loads(path.read_text(encoding="utf-8"))
+    checked = read_presets(path, check=True)
+    assert checked == read_presets(path, check=False)
+    assert set(checked) <= set(builtin_presets())
 
 
 MINE = """// my presets
