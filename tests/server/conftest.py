@@ -11,8 +11,12 @@ from strata.devtools.server import ComfyServer
 
 
 @pytest.fixture(scope="session")
-def server():
-    comfyui = Path(os.environ["COMFYUI_PATH"])
+def comfyui():
+    return Path(os.environ["COMFYUI_PATH"])
+
+
+@pytest.fixture(scope="session")
+def server(comfyui):
     with ComfyServer(comfyui, python=sys.executable, folder_name="My strata (copy)") as running:
         link_models(demo_models(comfyui, say=lambda text: None), running.base)
         yield running
