@@ -25,9 +25,7 @@ def _hugging_face(directory: str, repository: str, name: str) -> Model:
     return Model(name, f"{HUGGING_FACE}/{repository}/resolve/main/{name}", directory)
 
 
-SD15 = _hugging_face(
-    "checkpoints", "Comfy-Org/stable-diffusion-v1-5-archive", "v1-5-pruned-emaonly-fp16.safetensors"
-)
+SD15 = _hugging_face("checkpoints", "Comfy-Org/stable-diffusion-v1-5-archive", "v1-5-pruned-emaonly-fp16.safetensors")
 SDXL = _hugging_face("checkpoints", "stabilityai/stable-diffusion-xl-base-1.0", "sd_xl_base_1.0.safetensors")
 FLUX = _hugging_face("checkpoints", "Comfy-Org/flux1-dev", "flux1-dev-fp8.safetensors")
 PIXEL_ART = _hugging_face(
@@ -93,10 +91,9 @@ def text(words: str, top: int, clip: str, title: str, colours: tuple[str, str]) 
     return Node("CLIPTextEncode", (PROMPT, top), (420, 170), {"text": words}, {"clip": (clip, "CLIP")}, title, colours)
 
 
-def picture(
-    latent: str, width: int, positive: str, negative: str, model: str, sampler: dict[str, Any], prefix: str
-) -> Graph:
-    """From an empty latent image to a saved picture."""
+def picture(latent: str, width: int, positive: str, negative: str, model: str, prefix: str, **sampler: Any) -> Graph:
+    """From an empty latent image to a saved picture; ``sampler``: what differs from 20 steps of Euler with a fixed seed."""
+    sampler = {"seed": 42, "control_after_generate": "fixed", "steps": 20, "sampler_name": "euler", **sampler}
     wires = {
         "model": (model, "MODEL"),
         "positive": (positive, "CONDITIONING"),
@@ -105,13 +102,11 @@ def picture(
     }
     return {
         "latent": Node(latent, (PROMPT, 600), (420, 0), {"width": width, "height": width}),
-        "sampler": Node("KSampler", (SAMPLER, TOP), values={"seed": 42, **sampler}, inputs=wires),
+        "sampler": Node("KSampler", (SAMPLER, TOP), values=sampler, inputs=wires),
         "decode": Node(
             "VAEDecode", (SAMPLER, 480), inputs={"samples": ("sampler", "LATENT"), "vae": ("checkpoint", "VAE")}
         ),
-        "save": Node(
-            "SaveImage", (END, TOP), (460, 520), {"filename_prefix": prefix}, {"images": ("decode", "IMAGE")}
-        ),
+        "save": Node("SaveImage", (END, TOP), (460, 520), {"filename_prefix": prefix}, {"images": ("decode", "IMAGE")}),
     }
 
 
@@ -122,15 +117,7 @@ def unet_graph(base: Model, words: str, prefix: str, between: Graph, last: str, 
         **between,
         "positive": text(words, TOP, last, "Prompt", GREEN),
         "negative": text("blurry, low quality, text, watermark", 350, last, "Negative prompt", RED),
-        **picture(
-            "EmptyLatentImage",
-            width,
-            "positive",
-            "negative",
-            last,
-            {"control_after_generate": "fixed", "steps": 20, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal"},
-            prefix,
-        ),
+        **picture("EmptyLatentImage", width, "positive", "negative", last, prefix, cfg=7.0, scheduler="normal"),
     }
 
 
@@ -179,13 +166,7 @@ def on_flux() -> Graph:
             "ConditioningZeroOut", (PROMPT, 480), (420, 0), inputs={"conditioning": ("positive", "CONDITIONING")}
         ),
         **picture(
-            "EmptySD3LatentImage",
-            1024,
-            "guidance",
-            "negative",
-            "lora",
-            {"control_after_generate": "fixed", "steps": 20, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"},
-            "strata_flux",
+            "EmptySD3LatentImage", 1024, "guidance", "negative", "lora", "strata_flux", cfg=1.0, scheduler="simple"
         ),
         "note": words,
     }

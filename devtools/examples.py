@@ -33,11 +33,12 @@ VIEW = (1760, 1000)
 CLEAR = (70, 100)  # below and beside the editor's own bars
 PICTURE_WIDTH = 900
 HIDE = ("Comfy.Minimap.Visible", "Comfy.Graph.CanvasInfo")
-# A layer, its shape [out, in], and the family as headers name it.
-TELLING_LAYERS = {
-    PIXEL_ART_XL.name: ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", 640, 2048, "stable-diffusion-xl-v1-base"),
-    FLUX_DETAIL.name: ("lora_unet_double_blocks_0_img_attn_proj", 3072, 3072, "flux-1-dev"),
+# LoRAs that are not for SD1.5: a layer, its shape [out, in], and the family as headers name it.
+LAYERS = {
+    PIXEL_ART_XL.name: ("input_blocks_4_1_transformer_blocks_0_attn2_to_k", 640, 2048, "stable-diffusion-xl-v1-base"),
+    FLUX_DETAIL.name: ("double_blocks_0_img_attn_proj", 3072, 3072, "flux-1-dev"),
 }
+
 
 BUILD = """async (nodes) => {
   const made = {}
@@ -68,8 +69,8 @@ BUILD = """async (nodes) => {
 SHOW = """([left, top]) => {
   const nodes = app.graph.nodes.filter((node) => !['MarkdownNote', 'SaveImage'].includes(node.type))
   const [title, space] = [LiteGraph.NODE_TITLE_HEIGHT, 24]
-  const x = Math.min(...nodes.map((node) => node.pos[0])) - space, y = Math.min(...nodes.map((node) => node.pos[1])) - title - space
-  const right = Math.max(...nodes.map((node) => node.pos[0] + node.size[0])), low = Math.max(...nodes.map((node) => node.pos[1] + node.size[1]))
+  const [x, y] = [0, 1].map((axis) => Math.min(...nodes.map((node) => node.pos[axis])) - space - axis * title)
+  const [right, low] = [0, 1].map((axis) => Math.max(...nodes.map((node) => node.pos[axis] + node.size[axis])))
   app.canvas.ds.scale = 1
   app.canvas.ds.offset = [left - x, top - y]
   app.canvas.setDirty(true, true)
@@ -116,9 +117,10 @@ def stand_ins(base: Path) -> None:
         path.unlink(missing_ok=True)
         if model.directory == "checkpoints":
             path.touch()
-        elif model.name in TELLING_LAYERS:
-            layer, out, into, family = TELLING_LAYERS[model.name]
-            tensors = {f"{layer}.lora_up.weight": torch.ones(out, 16), f"{layer}.lora_down.weight": torch.ones(16, into)}
+        elif model.name in LAYERS:
+            layer, out, into, family = LAYERS[model.name]
+            factors = {"lora_up": torch.ones(out, 16), "lora_down": torch.ones(16, into)}
+            tensors = {f"lora_unet_{layer}.{name}.weight": factor for name, factor in factors.items()}
             save_file(tensors, path, {"modelspec.architecture": f"{family}/lora"})
         else:
             path.hardlink_to(base / "models" / "loras" / LORAS[0])
@@ -135,7 +137,7 @@ def main() -> int:
     with server, sync_playwright() as playwright, launch(playwright) as browser:
         page = browser.new_page(viewport={"width": VIEW[0], "height": VIEW[1]})
         open_editor(page, server)
-        page.evaluate(f"() => Promise.all({json.dumps(HIDE)}.map((name) => app.extensionManager.setting.set(name, false)))")
+        page.evaluate("(names) => names.map((name) => app.extensionManager.setting.set(name, false))", HIDE)
         for name, graph in GRAPHS.items():
             workflow = finish(build(page, graph), name, server)
             (FOLDER / f"{name}.json").write_text(json.dumps(workflow, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -32,7 +32,7 @@ class StrataLoraFromPrompt(io.ComfyNode):
                     default="",
                     multiline=True,
                     dynamic_prompts=True,
-                    placeholder="a portrait, <lora:style:0.8>, <lora:detail:0.5:0.3:lbw=OUTALL>",
+                    placeholder="a portrait, <lora:style:0.8>, <lora:detail:0.5:0.3:lbw=0%-50%=0>",
                     tooltip="A prompt with tags: <lora:name>, <lora:name:strength>, <lora:name:model:clip>, "
                     "te= and unet= for one of the two, lbw= for block weights by name, preset or vector.",
                 ),

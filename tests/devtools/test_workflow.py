@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from strata.devtools.example_graphs import GRAPHS
 from strata.devtools.server import ROOT
 from strata.devtools.workflow import WorkflowError, nodes_of, to_prompt
 
@@ -176,3 +177,17 @@ def test_shipped_workflows_do_not_overlap(path):
     for index, (left, top, right, bottom) in enumerate(boxes):
         for x0, y0, x1, y1 in boxes[index + 1 :]:
             assert right <= x0 or x1 <= left or bottom <= y0 or y1 <= top
+
+
+def test_shipped_workflows_are_those_that_are_built():
+    """``python3 dev.py examples`` was run after the last change of ``devtools/example_graphs.py``."""
+    folder = ROOT / "example_workflows"
+    assert {path.stem for path in folder.glob("*.json")} == {path.stem for path in folder.glob("*.jpg")} == set(GRAPHS)
+    for name, graph in GRAPHS.items():
+        saved = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        nodes = sorted(saved["nodes"], key=lambda node: node["id"])
+        assert [node["type"] for node in nodes] == [node.kind for node in graph.values()]
+        assert len(saved["links"]) == sum(len(node.inputs) for node in graph.values())
+        for node, meant in zip(nodes, graph.values(), strict=True):
+            assert tuple(node["pos"]) == meant.at
+            assert all(value in node.get("widgets_values", ()) for value in meant.values.values())
