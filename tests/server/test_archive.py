@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -41,9 +42,15 @@ LIMIT = 1_000_000  # bytes, packed
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("archive") / "node.zip"
-    write_archive(path)
-    return path
+    folder = tmp_path_factory.mktemp("archive")
+    checkout = ROOT
+    if not (ROOT / ".git").exists():  # sources without their history: everything that git would take
+        checkout = folder / "checkout"
+        shutil.copytree(ROOT, checkout, symlinks=True)
+        git(checkout, "init", "-q")
+        git(checkout, "add", "-A")
+    write_archive(folder / "node.zip", checkout)
+    return folder / "node.zip"
 
 
 @pytest.fixture(scope="module")
