@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 
 import comfy.model_management
 import torch
-from comfy.model_patcher import ModelPatcher
+from comfy.model_patcher import ModelPatcher, wipe_lowvram_weight
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
@@ -74,6 +75,9 @@ def add(model, changes: Mapping[Key, Iterable[Term]]) -> None:
             patches[key] = StrataPatch((), (function is not None, records))
     if not patches:
         return
+    patcher.callbacks.setdefault(CallbacksMP.ON_DETACH, {})[StrataPatch.name] = [_free_layers]
+    wrappers = patcher.model_options["transformer_options"].setdefault("wrappers", {})
+    wrappers.setdefault(WrappersMP.PREPARE_SAMPLING, {})[StrataPatch.name] = [_undo_half_a_loading]
     if type(patcher).add_patches is not ModelPatcher.add_patches:
         model.add_patches(patches)
         return
@@ -82,6 +86,26 @@ def add(model, changes: Mapping[Key, Iterable[Term]]) -> None:
         name, offset, function = taken_apart(key)
         patcher.patches.setdefault(name, []).append((1.0, found, 1.0, offset, function))
     patcher.patches_uuid = uuid.uuid4()
+
+
+def _undo_half_a_loading(executor, model, *args, **kwargs):
+    """ComfyUI takes the patches off again when a loading fails, but an interrupt is no Exception and passes it."""
+    try:
+        return executor(model, *args, **kwargs)
+    except BaseException:
+        model.detach()
+        raise
+
+
+def _free_layers(patcher, unpatched: bool) -> None:
+    """Takes off the patches that wait at layers for each forward.
+
+    ComfyUI does so only for a model that was loaded to the end: after half a loading into little memory the layers would keep this LoRA
+    in every later run, also without it. A dynamic patcher sets them anew by itself.
+    """
+    if unpatched and not patcher.is_dynamic():
+        for module in patcher.model.modules():
+            wipe_lowvram_weight(module)
 
 
 def _taken(patches: list[tuple], offset: Offset, function) -> tuple:
