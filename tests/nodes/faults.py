@@ -53,15 +53,15 @@ def _happen(what: Callable) -> None:
 
 
 class AtKernel(TorchDispatchMode):
-    """Raises instead of torch's operation number ``at``: as when that one finds no memory. 0 only counts."""
+    """Raises instead of torch's operation number ``at``, views not counted: as when that one finds no memory. 0 only counts."""
 
     def __init__(self, at: int = 0, error: type[BaseException] = torch.OutOfMemoryError):
         super().__init__()
         self.at, self.error, self.kernels = at, error, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.kernels += 1
-        if self.kernels == self.at:
+        self.kernels += not func.is_view
+        if self.kernels == self.at and not func.is_view:
             raise self.error("injected")
         return func(*args, **(kwargs or {}))
 
@@ -84,7 +84,7 @@ class Watched:
     def run(self, apply: str | None, strength: float = 0.8, **settings) -> torch.Tensor:
         return sampling.sample(self.loaded(apply, strength, **settings), self.family)
 
-    def check(self, order=(None, "patch", "live", None)) -> None:
+    def check(self, order=(None, "patch", "live")) -> None:
         """No trace of a fault: in the next runs, in the model's modules and options, in ComfyUI's list of models, in our caches."""
         assert self.hooks() == 0
         assert not any(live_run._running.values())
@@ -123,7 +123,7 @@ def load_partly(monkeypatch) -> None:
     whole = comfy.model_patcher.ModelPatcher.partially_load
 
     def partly(self, device_to, extra_memory=0, force_patch_weights=False):
-        room = self.model_size() * 95 // 100 - self.model.model_loaded_weight_memory
+        room = self.model_size() * 9 // 10 - self.model.model_loaded_weight_memory
         return whole(self, device_to, room, force_patch_weights)
 
     monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "partially_load", partly)

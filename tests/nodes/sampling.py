@@ -30,11 +30,19 @@ Z_IMAGE = {
 }
 WAN = {**core_models.WAN, "dim": 96, "num_heads": 2, "ffn_dim": 192, "num_layers": 2}
 
+
+
+def _sd3(dtype: torch.dtype = torch.float32):
+    model = small_models.build(comfy.supported_models.SD3, SD3, dtype)
+    model.model.diffusion_model.pos_embed.zero_()  # a buffer that ComfyUI leaves to the checkpoint
+    return model
+
+
 MODELS = {
     "SD1.5": small_models.sd15,
     "SDXL": small_models.sdxl,
     "FLUX.1": small_models.flux,
-    "SD3": lambda dtype=torch.float32: small_models.build(comfy.supported_models.SD3, SD3, dtype),
+    "SD3": _sd3,
     "Z-Image": lambda dtype=torch.float32: small_models.build(comfy.supported_models.ZImage, Z_IMAGE, dtype),
     "Wan": lambda dtype=torch.float32: small_models.build(comfy.supported_models.WAN21_T2V, WAN, dtype),
 }

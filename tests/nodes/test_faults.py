@@ -26,15 +26,16 @@ from strata.nodes.comfy.live import LiveLora, attach
 from strata.nodes.comfy.live_layers import split
 from strata.nodes.loader import StrataLoraLoader
 
-FAMILY = "FLUX.1"
+FAMILY = "SD3"
+LAYERS = 25  # with a live LoRA; its position embedding is no layer and is patched
 OOM = torch.OutOfMemoryError
 
 
 def mixed_lora(model) -> dict:
     """LoRA on every layer, DoRA on each third: products and adapters that read the weight, in turn."""
-    tensors = lora_makers.full_lora(model, alpha=16.0, dtype=torch.float32)
+    tensors = lora_makers.full_lora(model, prefix="diffusion_model.", alpha=16.0, dtype=torch.float32)
     weights = model.model.state_dict()
-    for module, key in list(lora_makers.unet_names(model).items())[::3]:
+    for module, key in list(lora_makers.unet_names(model, "diffusion_model.", "blocks").items())[::3]:
         if f"{module}.lora_up.weight" in tensors:
             tensors[f"{module}.dora_scale"] = 1.1 * torch.linalg.vector_norm(weights[key].flatten(1), dim=1)[:, None]
     return tensors
@@ -90,6 +91,7 @@ BUILDING = {
 }
 
 
+@pytest.mark.parametrize("watched", ["full"], indirect=True)
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("stage", BUILDING)
 def test_in_the_loader_node(watched, monkeypatch, stage, error):
@@ -104,16 +106,15 @@ def test_in_the_loader_node(watched, monkeypatch, stage, error):
 PATCHING = {
     "first weight": (patch.StrataPatch, "calculate_weight", 1),
     "tenth weight": (patch.StrataPatch, "calculate_weight", 10),
-    "last weight": (patch.StrataPatch, "calculate_weight", 28),
-    "product": (fuse, "add_product_", 15),
-    "in a forward": (patch.StrataPatch, "calculate_weight", 30),
-    "ComfyUI's own copy of a weight": (comfy.model_management, "cast_to_device", 20),
-    "rounding": (comfy.float, "stochastic_rounding", 12),
-    "setting a weight": (comfy.utils, "set_attr_param", 12),
+    "twentieth weight": (patch.StrataPatch, "calculate_weight", 20),  # where the model does not fit, this is in a forward
+    "product": (fuse, "add_product_", 8),
+    "ComfyUI's own copy of a weight": (comfy.model_management, "cast_to_device", 10),
+    "rounding": (comfy.float, "stochastic_rounding", 10),
+    "setting a weight": (comfy.utils, "set_attr_param", 10),
 }
 
 
-@pytest.mark.parametrize("what", [*ERRORS, interrupt])
+@pytest.mark.parametrize("what", [INTERRUPT, OOM, interrupt])
 @pytest.mark.parametrize("stage", PATCHING)
 def test_while_patching(watched, monkeypatch, stage, what):
     """Beginning from an unloaded model, and from one that is loaded with another strength."""
@@ -121,7 +122,7 @@ def test_while_patching(watched, monkeypatch, stage, what):
         if before is not None:
             watched.run("patch", before)
         fails(monkeypatch, PATCHING[stage], what, lambda: watched.run("patch", 0.3))
-        watched.check(order=("patch", None, "live", "patch") if before else (None, "patch", "live", None))
+        watched.check(("patch", None, "live") if before else (None, "patch"))
 
 
 LIVE = {
@@ -135,18 +136,16 @@ LIVE = {
     "tenth hook": (live_run, "_Hook", 10),
     "step 1, first layer": (stack, "run", 1),
     "step 1, layer 20": (stack, "run", 20),
-    "step 2, layer 3": (stack, "run", 39 + 3),
+    "step 2, layer 3": (stack, "run", LAYERS + 3),
     "strengths of step 1": (live_run.Run, "_set_strengths", 1),
     "strengths of step 2": (live_run.Run, "_set_strengths", 2),
     "keyframes of step 2": (live_run.Run, "_before_step", 2),
 }
 
 
-@pytest.mark.parametrize("what", [*ERRORS, interrupt])
+@pytest.mark.parametrize("what", [INTERRUPT, OOM, interrupt])
 @pytest.mark.parametrize("stage", LIVE)
 def test_while_live(watched, monkeypatch, stage, what):
-    if what is interrupt and stage == "step 2, layer 3":
-        pass
     keyframes = comfy.hooks.HookKeyframeGroup()
     keyframes.add(comfy.hooks.HookKeyframe(1.0, 0.0))
     keyframes.add(comfy.hooks.HookKeyframe(0.5, 0.2))
@@ -181,12 +180,12 @@ def test_no_memory_at_any_kernel(watched, apply):
     CACHE.clear()
     with AtKernel() as counted:
         watched.run(apply, 0.3)
-    for part in range(1, 24):
+    for part in range(1, 12):
         sampling.unload()
         CACHE.clear()
-        with pytest.raises((OOM, StrataError)), AtKernel(counted.kernels * part // 24):
+        with pytest.raises((OOM, StrataError)), AtKernel(counted.kernels * part // 12):
             watched.run(apply, 0.3)
-        watched.check(order=(None, apply))
+        watched.check((None, apply))
 
 
 @pytest.mark.parametrize("apply", faults.MODES)
@@ -219,7 +218,7 @@ def test_every_adapter_stopped_in_the_middle(watched, monkeypatch, kind, apply):
         with pytest.raises(OOM):
             sampling.sample(model, FAMILY)
     assert torch.equal(sampling.sample(model, FAMILY), expected)
-    watched.check()
+    watched.check((None,))
 
 
 @pytest.mark.parametrize("error", [Injected, OOM])
@@ -248,7 +247,7 @@ def test_while_patching_text_encoders(monkeypatch, lora_folder, error, at):
             assert all(torch.equal(weights[key], value) for key, value in clip.cond_stage_model.state_dict().items())
 
 
-@pytest.mark.parametrize("what", [*ERRORS, interrupt])
+@pytest.mark.parametrize("what", [INTERRUPT, OOM, interrupt])
 def test_in_the_negative_model_of_a_dual_guider(watched, monkeypatch, what):
     """It runs under the other model's guider, which cleans up in its own way."""
     main, positive, negative = sampling.MODELS[FAMILY](), sampling.prompt(FAMILY, 1), sampling.prompt(FAMILY, 2)
