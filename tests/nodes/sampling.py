@@ -31,7 +31,6 @@ Z_IMAGE = {
 WAN = {**core_models.WAN, "dim": 96, "num_heads": 2, "ffn_dim": 192, "num_layers": 2}
 
 
-
 def _sd3(dtype: torch.dtype = torch.float32):
     model = small_models.build(comfy.supported_models.SD3, SD3, dtype)
     model.model.diffusion_model.pos_embed.zero_()  # a buffer that ComfyUI leaves to the checkpoint

@@ -106,7 +106,11 @@ def test_in_the_loader_node(watched, monkeypatch, stage, error):
 PATCHING = {
     "first weight": (patch.StrataPatch, "calculate_weight", 1),
     "tenth weight": (patch.StrataPatch, "calculate_weight", 10),
-    "twentieth weight": (patch.StrataPatch, "calculate_weight", 20),  # where the model does not fit, this is in a forward
+    "twentieth weight": (
+        patch.StrataPatch,
+        "calculate_weight",
+        20,
+    ),  # where the model does not fit, this is in a forward
     "product": (fuse, "add_product_", 8),
     "ComfyUI's own copy of a weight": (comfy.model_management, "cast_to_device", 10),
     "rounding": (comfy.float, "stochastic_rounding", 10),
@@ -248,13 +252,14 @@ def test_while_patching_text_encoders(monkeypatch, lora_folder, error, at):
 
 
 @pytest.mark.parametrize("what", [INTERRUPT, OOM, interrupt])
-def test_in_the_negative_model_of_a_dual_guider(watched, monkeypatch, what):
+@pytest.mark.parametrize("stage", ["tenth hook", "step 1, layer 20"])
+def test_in_the_negative_model_of_a_dual_guider(watched, monkeypatch, stage, what):
     """It runs under the other model's guider, which cleans up in its own way."""
     main, positive, negative = sampling.MODELS[FAMILY](), sampling.prompt(FAMILY, 1), sampling.prompt(FAMILY, 2)
     live = watched.loaded("live", 0.3)
     guider = custom.DualModelGuider.execute(main, positive, 4.0, live, negative).result[0]
     before = str(live.model_options)
-    fails(monkeypatch, (stack, "run", 25), what, lambda: sampling.advanced(guider, FAMILY))
+    fails(monkeypatch, LIVE[stage], what, lambda: sampling.advanced(guider, FAMILY))
     assert not live.callbacks.get("on_cleanup")
     assert str(live.model_options) == before
     sampling.unload()
