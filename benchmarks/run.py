@@ -22,7 +22,8 @@ def main() -> int:
         "--only",
         metavar="PART",
         nargs="*",
-        help="some parts only: nodes, understanding, analysis, applying, sampling, schedule, memory",
+        help="some parts only: nodes, understanding, analysis, applying, sampling, schedule, memory; "
+        "or cycles, which is no part of the rest",
     )
     parser.add_argument(
         "--threads", type=int, default=1, help="default: 1, whose CPU time other programs do not disturb"
@@ -35,11 +36,11 @@ def main() -> int:
 
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
-    from benchmarks import machine, parts, results
+    from benchmarks import cycles, machine, parts, results
 
     lines, start = [results.head(machine.describe(), options.quick)], time.perf_counter()
-    for name, part in parts.PARTS.items():
-        if not options.only or name in options.only:
+    for name, part in {**parts.PARTS, "cycles": cycles.cycles}.items():
+        if name in (options.only or parts.PARTS):
             began = time.perf_counter()
             lines.append(part(options.quick))
             print(f"{lines[-1]}\n[{name}: {time.perf_counter() - began:.0f} s]\n", flush=True)
