@@ -91,23 +91,26 @@ def _split(value) -> Iterator[str]:
 
 
 def _text(path: str) -> str:
-    try:
-        if (
-            os.path.isfile(path) and os.path.getsize(path) <= 4096
-        ):  # longer ones are notes or licences, not trigger words
-            with open(path, encoding="utf-8") as file:
-                return file.read()
-    except (OSError, ValueError):
-        pass
-    return ""
+    return _read(path, 4096) or ""  # longer ones are notes or licences, not trigger words
 
 
 def _json(path: str):
     try:
-        if os.path.isfile(path) and os.path.getsize(path) <= MAX_SIDECAR:
+        return json.loads(_read(path, MAX_SIDECAR) or "null")
+    except (ValueError, RecursionError):
+        return None
+
+
+def _read(path: str, limit: int) -> str | None:
+    """The text of a sidecar of at most ``limit`` bytes that really lies where it seems to: a link leads anywhere."""
+    folder = os.path.dirname(path)
+    try:
+        if os.path.dirname(os.path.realpath(path)) != os.path.realpath(folder) or os.path.getsize(path) > limit:
+            return None
+        if os.path.isfile(path):
             with open(path, encoding="utf-8") as file:
-                return json.load(file)
-    except (OSError, ValueError, RecursionError):
+                return file.read()
+    except (OSError, ValueError):
         pass
     return None
 

@@ -14,6 +14,7 @@ import folder_paths
 from ...lora_math import family as families
 from ...lora_math.blocks import FAMILIES, Layout, builtin_layout, layout_of
 from ...lora_math.blocks.layout import MODEL_PREFIX, OTHER, TE
+from ...lora_math.errors import StrataError
 from ...lora_math.module_blocks import block_of, place_of
 from ...lora_math.state_dict import Entry
 from ...lora_math.triggers import trigger_words
@@ -55,8 +56,16 @@ _kept: OrderedDict[tuple, Profile] = OrderedDict()
 
 
 def profile(name: str) -> Profile:
-    """The profile of a LoRA by the name in a workflow. Raises StrataError for a name or a file that cannot be used."""
+    """The profile of a LoRA by the name in a workflow. Raises StrataError for a name or a file that cannot be used.
+
+    A link that leads out of the ``loras`` folders is one: the loader follows it as ComfyUI does, but a web page is told nothing.
+    """
     path = path_of(name)
+    if not any(folder_paths.is_within_directory(folder, path) for folder in folder_paths.get_folder_paths("loras")):
+        raise StrataError(
+            f"LoRA '{name}' is a link to a file outside of your loras folders. The loader uses it, but it is not shown here: "
+            "name the folder where it really is as a loras folder in extra_model_paths.yaml."
+        )
     key = (file_key(path), _known_models(repr(file_key(path))))
     with _lock:
         if key in _kept:
