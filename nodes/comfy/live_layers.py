@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import comfy.lora
 import comfy.model_management
@@ -62,15 +63,23 @@ def obstacle(layers: Mapping[str, nn.Module], key: Key, adapter: Adapter) -> str
     shape = list(weight_shape(module))
     if part is not None:
         shape[part[0]] = part[2]
-    if not adapter.has_forward or _forward_form(adapter, shape, groups) is None:
+    if not _has_forward_form(adapter, tuple(shape), groups):
         return f"{adapter.name} without a forward form"
     return None
 
 
-def _forward_form(adapter: Adapter, shape: Sequence[int], groups: int) -> Adapter | None:
-    """``prepared`` for this shape, without values."""
-    empty = adapter.map_tensors(lambda tensor: tensor.to("meta"))
-    return empty.prepared(torch.empty(shape, device="meta"), groups)
+_forms: WeakKeyDictionary[Adapter, dict[tuple, bool]] = WeakKeyDictionary()
+
+
+def _has_forward_form(adapter: Adapter, shape: tuple[int, ...], groups: int) -> bool:
+    """Whether ``prepared`` makes one for this shape. Tried once, without values: a moved slider asks again."""
+    known = _forms.setdefault(adapter, {})
+    if (shape, groups) not in known:
+        empty = adapter.map_tensors(lambda tensor: tensor.to("meta"))
+        known[shape, groups] = (
+            adapter.has_forward and empty.prepared(torch.empty(shape, device="meta"), groups) is not None
+        )
+    return known[shape, groups]
 
 
 def layers_of(model: nn.Module) -> dict[str, nn.Module]:
