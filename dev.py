@@ -53,6 +53,11 @@ def bench(environment: Environment, rest: list[str]) -> int:
     return _run(environment, script, *rest)
 
 
+def fuzz(environment: Environment, rest: list[str]) -> int:
+    """Thousands of broken LoRA files against the whole way that a file goes; the same seed makes the same files (--cases, --seed)."""
+    return _run(environment, ROOT / "tests" / "fuzz" / "run.py", *rest, python=prepare_tests(environment))
+
+
 def _run(environment: Environment, *arguments: object, python: object = None) -> int:
     command = [str(part) for part in (python or environment.python, *arguments)]
     env = {**os.environ, "COMFYUI_PATH": str(environment.comfyui)}
@@ -73,7 +78,7 @@ def _run(environment: Environment, *arguments: object, python: object = None) ->
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for run in (demo, test, serve, examples, bench):
+    for run in (demo, test, serve, examples, bench, fuzz):
         text = run.__doc__ or ""
         command = commands.add_parser(run.__name__, help=text, description=text)
         command.add_argument(

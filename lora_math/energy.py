@@ -7,7 +7,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .adapters import Adapter, Diff, DoRA, LoKr, Padded
+from .adapters import Adapter, Diff, DoRA, LoHa, LoKr, Padded, Sparse
+from .adapters.base import TILE
+from .adapters.lokr import LoKrConv1d
 
 BAND = 32  # rows of a Gram matrix at once: narrower ones save less than their calls cost
 
@@ -24,12 +26,26 @@ def squared_norm(adapter: Adapter, shape: tuple[int, ...]) -> float | None:
         return None
     if isinstance(adapter, LoKr):  # ||a (x) b|| = ||a|| ||b||
         return adapter.scale**2 * _side(adapter.w1) * _side(adapter.w2)
+    if isinstance(adapter, LoKrConv1d):
+        return adapter.scale**2 * _side(adapter.w1) * _sum_of_squares(adapter.w2)
     if isinstance(adapter, Diff):
         return adapter.scale**2 * _sum_of_squares(adapter.value)
+    if isinstance(adapter, Sparse):
+        return _sum_of_squares(adapter.values)
+    if isinstance(adapter, LoHa):
+        return adapter.scale**2 * _hadamard(*adapter.halves(torch.float32))
     factors = adapter.factors(torch.float32)
     if factors is not None and sum(factors[0].shape) + factors[1].shape[1] < prod(shape):
         return _product(*factors)
     return _sum_of_squares(adapter.delta(torch.empty(shape), 1.0, torch.float32))
+
+
+def _hadamard(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> float:
+    """|| (up1 @ down1) o (up2 @ down2) ||^2, some rows at a time."""
+    (up1, down1), (up2, down2) = first, second
+    height = max(1, TILE // max(1, down1.shape[1]))
+    rows = zip(up1.split(height), up2.split(height), strict=True)
+    return sum(_sum_of_squares((left @ down1).mul_(right @ down2)) for left, right in rows)
 
 
 def _product(up: Tensor, down: Tensor) -> float:

@@ -197,7 +197,7 @@ def _flux(shapes: Shapes) -> Guess:
     ratios = {
         (match.group(1), shape[0] // shape[1])
         for body, shape in shapes.items()
-        if shape and (match := re.search(r"_(linear1|img_mlp_0|txt_mlp_0)$", body))
+        if shape and shape[1] and (match := re.search(r"_(linear1|img_mlp_0|txt_mlp_0)$", body))
     }
     if ratios & {("linear1", 9), ("img_mlp_0", 6), ("txt_mlp_0", 6)}:
         return FLUX2  # gated MLPs

@@ -7,21 +7,30 @@ Nothing in a file is ever run: safetensors cannot carry code, and pickled files 
 from __future__ import annotations
 
 import json
-import math
 import os
 import pickle
 import stat
+import time
+import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
+from typing import BinaryIO
 
-import safetensors
 import torch
 from torch import Tensor
 
 from .errors import StrataError
+from .magnitude import largest
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
-MAX_HEADER = 100_000_000  # the safetensors library's own limit
+MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
+MAX_VALUES = 300_000  # names, numbers and texts in a header; a tensor takes eight or nine of them
+MAX_AXES, MAX_AXIS = 8, 1 << 31
+LARGEST = 1e6  # no trained weight comes near
+MAX_NESTED = 4  # "state_dict" inside "state_dict"
+TICK_NS, MAX_WAITS = 20_000_000, 10  # file systems keep time in steps of up to 10 ms
 
 _AGAIN = "Download it again."
 
@@ -31,16 +40,20 @@ class LoraFileError(StrataError):
 
     def __init__(self, path: str, size: int | None, reason: str, advice: str):
         self.path, self.size, self.reason, self.advice = path, size, reason, advice
-        shown = os.path.basename(path) + ("" if size is None else f" ({show_size(size)})")
+        shown = _printable(os.path.basename(path)) + ("" if size is None else f" ({show_size(size)})")
         super().__init__(f"{shown}: {reason}. {advice}")
 
 
 @dataclass(frozen=True, eq=False)
 class LoraFile:
-    """An opened file. ``tensors`` by key, in memory of their own; ``metadata``: the safetensors header, empty for pickled files."""
+    """An opened file. ``tensors`` by key, in memory of this process; ``metadata``: the safetensors header, empty for pickled files.
+
+    size in bytes, modified in nanoseconds: of the contents that were read, whatever stands under this path by now.
+    """
 
     path: str
     size: int
+    modified: int
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
 
@@ -49,12 +62,77 @@ class LoraFile:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
+# The format's names of number types, as far as this PyTorch has them.
+_DTYPES = {
+    name: getattr(torch, dtype)
+    for name, dtype in (
+        ("BOOL", "bool"),
+        ("U8", "uint8"),
+        ("I8", "int8"),
+        ("U16", "uint16"),
+        ("I16", "int16"),
+        ("U32", "uint32"),
+        ("I32", "int32"),
+        ("U64", "uint64"),
+        ("I64", "int64"),
+        ("F8_E4M3", "float8_e4m3fn"),
+        ("F8_E4M3FNUZ", "float8_e4m3fnuz"),
+        ("F8_E5M2", "float8_e5m2"),
+        ("F8_E5M2FNUZ", "float8_e5m2fnuz"),
+        ("F8_E8M0", "float8_e8m0fnu"),
+        ("F16", "float16"),
+        ("BF16", "bfloat16"),
+        ("F32", "float32"),
+        ("F64", "float64"),
+        ("C64", "complex64"),
+    )
+    if hasattr(torch, dtype)
+}
+
+
+class _UnknownDtype(ValueError):
+    pass
+
+
+@dataclass(frozen=True)
+class TensorPlace:
+    """One tensor in a file: ``start`` and ``stop`` count bytes from the header's end."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @classmethod
+    def of(cls, entry: Mapping) -> TensorPlace:
+        """From a header's description. Raises TypeError, KeyError or ValueError for one that makes no sense."""
+        name, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        if any(type(n) is not int for n in (*shape, start, stop)) or not 0 <= start <= stop:
+            raise ValueError("not numbers of bytes")
+        if len(shape) > MAX_AXES or not all(0 <= n <= MAX_AXIS for n in shape):
+            raise ValueError("no such shape")
+        if not isinstance(name, str) or name not in _DTYPES:
+            raise _UnknownDtype(_short(str(name), 20))
+        return cls(_DTYPES[name], shape, start, stop)
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+    def tensor(self, data: Tensor) -> Tensor:
+        """A view of the file's data [bytes]; a copy only of what lies across the steps of its type, or of truth values."""
+        raw = data[self.start : self.stop]
+        if self.dtype == torch.bool:  # any byte but 0 is true, where PyTorch knows 0 and 1 only
+            return (raw != 0).reshape(self.shape)
+        return (raw.clone() if self.start % self.dtype.itemsize else raw).view(self.dtype).reshape(self.shape)
+
+
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What a safetensors file says of itself before any tensor is read. ``tensors``: key -> (dtype as "F16", shape)."""
+    """What a safetensors file says of itself before any tensor is read."""
 
     metadata: Mapping[str, str]
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+    tensors: Mapping[str, TensorPlace]
 
 
 def read_lora_file(path: str) -> LoraFile:
@@ -62,62 +140,27 @@ def read_lora_file(path: str) -> LoraFile:
 
     Raises LoraFileError for whatever is wrong with the file itself; which keys it holds is not looked at.
     """
-    before = _status(path)
-    if path.lower().endswith(PICKLED):
-        tensors, metadata = _read_pickled(path, before.st_size), {}
-    else:
-        header = read_header(path)
-        tensors, metadata = dict(_read_safetensors(path, before.st_size)), header.metadata
-    after = _status(path)
+    with _opened(path) as (file, before):
+        if path.lower().endswith(PICKLED):
+            tensors, metadata = _read_pickled(path, file, before.st_size), {}
+        else:
+            header = _read_header(path, file, before.st_size)
+            tensors, metadata = _read_tensors(path, file, before.st_size, header), header.metadata
+        after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise LoraFileError(
-            path, after.st_size, "it changed while it was being read", "Wait until it is complete and try again."
-        )
-    return LoraFile(path, before.st_size, tensors, metadata)
+        raise LoraFileError(path, after.st_size, *_CHANGED)
+    return LoraFile(path, before.st_size, before.st_mtime_ns, tensors, metadata)
 
 
 def read_header(path: str) -> Header:
     """The header of a safetensors file, checked against the file's size. Reads nothing else. Raises LoraFileError."""
-    size = _status(path).st_size
-    try:
-        with open(path, "rb") as file:
-            start = file.read(8)
-            length = int.from_bytes(start, "little")
-            if len(start) < 8 or length > min(size - 8, MAX_HEADER) or length < 2:
-                raise LoraFileError(path, size, *_not_safetensors(start + file.read(512), length, size))
-            packed = file.read(length)
-    except OSError as problem:
-        raise LoraFileError(
-            path, size, f"it cannot be read ({problem.strerror})", "Check the file's permissions."
-        ) from problem
-    header = _header_json(path, size, packed)
-    data_size = size - 8 - length
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    end = 0
-    for key, entry in header.items():
-        if key == "__metadata__":
-            continue
-        try:
-            dtype, shape, (_, stop) = str(entry["dtype"]), tuple(int(n) for n in entry["shape"]), entry["data_offsets"]
-            end = max(end, int(stop))
-        except (TypeError, KeyError, ValueError, OverflowError) as problem:
-            raise LoraFileError(
-                path, size, f"its header describes {_short(key)} in a way that makes no sense", _AGAIN
-            ) from problem
-        tensors[key] = (dtype, shape)
-    if end > data_size:
-        raise LoraFileError(
-            path,
-            size,
-            f"it is cut off: {show_size(end - data_size)} of {show_size(end + 8 + length)} are missing",
-            _AGAIN,
-        )
-    return Header(_metadata(header.get("__metadata__")), tensors)
+    with _opened(path) as (file, status):
+        return _read_header(path, file, status.st_size)
 
 
 def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Keys of the tensors that hold a NaN or an infinity."""
-    return [key for key, tensor in tensors.items() if tensor.is_floating_point() and not _finite(tensor)]
+    """Keys of the tensors that hold a NaN, an infinity, or a number beyond LARGEST, which a product would turn into one."""
+    return [key for key, tensor in tensors.items() if tensor.is_floating_point() and not largest(tensor) <= LARGEST]
 
 
 def show_size(size: int) -> str:
@@ -126,7 +169,7 @@ def show_size(size: int) -> str:
     >>> show_size(151_111_111)
     '151.1 MB'
     """
-    number = float(size)
+    number = float(min(size, 10**30))
     for unit in ("bytes", "kB", "MB"):
         if number < 1000:
             return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
@@ -134,11 +177,35 @@ def show_size(size: int) -> str:
     return f"{number:.1f} GB"
 
 
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """The file, and what it was when it was last known to be one: any change since shows in its time or size.
+
+    What the system says against reading it becomes a LoraFileError.
+    """
+    status = _status(path)
+    for _ in range(MAX_WAITS):
+        if not 0 <= time.time_ns() - status.st_mtime_ns < TICK_NS:
+            break
+        time.sleep(TICK_NS * 1e-9)  # written this very moment: what is written next might still get the same time
+        status = _status(path)
+    else:
+        raise LoraFileError(path, status.st_size, *_CHANGED)
+    try:
+        with open(path, "rb") as file:
+            yield file, status
+    except OSError as problem:
+        raise LoraFileError(
+            path, status.st_size, f"it cannot be read ({problem.strerror})", "Check the file's permissions."
+        ) from problem
+
+
 def _status(path: str) -> os.stat_result:
     try:
         status = os.stat(path)
-    except OSError as problem:
-        why = "it is gone" if isinstance(problem, FileNotFoundError) else f"it cannot be opened ({problem.strerror})"
+    except (OSError, ValueError) as problem:
+        gone = isinstance(problem, FileNotFoundError)
+        why = "it is gone" if gone else f"it cannot be opened ({getattr(problem, 'strerror', None) or problem})"
         raise LoraFileError(path, None, why, "Press R to refresh the list and choose it again.") from problem
     if stat.S_ISDIR(status.st_mode):
         raise LoraFileError(path, None, "it is a folder, not a file", "Look inside it for the LoRA file.")
@@ -149,26 +216,76 @@ def _status(path: str) -> os.stat_result:
     return status
 
 
-def _read_safetensors(path: str, size: int) -> Iterator[tuple[str, Tensor]]:
-    try:
-        with safetensors.safe_open(
-            path, framework="pt", device="cpu"
-        ) as file:  # memory-mapped: one tensor at a time is resident
-            for key in file.keys():  # noqa: SIM118 (the handle itself cannot be iterated)
-                yield key, file.get_tensor(key).clone()
-    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, TypeError, AttributeError) as problem:
+def _read_header(path: str, file: BinaryIO, size: int) -> Header:
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > min(size - 8, MAX_HEADER) or length < 2:
+        raise LoraFileError(path, size, *_not_safetensors(start + file.read(512), length, size))
+    header = _header_json(path, size, file.read(length))
+    metadata = header.pop("__metadata__", None)
+    tensors: dict[str, TensorPlace] = {}
+    for key, entry in header.items():
+        try:
+            tensors[_printable(key)] = TensorPlace.of(entry)
+        except _UnknownDtype as problem:
+            raise LoraFileError(path, size, f"it stores numbers as {problem}, which no LoRA does", _AGAIN) from problem
+        except (TypeError, KeyError, ValueError) as problem:
+            raise LoraFileError(
+                path, size, f"its header describes {_short(key)} in a way that makes no sense", _AGAIN
+            ) from problem
+    end, held = max((place.stop for place in tensors.values()), default=0), size - 8 - length
+    if end > held:
+        whole = end + 8 + length
         raise LoraFileError(
-            path, size, f"its contents contradict its header ({_short(str(problem))})", _AGAIN
+            path, size, f"it is cut off: {show_size(end - held)} of {show_size(whole)} are missing", _AGAIN
+        )
+    _check_places(path, size, tensors, held)
+    return Header(_metadata(metadata), tensors)
+
+
+def _check_places(path: str, size: int, tensors: Mapping[str, TensorPlace], held: int) -> None:
+    """Every byte behind the header belongs to exactly one tensor, as the format has it."""
+    end, wrong = 0, None
+    for key, place in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if place.nbytes != place.stop - place.start:
+            wrong = f"{_short(key)} has {place.stop - place.start} bytes and needs {place.nbytes}"
+        elif place.start != end:
+            wrong = f"{_short(key)} starts at byte {place.start}, not at {end}"
+        if wrong:
+            break
+        end = place.stop
+    if wrong is None and end != held:
+        wrong = f"{held - end} bytes at its end belong to nothing"
+    if wrong:
+        raise LoraFileError(path, size, f"its contents contradict its header ({wrong})", _AGAIN)
+
+
+def _read_tensors(path: str, file: BinaryIO, size: int, header: Header) -> dict[str, Tensor]:
+    """Views into one copy of the file's data. Read, not memory-mapped: a mapped file that is cut short meanwhile kills the process."""
+    length = max((place.stop for place in header.tensors.values()), default=0)
+    try:
+        data = torch.empty(length, dtype=torch.uint8)
+    except (RuntimeError, MemoryError) as problem:
+        raise LoraFileError(
+            path, size, "this computer has not enough free memory for it", "Check that this is a LoRA file."
         ) from problem
+    if file.readinto(memoryview(data.numpy())) < length:
+        raise LoraFileError(path, size, *_CHANGED)
+    return {key: place.tensor(data) for key, place in header.tensors.items()}
 
 
-def _read_pickled(path: str, size: int) -> dict[str, Tensor]:
-    with _opened(path, size) as file:
-        start = file.read(512)
-    if _looks_like_html(start):
+def _read_pickled(path: str, file: BinaryIO, size: int) -> dict[str, Tensor]:
+    if _looks_like_html(file.read(512)):
         raise LoraFileError(path, size, *_HTML)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(file):
+            unpacked = sum(entry.file_size for entry in zipfile.ZipFile(file).infolist())
+            if unpacked > size:  # PyTorch never packs
+                raise LoraFileError(path, size, f"it unpacks to {show_size(unpacked)}, more than it holds", _AGAIN)
+        file.seek(0)
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except LoraFileError:
+        raise
     except pickle.UnpicklingError as problem:
         if "Unsupported" in str(problem) or "GLOBAL" in str(problem) or "weights_only" in str(problem).lower():
             raise LoraFileError(
@@ -180,22 +297,26 @@ def _read_pickled(path: str, size: int) -> dict[str, Tensor]:
         raise LoraFileError(path, size, *_BROKEN_PICKLE) from problem
     except Exception as problem:  # torch.load raises whatever a damaged archive trips over
         raise LoraFileError(path, size, *_BROKEN_PICKLE) from problem
-    while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
+    for _ in range(MAX_NESTED):  # a pickle may hold itself
+        if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+            loaded = loaded["state_dict"]
     if not isinstance(loaded, dict):
         raise LoraFileError(path, size, "it holds no named tensors", "Check that this is a LoRA file.")
-    return {str(key): value.detach() for key, value in loaded.items() if isinstance(value, Tensor)}
+    return {key: value.detach() for key, value in loaded.items() if isinstance(key, str) and _is_plain(value)}
 
 
-def _opened(path: str, size: int):
-    try:
-        return open(path, "rb")
-    except OSError as problem:
-        raise LoraFileError(
-            path, size, f"it cannot be read ({problem.strerror})", "Check the file's permissions."
-        ) from problem
+def _is_plain(value) -> bool:
+    """Whether it is a tensor of numbers that the file really holds: a pickle may spread four bytes over a shape of terabytes."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and value.nbytes <= value.untyped_storage().nbytes()
+    )
 
 
+_CHANGED = ("it changed while it was being read", "Wait until it is complete and try again.")
 _HTML = ("it is a web page, not a LoRA", "The download needed a login or its link was wrong: download the file itself.")
 _BROKEN_PICKLE = ("it is damaged or not a LoRA", "Download it again, the .safetensors version if there is one.")
 
@@ -231,28 +352,42 @@ def _not_safetensors(start: bytes, length: int, size: int) -> tuple[str, str]:
 
 def _header_json(path: str, size: int, packed: bytes) -> dict:
     if not packed.lstrip().startswith(b"{"):
-        raise LoraFileError(path, size, *_not_safetensors(packed, len(packed), size))
+        raise LoraFileError(path, size, *_not_safetensors(packed[:520], len(packed), size))
+    if _is_crowded(packed):
+        raise LoraFileError(path, size, f"its header ({show_size(len(packed))}) is more than any LoRA has", _AGAIN)
     try:
-        header = json.loads(packed.decode("utf-8"))
-    except (UnicodeDecodeError, ValueError, RecursionError) as problem:
+        text = packed.decode("utf-8")
+        del packed  # one copy less while it is taken apart
+        header = json.loads(text)
+    except (ValueError, RecursionError) as problem:
         raise LoraFileError(path, size, f"its header is damaged ({_short(str(problem))})", _AGAIN) from problem
     if not isinstance(header, dict):
         raise LoraFileError(path, size, "its header is not a list of tensors", _AGAIN)
     return header
 
 
-def _metadata(value) -> dict[str, str]:
-    return {str(k): v for k, v in value.items() if isinstance(v, str)} if isinstance(value, dict) else {}
-
-
-def _finite(tensor: Tensor) -> bool:
-    if tensor.numel() == 0:
+def _is_crowded(packed: bytes) -> bool:
+    """Whether Python would need many times the header's size for it: a value takes up to 200 bytes, however short its text, and a
+    letter up to four where some are not Latin."""
+    if len(packed) > (MAX_HEADER if packed.isascii() else MAX_HEADER // 8):
         return True
-    if tensor.itemsize == 1:  # fp8 has no arithmetic of its own
-        tensor = tensor.to(torch.float32)
-    return all(math.isfinite(end) for end in torch.aminmax(tensor))  # a NaN is both its least and its greatest
+    if packed.count(b'"') - packed.count(b'\\"') > 2 * MAX_VALUES:
+        return True
+    outside = packed.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]  # of the strings
+    return sum(text.count(b",") + text.count(b"[") + text.count(b"{") for text in outside) > MAX_VALUES
+
+
+def _metadata(value) -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {}
+    return {_printable(key): _printable(text) for key, text in value.items() if isinstance(text, str)}
+
+
+def _printable(text: str) -> str:
+    """The text without halves of characters (surrogates), which JSON and file names may hold and nothing can show."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _short(text: str, limit: int = 120) -> str:
-    line = " ".join(text.split())
+    line = " ".join(_printable(text[: 4 * limit]).split())
     return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .adapters import Adapter, LoRA
 from .adapters.base import RowMap, add_product_
+from .adapters.dense import within
 
 Term = tuple[float, Adapter]  # (coefficient, adapter)
 
@@ -22,13 +23,17 @@ def apply_all_(weight: Tensor, terms: Iterable[Term], dtype: torch.dtype, rows: 
 
     As ``Adapter.apply_`` on each term in order, for any float dtype and memory layout; dtype and rows are as there.
     """
+    shape = weight.shape  # what all that follow a padding were made for
     for is_product, run in groupby(terms, key=lambda term: isinstance(term[1], LoRA)):
         if is_product:
             up, down, scale = joined(list(run), torch.promote_types(weight.dtype, dtype))
-            add_product_(weight, up if rows is None else rows(up), down, scale)
+            add_product_(within(weight, shape), up if rows is None else rows(up), down, scale)
         else:
             for coefficient, adapter in run:
-                weight = adapter.apply_(weight, coefficient, dtype, rows)
+                if adapter.shape_after is None:
+                    adapter.apply_(within(weight, shape), coefficient, dtype, rows)
+                else:
+                    weight = adapter.apply_(weight, coefficient, dtype, rows)
     return weight
 
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from .adapters.base import Rule
 
 COMPONENTS = ("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "prior")
 PEFT_PREFIX = "base_model.model."
+MAX_PATTERNS = 2000  # each is tried on every module
 _FIELDS = (
     "alpha",
     "alpha_pattern",
@@ -51,7 +53,7 @@ class ComponentRules:
         alpha, rank = _first(self.alpha_pattern, module), _first(self.rank_pattern, module)
         if alpha is not None:
             rule = replace(rule, alpha=alpha)
-        if rank is not None and rule.rank is not None:
+        if _is_rank(rank) and rule.rank is not None:
             rule = replace(rule, rank=int(rank))
         if self.feedforward is not None:
             rule = replace(rule, on_input=_is_feedforward(self.feedforward, module))
@@ -104,15 +106,12 @@ class Rules:
 
 
 def _component(values: Mapping) -> ComponentRules:
-    alpha = values.get("lora_alpha", values.get("alpha"))
-    rank, terms = values.get("r"), values.get("num_cayley_neumann_terms", 5)
-    kind = values.get("peft_type")
-    exact = values.get("use_cayley_neumann") is False
+    kind, rank = values.get("peft_type"), _number(values.get("r"))
     rule = Rule(
-        alpha=float(alpha) if _is_number(alpha) else None,
+        alpha=_number(values.get("lora_alpha", values.get("alpha"))),
         rank_stabilized=values.get("use_rslora") is True,
-        rank=int(rank) if kind == "LOKR" and _is_number(rank) and rank >= 1 else None,
-        neumann_terms=(0 if exact else min(int(terms), 64) if _is_number(terms) else None) if kind == "OFT" else None,
+        rank=int(rank) if kind == "LOKR" and _is_rank(rank) else None,
+        neumann_terms=_neumann_terms(values) if kind == "OFT" else None,
         peft=True,
     )
     feedforward = _feedforward(values.get("feedforward_modules")) if kind == "IA3" else None
@@ -121,19 +120,26 @@ def _component(values: Mapping) -> ComponentRules:
     )
 
 
+def _neumann_terms(values: Mapping) -> int | None:
+    if values.get("use_cayley_neumann") is False:
+        return 0
+    terms = _number(values.get("num_cayley_neumann_terms", 5))
+    return None if terms is None or math.isnan(terms) else int(min(max(terms, 0), 64))
+
+
 def _patterns(values) -> Patterns:
     compiled = []
     for text, number in values.items() if isinstance(values, dict) else ():
-        pattern = _pattern(r"(.*\.)?({})", str(text))
-        if pattern is not None and _is_number(number):
-            compiled.append((pattern, float(number)))
-    return tuple(compiled)
+        pattern, number = _pattern(r"(.*\.)?({})", text), _number(number)
+        if pattern is not None and number is not None:
+            compiled.append((pattern, number))
+    return tuple(compiled[:MAX_PATTERNS])
 
 
 def _feedforward(value) -> re.Pattern | tuple[str, ...] | None:
     if isinstance(value, str):
         return _pattern("{}", value)
-    return tuple(str(name) for name in value) if isinstance(value, (list, tuple, set)) else None
+    return tuple(name for name in value if isinstance(name, str)) if isinstance(value, (list, tuple, set)) else None
 
 
 def _is_feedforward(feedforward: re.Pattern | tuple[str, ...], module: str) -> bool:
@@ -155,9 +161,19 @@ def _pattern(frame: str, text: str) -> re.Pattern | None:
         text = re.escape(text)
     try:
         return re.compile(frame.replace("{}", text) + "$")
-    except re.error:
+    except (re.error, RecursionError):
         return None
 
 
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _number(value) -> float | None:
+    """A number out of JSON, which knows integers of any length, Infinity and NaN; None for anything else."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _is_rank(number: float | None) -> bool:
+    return number is not None and 1 <= number < math.inf

@@ -114,7 +114,10 @@ def _group(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, str]], di
     modules: dict[str, dict[str, str]] = {}
     refused: dict[str, str] = {}
     leftovers: dict[str, str] = {}
-    for key in tensors:
+    for key, tensor in tensors.items():
+        if tensor.is_complex():
+            leftovers[key] = "complex numbers, which no adapter has"
+            continue
         found = split_key(key)
         method = method_of(key) if found is None else None
         if method is not None:

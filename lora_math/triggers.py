@@ -10,7 +10,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-MAX_SIDECAR = 8_000_000  # bytes; a Civitai-Helper file with every example image stays far below
+MAX_SIDECAR = (
+    3_000_000  # bytes, of which Python makes up to twenty times as many; a Civitai-Helper file stays far below
+)
 MAX_WORDS = 40
 
 
@@ -79,10 +81,14 @@ def _clean(words: Iterable[str]) -> list[str]:
     """Without repeats (whatever their case), control characters and the hundredth synonym."""
     seen: dict[str, str] = {}
     for word in words:
-        shown = re.sub(r"[\s\x00-\x1f\x7f]+", " ", word).strip(" ,")
+        shown = re.sub(r"[\s\x00-\x1f\x7f\ud800-\udfff]+", " ", word).strip(
+            " ,"
+        )  # halves of characters break tokenizers
         if shown:
             seen.setdefault(shown.lower(), shown[:500])
-    return list(seen.values())[:MAX_WORDS]
+        if len(seen) == MAX_WORDS:
+            break
+    return list(seen.values())
 
 
 def _split(value) -> Iterator[str]:

@@ -19,6 +19,7 @@ Parts = dict[str, Tensor]  # the tensors of one module by role: {"lora_up": ...,
 # Reorders the rows of a delta, and is its own inverse: the scale/shift swap of diffusers' norm_out.
 RowMap = Callable[[Tensor], Tensor]
 TILE = 1 << 22  # how many entries of a delta exist at one time while it is added to a weight piece by piece
+MAX_SCALE = 1e6  # far above what any trainer writes, far below what overflows
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,13 @@ class Rule:
     peft: bool = False
 
     def scale(self, rank: int) -> float:
-        """The factor in front of a product of this rank. Raises StrataError when alpha is NaN or infinite."""
-        rank = self.rank or rank
-        if self.alpha is None or rank == 0:
-            return self.factor
-        if not math.isfinite(self.alpha):
-            raise StrataError(f"its alpha is {self.alpha}")
-        return self.factor * self.alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
+        """The factor in front of a product of this rank. Raises StrataError when it is NaN, infinite or beyond all sense."""
+        rank, scale = self.rank or rank, self.factor
+        if self.alpha is not None and rank != 0:
+            scale *= self.alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
+        if not abs(scale) <= MAX_SCALE:
+            raise StrataError(f"its scale would be {scale:g}" if self.alpha is None else f"its alpha is {self.alpha:g}")
+        return scale
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,7 @@ class BOFT(Adapter):
         stages, count, size, _ = self.blocks.shape
         if len(shape) < 2 or count * size != shape[0]:
             return f"it turns {count * size} outputs, this weight is {show(shape)}"
-        if count * size % (2**stages * (size // 2)):
+        if not size or count * size % (2**stages * (size // 2)):
             return f"{count * size} outputs do not divide into {stages} stages of blocks of {size}"
         if self.rescale is not None and self.rescale.numel() != shape[0]:
             return f"it rescales {self.rescale.numel()} outputs and turns {shape[0]}"

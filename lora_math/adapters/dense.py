@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 
+from ..errors import StrataError
 from .base import Adapter, Parts, RowMap, Rule, register, show
+
+MAX_AXES = 8
+MAX_GROWTH = 16  # a padded weight by a plain one: BFL's control LoRAs double or sextuple img_in
 
 
 @register
@@ -93,7 +98,10 @@ class Padded(Adapter):
         """``inner`` with the padding in ``parts``, or as it is when there is none."""
         if "reshape_weight" not in parts:
             return inner
-        return cls(inner, tuple(int(n) for n in parts.pop("reshape_weight").flatten().tolist()))
+        sizes = parts.pop("reshape_weight").flatten()
+        if sizes.numel() > MAX_AXES or not sizes.double().isfinite().all():
+            raise StrataError(f"its reshape_weight holds {sizes.numel()} numbers that are no shape")
+        return cls(inner, tuple(int(n) for n in sizes.tolist()))
 
     @property
     def rank(self) -> int | None:
@@ -106,18 +114,32 @@ class Padded(Adapter):
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) != len(self.shape) or any(new < old for new, old in zip(self.shape, shape, strict=True)):
             return f"it pads to {show(self.shape)}, this weight is {show(shape)}"
+        if prod(self.shape) > MAX_GROWTH * prod(shape):
+            return f"it pads {show(shape)} to {show(self.shape)}, further than any LoRA has reason to"
         return self.inner.mismatch(self.shape)
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
         return self.inner.delta(self._pad(weight), strength, dtype)
 
     def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
-        return self.inner.apply_(self._pad(weight), strength, dtype, rows)
+        padded = self._pad(weight)
+        self.inner.apply_(within(padded, self.shape), strength, dtype, rows)
+        return padded
 
     def _pad(self, weight: Tensor) -> Tensor:
-        padded = weight.new_zeros(self.shape)
-        padded[tuple(slice(0, n) for n in weight.shape)] = weight
+        """A copy, wider where this adapter is wider than what another one has already widened."""
+        padded = weight.new_zeros(wider(self.shape, weight.shape))
+        within(padded, weight.shape).copy_(weight)
         return padded
+
+
+def within(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The view of this shape at the beginning of a weight that was padded."""
+    return weight if weight.shape == shape else weight[tuple(slice(0, n) for n in shape)]
+
+
+def wider(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(map(max, shape, other))
 
 
 def _same(shape, other) -> bool:

@@ -16,6 +16,7 @@ from ..layer import Layer
 from .base import TILE, Adapter, Parts, RowMap, register, show, wide
 
 OUT, IN = 0, 1
+SMALLEST_NORM = 1e-20
 
 
 @register
@@ -61,7 +62,7 @@ class DoRA(Adapter):
         return self.inner.matrix_shape
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
-        expected = shape[self.axis] if len(shape) > self.axis else None
+        expected = shape[self.axis] if len(shape) > 1 else None  # a vector has no norms of its own
         if self.magnitude.numel() != expected:
             needs = "can have none" if expected is None else f"needs {expected}"
             return f"it has {self.magnitude.numel()} DoRA magnitudes, this weight ({show(shape)}) {needs}"
@@ -120,4 +121,5 @@ class DoRA(Adapter):
         ]
         norm = (torch.cat(squares) if self.axis == OUT else sum(squares)).sqrt_()
         less = self.magnitude.to(precise).reshape(norm.shape) - norm
-        return (less / norm.clamp_min(torch.finfo(base.dtype).tiny)).to(base.dtype)
+        # A row of zeros stays zero: 0 times anything finite.
+        return (less / norm.clamp_min(SMALLEST_NORM)).to(base.dtype)

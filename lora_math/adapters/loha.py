@@ -68,6 +68,8 @@ class LoHa(Adapter):
             rank = b.shape[0]
             if (a.shape[0] if core is not None else prod(a.shape[1:])) != rank:
                 return f"its factors {show(a.shape)} and {show(b.shape)} have no common rank"
+            if core is not None and any(prod(factor.shape[1:]) != factor.shape[1] for factor in (a, b)):
+                return f"its factors {show(a.shape)} and {show(b.shape)} are not matrices"
             if core is not None and core.shape[:2] != (rank, rank):
                 return f"its core is {show(core.shape)}, expected {rank}x{rank}x(kernel)"
         out, columns = self.matrix_shape
@@ -78,14 +80,14 @@ class LoHa(Adapter):
         return None
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
-        (up1, down1), (up2, down2) = self._halves(dtype)
+        (up1, down1), (up2, down2) = self.halves(dtype)
         return (up1 @ down1).mul_(up2 @ down2).mul_(strength * self.scale).reshape(weight.shape)
 
     def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
         matrix = landing(weight, dtype) if rows is None else None
         if matrix is None:
             return super().apply_(weight, strength, dtype, rows)
-        (up1, down1), (up2, down2) = self._halves(weight.dtype)
+        (up1, down1), (up2, down2) = self.halves(weight.dtype)
         height = max(1, TILE // max(1, matrix.shape[1]))
         for tile, left, right in zip(matrix.split(height), up1.split(height), up2.split(height), strict=True):
             tile.addcmul_(left @ down1, right @ down2, value=strength * self.scale)
@@ -95,7 +97,7 @@ class LoHa(Adapter):
         out, columns = self.matrix_shape
         if self.w1_b.shape[0] * self.w2_b.shape[0] * (out + columns) >= out * columns:
             return None
-        (up1, down1), (up2, down2) = self._halves(dtype)
+        (up1, down1), (up2, down2) = self.halves(dtype)
         up = (up1[:, :, None] * up2[:, None, :]).flatten(1)
         return up * self.scale, (down1[:, None, :] * down2[None, :, :]).flatten(0, 1)
 
@@ -110,11 +112,11 @@ class LoHa(Adapter):
         if factors is not None:
             return layer.product(x, *factors)
         # Too high a rank: forming the delta anew costs about r / (positions in x) of running it, storing it costs as much as the model.
-        (up1, down1), (up2, down2) = self._halves(x.dtype)
+        (up1, down1), (up2, down2) = self.halves(x.dtype)
         change = (up1 @ down1).mul_(up2 @ down2).mul_(self.scale)
         return layer.dense(x, change.reshape(layer.weight_shape))
 
-    def _halves(self, dtype: torch.dtype) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def halves(self, dtype: torch.dtype) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """((up1 [out, r], down1 [r, in * kernel]), (up2, down2)) in ``dtype``, scale not folded in."""
         return _half(self.w1_a, self.w1_b, self.t1, dtype), _half(self.w2_a, self.w2_b, self.t2, dtype)
 
@@ -122,4 +124,4 @@ class LoHa(Adapter):
 def _half(a: Tensor, b: Tensor, core: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     if core is None:
         return a.to(dtype).flatten(1), b.to(dtype).flatten(1)
-    return a.to(dtype).T, fold_core(core, b, dtype)
+    return a.to(dtype).flatten(1).T, fold_core(core, b, dtype)

@@ -17,7 +17,6 @@ from torch import Tensor
 from ..errors import StrataError
 from ..layer import Layer
 from .base import Adapter, Parts, RowMap, Rule, fold_core, landing, register, show, wide
-from .dense import Diff
 
 
 @register
@@ -40,7 +39,7 @@ class LoKr(Adapter):
     }
 
     @classmethod
-    def parse(cls, parts: Parts, rule: Rule) -> LoKr | Diff | None:
+    def parse(cls, parts: Parts, rule: Rule) -> LoKr | LoKrConv1d | None:
         w1 = _take(parts, ("lokr_w1",)) or _take(parts, ("lokr_w1_a", "lokr_w1_b"))
         if w1 is None:
             return None
@@ -55,7 +54,7 @@ class LoKr(Adapter):
         if any(tensor.ndim < 2 for tensor in (*w1, *w2)):
             raise StrataError(f"its factors are not matrices ({' and '.join(show(t.shape) for t in (*w1, *w2))})")
         if rule.peft and len(w2) == 1 and w2[0].ndim == 3:
-            return _peft_conv1d(w1, w2[0], _scale(w1, w2, rule))
+            return LoKrConv1d(w1, w2[0], _scale(w1, w2, rule))
         return cls(w1, w2, _scale(w1, w2, rule))
 
     @property
@@ -74,6 +73,8 @@ class LoKr(Adapter):
             ranks = {side[0].shape[0] if len(side) == 3 else prod(side[0].shape[1:]), *(t.shape[0] for t in side[1:])}
             if len(side) > 1 and len(ranks) > 1:
                 return f"its factors {' and '.join(show(t.shape) for t in side)} have no common rank"
+            if len(side) == 3 and any(prod(factor.shape[1:]) != factor.shape[1] for factor in side[:2]):
+                return f"its factors {' and '.join(show(t.shape) for t in side[:2])} are not matrices"
             if len(side) == 3 and side[2].shape[1] != side[2].shape[0]:
                 return f"its core is {show(side[2].shape)}, expected {show(side[2].shape[:1] * 2)}x(kernel)"
         out, columns = self.matrix_shape
@@ -118,6 +119,37 @@ class LoKr(Adapter):
         return layer.dense(x, torch.kron(left, right).reshape(layer.weight_shape))
 
 
+@register
+@dataclass(frozen=True, eq=False)
+class LoKrConv1d(Adapter):
+    """w1 as in LoKr, w2 [b, d, kernel]. PEFT's ``make_kron`` gives w1 the kernel's axis for conv2d only: in conv1d it multiplies
+    [1, a, c] by [b, d, kernel] and cuts the result to the weight's shape, which is no Kronecker product of the two any more, but is
+    what it trains."""
+
+    w1: tuple[Tensor, ...]
+    w2: Tensor
+    scale: float = 1.0
+
+    name = "PEFT's LoKr of a conv1d"
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        (a, c), (b, d, kernel) = _shape(self.w1), self.w2.shape
+        return a * b, c * d * kernel
+
+    def mismatch(self, shape: tuple[int, ...]) -> str | None:
+        if len(self.w1) > 1 and prod(self.w1[0].shape[1:]) != self.w1[1].shape[0]:
+            return f"its factors {' and '.join(show(t.shape) for t in self.w1)} have no common rank"
+        out, columns = self.matrix_shape
+        if not shape or out != shape[0] or columns != prod(shape[1:]):
+            return f"it changes a {out}x{columns} weight, this one is {show(shape)}"
+        return None
+
+    def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
+        left = _whole(self.w1, dtype) * (strength * self.scale)
+        return torch.kron(left, self.w2.to(dtype)).reshape(weight.shape)
+
+
 def _take(parts: Parts, roles: tuple[str, ...]) -> tuple[Tensor, ...] | None:
     return tuple(parts.pop(role) for role in roles) if all(role in parts for role in roles) else None
 
@@ -125,16 +157,8 @@ def _take(parts: Parts, roles: tuple[str, ...]) -> tuple[Tensor, ...] | None:
 def _scale(w1: tuple[Tensor, ...], w2: tuple[Tensor, ...], rule: Rule) -> float:
     decomposed = w2 if len(w2) > 1 else w1
     if rule.alpha is not None and math.isinf(rule.alpha):
-        return rule.factor
+        return replace(rule, alpha=None).scale(0)
     return rule.scale(0 if len(decomposed) == 1 else decomposed[1].shape[0])
-
-
-def _peft_conv1d(w1: tuple[Tensor, ...], w2: Tensor, scale: float) -> Diff:
-    """PEFT's ``make_kron`` gives w1 the kernel's axis for conv2d only. In conv1d it multiplies [1, a, c] by [b, d, kernel] and cuts the
-    result to the weight's shape, which is no Kronecker product of the two any more, but is what it trains."""
-    left = _whole(w1, wide(w2.dtype))
-    shape = (left.shape[0] * w2.shape[0], left.shape[1] * w2.shape[1], w2.shape[2])
-    return Diff(torch.kron(left, w2.to(left.dtype)).reshape(shape), scale)
 
 
 def _shape(side: tuple[Tensor, ...]) -> tuple[int, int]:
@@ -150,7 +174,7 @@ def _rank(side: tuple[Tensor, ...]) -> int:
 def _split(side: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A side as (up [rows, rank], down [rank, columns])."""
     if len(side) == 3:
-        return side[0].to(dtype).T, fold_core(side[2], side[1], dtype)
+        return side[0].to(dtype).flatten(1).T, fold_core(side[2], side[1], dtype)
     if len(side) == 2:
         return side[0].to(dtype).flatten(1), side[1].to(dtype).flatten(1)
     matrix = side[0].to(dtype).flatten(1)

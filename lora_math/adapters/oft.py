@@ -127,7 +127,8 @@ def cayley(blocks: Tensor, limit: float, dtype: torch.dtype) -> Tensor:
     q = q - q.transpose(-1, -2)
     if limit > 0:
         q = q * (limit / torch.linalg.vector_norm(q)).clamp(max=1)
-    return torch.linalg.solve(torch.eye(q.shape[-1], dtype=q.dtype, device=q.device) - q, 2 * q).to(dtype)
+    # I - Q is never singular but for overflow, and what that leaves is seen in the weight: no check that waits for the GPU.
+    return torch.linalg.solve_ex(torch.eye(q.shape[-1], dtype=q.dtype, device=q.device) - q, 2 * q).result.to(dtype)
 
 
 def rescale_and_limit(parts: Parts, rule: Rule) -> tuple[Tensor | None, float]:

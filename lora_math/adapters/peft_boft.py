@@ -83,9 +83,8 @@ class PeftBOFT(Adapter):
             return self.turns.to(dtype)
         skew = self.blocks.to(wide(dtype))
         skew = (skew - skew.transpose(-1, -2)) / 2
-        return torch.linalg.solve(torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device) + skew, -2 * skew).to(
-            dtype
-        )
+        unit = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
+        return torch.linalg.solve_ex(unit + skew, -2 * skew).result.to(dtype)
 
     def _stage(self, v: Tensor, turn: Tensor, stage: int) -> Tensor:
         """v (F - I) for v [..., in], F = P B P^T and ``turn`` = B - I."""

@@ -95,7 +95,7 @@ class PeftOFT(Adapter):
         q[:, rows, columns] = self.skew.to(q.dtype) / (2 * math.sqrt(size - 1) if self.scaled else 1)
         q = q - q.transpose(1, 2)
         if self.terms == 0:
-            return torch.linalg.solve(torch.eye(size, dtype=q.dtype, device=q.device) + q, -2 * q).to(dtype)
+            return torch.linalg.solve_ex(torch.eye(size, dtype=q.dtype, device=q.device) + q, -2 * q).result.to(dtype)
         return _series(q, self.terms).to(dtype)
 
 

@@ -135,7 +135,7 @@ def _patched(target, lora: Lora, side: Side):
     if target is None or not changes:
         return target
     clone = target.clone()
-    _patch(clone, changes, _identity(lora, side))
+    _patch(clone, changes, _identity(lora, side), lora.name)
     if lora.metadata:
         getattr(clone, "patcher", clone).set_attachments("lora_metadata", dict(lora.metadata))
     return clone
@@ -155,14 +155,14 @@ def _live(model, lora: Lora, side: Side, keyframes: comfy.hooks.HookKeyframeGrou
     if ours:
         live.attach(clone, live.LiveLora(ours, _identity(lora, side), keyframes))
     if rest:
-        _patch(clone, rest, f"{_identity(lora, side)}|rest")
+        _patch(clone, rest, f"{_identity(lora, side)}|rest", lora.name)
     return clone, report.live_lines(len(ours), reasons, keyframes is not None)
 
 
-def _patch(clone, changes: Mapping, identity: str) -> None:
+def _patch(clone, changes: Mapping, identity: str, file: str) -> None:
     patcher = getattr(clone, "patcher", clone)
     before = patcher.patches_uuid
-    patch.add(clone, changes)
+    patch.add(clone, changes, file)
     # The same LoRA at the same strength on the same model is the same patched model: ComfyUI then has nothing to patch anew.
     patcher.patches_uuid = uuid.uuid5(before, identity)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -36,16 +37,25 @@ class Fit:
 
 EMPTY = Fit((), (), ())
 
+_lock = threading.Lock()  # a weak dictionary that another thread adds to cannot be gone through
 _known: WeakKeyDictionary[Lora, WeakKeyDictionary[Targets, Fit]] = WeakKeyDictionary()
 
 
 def fit(lora: Lora, targets: Targets) -> Fit:
     """The fit of a file on these targets, kept while both live."""
-    of_lora = _known.setdefault(lora, WeakKeyDictionary())
-    found = of_lora.get(targets)
+    with _lock:
+        found = _known.setdefault(lora, WeakKeyDictionary()).get(targets)
     if found is None:
-        found = of_lora[targets] = match(lora.contents.entries, targets)
+        found = match(lora.contents.entries, targets)
+        with _lock:
+            found = _known[lora].setdefault(targets, found)
     return found
+
+
+def fits_of(identity: str) -> list[tuple[Targets, Fit]]:
+    """Everything loaded that the file of this identity was fitted to, with the fit."""
+    with _lock:
+        return [pair for lora, fits in _known.items() if lora.identity == identity for pair in fits.items()]
 
 
 def match(entries: Iterable[Entry], targets: Targets) -> Fit:

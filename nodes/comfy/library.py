@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import comfy.lora_convert
 import folder_paths
+from torch import Tensor
 
 from ...lora_math import family, files, state_dict
 from ...lora_math.convert import convert
 from ...lora_math.energy import squared_norm
 from ...lora_math.errors import StrataError
 from ...lora_math.rows import rows_of
+from .wording import some
 
 CACHE_BYTES = 2 << 30
 MAX_CONFIG = 1 << 20
@@ -28,7 +32,7 @@ class Lora:
 
     name: str
     path: str
-    identity: str  # changes with the file's contents: its real path, size and time
+    key: tuple[str, int, int]  # changes with the file's contents: as ``file_key``, but of what was read
     size: int
     metadata: dict[str, str]
     contents: state_dict.StateDict
@@ -38,21 +42,30 @@ class Lora:
     nbytes: int
     _energies: dict[tuple, float | None] = field(default_factory=dict, repr=False)
 
+    @property
+    def identity(self) -> str:
+        return repr(self.key)
+
     def energy(self, entry: state_dict.Entry, shape: tuple[int, ...], part=None) -> float | None:
-        """Squared norm of an entry's change of a weight of this shape; None where it depends on the weight. Computed once.
+        """Squared norm of an entry's change of a weight of this shape; None where it depends on the weight or overflows.
+        Computed once.
 
         part: (start, length, total) rows of the adapter, where the weight holds only these.
         """
         key = (id(entry), part)
         if key not in self._energies:
             adapter = entry.adapter if part is None else rows_of(entry.adapter, *part)
-            self._energies[key] = None if adapter is None else squared_norm(adapter, shape)
+            found = None if adapter is None else squared_norm(adapter, shape)
+            self._energies[key] = found if found is not None and math.isfinite(found) else None
         return self._energies[key]
 
 
 def lora_names() -> list[str]:
     """What core's combo of the ``loras`` folders offers."""
-    return folder_paths.get_filename_list("loras")
+    try:
+        return folder_paths.get_filename_list("loras")
+    except OSError:  # ComfyUI 0.30 trips over a folder that it has listed before and that is gone now
+        return folder_paths.get_filename_list_("loras")[0]
 
 
 def resolve(name: str, names: Iterable[str] | None = None) -> str:
@@ -103,13 +116,13 @@ def _slashes(name: str) -> str:
 class LoraCache:
     """Opened LoRAs by (real path, size, modification time), the least recently used dropped beyond ``budget`` bytes.
 
-    Safe from any thread; two threads that want the same file read it once.
+    Safe from any thread; threads that want the same file at the same time read it once, also where nothing more fits.
     """
 
     def __init__(self, budget: int = CACHE_BYTES):
         self.budget = budget
         self._lock = threading.Lock()
-        self._reading: dict[tuple, threading.Lock] = {}
+        self._reading: dict[tuple, Future[Lora]] = {}
         self._loras: OrderedDict[tuple, Lora] = OrderedDict()
 
     @property
@@ -125,28 +138,33 @@ class LoraCache:
             if key in self._loras:
                 self._loras.move_to_end(key)
                 return self._loras[key]
-            reading = self._reading.setdefault(key, threading.Lock())
+            reading = self._reading.get(key)
+            if reading is None:
+                mine = self._reading[key] = Future()
+        if reading is not None:
+            return reading.result()
         try:
-            with reading:
-                with self._lock:
-                    if key in self._loras:
-                        return self._loras[key]
-                lora = open_lora(name, path)
-                with self._lock:
-                    self._keep(key, lora)
-                return lora
+            lora = open_lora(name, path)
+        except BaseException as problem:
+            mine.set_exception(problem)
+            raise
+        else:
+            mine.set_result(lora)
+            with self._lock:
+                self._keep(lora)
+            return lora
         finally:
             with self._lock:
-                self._reading.pop(key, None)
+                del self._reading[key]
 
     def clear(self) -> None:
         with self._lock:
             self._loras.clear()
 
-    def _keep(self, key: tuple, lora: Lora) -> None:
-        for other in [k for k in self._loras if k[0] == key[0]]:  # older contents of the same file
+    def _keep(self, lora: Lora) -> None:
+        for other in [key for key in self._loras if key[0] == lora.key[0]]:  # older contents of the same file
             del self._loras[other]
-        self._loras[key] = lora
+        self._loras[lora.key] = lora
         total = sum(held.nbytes for held in self._loras.values())
         while total > self.budget and len(self._loras) > 1:
             total -= self._loras.popitem(last=False)[1].nbytes
@@ -164,17 +182,24 @@ def file_key(path: str) -> tuple[str, int, int]:
 
 def open_lora(name: str, path: str) -> Lora:
     """Reads and understands a file, past the cache. Raises LoraFileError."""
-    identity = repr(file_key(path))
     file = files.read_lora_file(path)
-    tensors = convert(comfy.lora_convert.convert_lora(file.tensors))
+    tensors = convert(_converted(file.tensors))
     contents = state_dict.parse(tensors, file.metadata, adapter_config(path))
     if not contents.entries:
         raise files.LoraFileError(path, file.size, *_no_lora(tensors))
-    broken = frozenset(files.non_finite(tensors))
+    # Trainers write meaningless alphas, infinity included, where nothing reads them; where something does, ``parse`` refuses them.
+    broken = frozenset(files.non_finite({key: t for key, t in tensors.items() if not key.endswith(".alpha")}))
     found = family.detect(contents.entries, file.metadata)
-    return Lora(
-        name, path, identity, file.size, dict(file.metadata), contents, found, broken, len(tensors), file.nbytes
-    )
+    key = (os.path.realpath(path), file.size, file.modified)
+    return Lora(name, path, key, file.size, dict(file.metadata), contents, found, broken, len(tensors), file.nbytes)
+
+
+def _converted(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """ComfyUI's own renaming of some trainers' keys; as they are where it trips over a file that only looks like one of those."""
+    try:
+        return comfy.lora_convert.convert_lora(tensors)
+    except (LookupError, AttributeError):
+        return tensors
 
 
 def adapter_config(path: str) -> dict | None:
@@ -224,9 +249,8 @@ def _no_lora(tensors) -> tuple[str, str]:
     for prefix, what, advice in _OTHER_KINDS:
         if any(key.startswith(prefix) for key in tensors):
             return f"it holds no LoRA: {what}", advice
-    some = ", ".join(list(tensors)[:3])
     return (
-        f"it holds no LoRA that this pack knows ({len(tensors)} tensors, such as {some})",
+        f"it holds no LoRA that this pack knows ({len(tensors)} tensors, such as {some(tensors)})",
         "Check that this is a LoRA file.",
     )
 

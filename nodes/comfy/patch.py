@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
+from functools import reduce
 
 import comfy.model_management
 import torch
@@ -17,14 +18,18 @@ from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
 from ...lora_math.adapters import from_record
+from ...lora_math.adapters.dense import wider
+from ...lora_math.errors import StrataError
 from ...lora_math.fuse import Term, apply_all_
+from ...lora_math.magnitude import largest
 from .targets import Key, taken_apart
 
+LARGEST = 65504  # half precision's, in which most models' weights end up
 Offset = tuple[int, int, int] | None  # (axis, start, length) of the part of a weight that a patch changes
 
 
 class StrataPatch(WeightAdapterBase):
-    """Adapters on one weight, applied in order. ``weights`` is (moves rows, ((coefficient, adapter record), ...))."""
+    """Adapters on one weight, applied in order. ``weights`` is (moves rows, ((coefficient, adapter record, file), ...))."""
 
     name = "strata"
 
@@ -33,13 +38,13 @@ class StrataPatch(WeightAdapterBase):
         self.weights = weights
 
     @classmethod
-    def of(cls, terms: Iterable[Term], moves_rows: bool) -> StrataPatch:
-        """moves_rows: whether the target's key names a function that reorders the delta's rows."""
-        return cls((), (moves_rows, _records(terms)))
+    def of(cls, terms: Iterable[Term], moves_rows: bool, file: str = "a LoRA") -> StrataPatch:
+        """moves_rows: whether the target's key names a function that reorders the delta's rows. file: whose the terms are."""
+        return cls((), (moves_rows, _records(terms, file)))
 
     def calculate_shape(self, key):
-        shapes = [from_record(record).shape_after for _, record in self.weights[1]]
-        return next((shape for shape in reversed(shapes) if shape is not None), None)
+        shapes = [shape for _, record, _ in self.weights[1] if (shape := from_record(record).shape_after) is not None]
+        return reduce(wider, shapes) if shapes else None
 
     def calculate_weight(
         self,
@@ -56,19 +61,27 @@ class StrataPatch(WeightAdapterBase):
         moves_rows, terms = self.weights
         if strength == 0:
             return weight
-        adapters = ((strength * coefficient, from_record(_on(record, weight.device))) for coefficient, record in terms)
-        return apply_all_(weight, adapters, intermediate_dtype, function if moves_rows else None)
+        adapters = (
+            (strength * coefficient, from_record(_on(record, weight.device))) for coefficient, record, _ in terms
+        )
+        changed = apply_all_(weight, adapters, intermediate_dtype, function if moves_rows else None)
+        if not largest(changed) <= LARGEST:  # NaN is not
+            raise StrataError(
+                f"{', '.join(dict.fromkeys(file for _, _, file in terms))}: {key} becomes larger than a model's numbers can be, "
+                "which would turn every image black. Lower the strength; if it is low already, the file is damaged."
+            )
+        return changed
 
 
-def add(model, changes: Mapping[Key, Iterable[Term]]) -> None:
+def add(model, changes: Mapping[Key, Iterable[Term]], file: str = "a LoRA") -> None:
     """Patches a cloned MODEL or CLIP. What this pack has patched a weight with before becomes one patch with what is new.
 
-    changes: patch key -> its terms in order; a coefficient of 0 is none.
+    changes: patch key -> its terms in order; a coefficient of 0 is none. file: whose they are, for messages.
     """
     patcher = getattr(model, "patcher", model)
     patches = {}
     for key, terms in changes.items():
-        records = _records(terms)
+        records = _records(terms, file)
         if records:
             name, offset, function = taken_apart(key)
             records = _taken(patcher.patches.get(name, ()), offset, function) + records
@@ -119,7 +132,7 @@ def _taken(patches: list[tuple], offset: Offset, function) -> tuple:
             break
         if other_offset == offset and other_function is function:
             del patches[at]
-            return tuple((strength * coefficient, record) for coefficient, record in patch.weights[1])
+            return tuple((strength * coefficient, record, file) for coefficient, record, file in patch.weights[1])
         if not _apart(offset, other_offset):
             break
     return ()
@@ -129,8 +142,8 @@ def _apart(a: Offset, b: Offset) -> bool:
     return a is not None and b is not None and a[0] == b[0] and (a[1] + a[2] <= b[1] or b[1] + b[2] <= a[1])
 
 
-def _records(terms: Iterable[Term]) -> tuple:
-    return tuple((float(coefficient), adapter.record()) for coefficient, adapter in terms if coefficient != 0)
+def _records(terms: Iterable[Term], file: str) -> tuple:
+    return tuple((float(coefficient), adapter.record(), file) for coefficient, adapter in terms if coefficient != 0)
 
 
 def _on(value, device: torch.device):

@@ -18,12 +18,11 @@ from ...lora_math.errors import StrataError
 from ...lora_math.module_blocks import block_of, place_of
 from ...lora_math.state_dict import Entry
 from ...lora_math.triggers import trigger_words
-from . import fit as fits
 from . import report
 from .amounts import Amount
 from .block_weights import layout_for
 from .desk import groups, resized
-from .fit import Fit, is_text_encoder
+from .fit import Fit, fits_of, is_text_encoder
 from .library import CACHE, Lora, file_key, path_of, resolve
 from .targets import Targets
 
@@ -66,7 +65,8 @@ def profile(name: str) -> Profile:
             f"LoRA '{name}' is a link to a file outside of your loras folders. The loader uses it, but it is not shown here: "
             "name the folder where it really is as a loras folder in extra_model_paths.yaml."
         )
-    key = (file_key(path), _known_models(repr(file_key(path))))
+    stamp = file_key(path)
+    key = (path, stamp, _known_models(repr(stamp)))
     with _lock:
         if key in _kept:
             _kept.move_to_end(key)
@@ -81,12 +81,7 @@ def profile(name: str) -> Profile:
 
 def _known_models(identity: str) -> tuple[tuple[int, bool], ...]:
     """Which loaded models this file has met, and which were measured: a profile made before that is made anew after."""
-    return tuple((id(targets), targets.measured) for targets, _ in _fits(identity))
-
-
-def _fits(identity: str) -> list[tuple[Targets, Fit]]:
-    of_file = [met for lora, met in list(fits._known.items()) if lora.identity == identity]
-    return [(targets, fit) for met in of_file for targets, fit in list(met.items())]
+    return tuple((id(targets), targets.measured) for targets, _ in fits_of(identity))
 
 
 def _profile(lora: Lora, name: str, path: str) -> Profile:
@@ -103,7 +98,9 @@ def _profile(lora: Lora, name: str, path: str) -> Profile:
         "size": lora.size,
         "tensors": lora.tensors,
         "fit": _fit_line(lora, model, clip),
-        "problem": f"{len(lora.broken)} tensors hold NaN or infinity: the file is damaged." if lora.broken else "",
+        "problem": f"{len(lora.broken)} tensors hold NaN or infinity, or numbers beyond a million: the file is damaged."
+        if lora.broken
+        else "",
         "trigger_words": trigger_words(path, lora.metadata),
         "metadata": _metadata(lora.metadata),
         "notes": list(lora.contents.notes),
@@ -123,7 +120,7 @@ def _profile(lora: Lora, name: str, path: str) -> Profile:
 def _met(lora: Lora) -> tuple[Met | None, Met | None]:
     """The model and the text encoders that are loaded and that most of this file fits, if any."""
     model = clip = None
-    for targets, fit in _fits(lora.identity):
+    for targets, fit in fits_of(lora.identity):
         is_model = any(key.startswith(MODEL_PREFIX) for key in targets.shapes)
         best = model if is_model else clip
         if fit.pieces and (best is None or len(fit.pieces) >= len(best[1].pieces)):
@@ -195,10 +192,9 @@ def _energy_without_model(lora: Lora, entry: Entry) -> float:
     """As ``Lora.energy``, with the shape that the tensors themselves tell; 0 where they do not."""
     shape = entry.adapter.matrix_shape
     try:
-        found = lora.energy(entry, shape or ())
+        return lora.energy(entry, shape or ()) or 0.0
     except (RuntimeError, ValueError, IndexError):
         return 0.0
-    return found if found is not None and math.isfinite(found) else 0.0
 
 
 def _fit_line(lora: Lora, model: Met | None, clip: Met | None) -> str:

@@ -58,8 +58,9 @@ def problems(lora: Lora, model: Side, clip: Side) -> list[str]:
     found = [text] if (text := _misfit(lora, model, clip)) else []
     if lora.broken:
         found.append(
-            f"{lora.name}: {len(lora.broken)} of its tensors hold NaN or infinity ({some(sorted(lora.broken))}), which would turn every "
-            "image black. The file is damaged or its training diverged: download it again or use an earlier epoch."
+            f"{lora.name}: {len(lora.broken)} of its tensors hold NaN or infinity, or numbers beyond a million "
+            f"({some(sorted(lora.broken))}), which would turn every image black. The file is damaged or its training "
+            "diverged: download it again or use an earlier epoch."
         )
     return found
 
@@ -99,7 +100,7 @@ def _fits_nothing(lora: Lora, model: Side, family: str | None) -> str:
     name = family or "of an unknown family"
     if model.fit.refused:
         entry, reason = model.fit.refused[0]
-        why = f"{entry.module}: {reason}"
+        why = f"{some([entry.module])}: {reason}"
     else:
         why = f"it names layers like {some(entry.module for entry in model.fit.strangers)}"
     return (

@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import time
+import zipfile
 
 import pytest
 import safetensors.torch
@@ -62,7 +63,7 @@ BAD = {
     ),
     "unknown dtype": (
         with_header({"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
-        "contradict its header",
+        "stores numbers as X9",
     ),
 }
 
@@ -135,7 +136,8 @@ def test_a_good_file_comes_back_as_written(tmp_path):
         for key, tensor in TENSORS.items()
     )
     assert found.nbytes == sum(tensor.nbytes for tensor in TENSORS.values())
-    assert files.read_header(str(path)).tensors["a.lora_down.weight"] == ("F16", (2, 8))
+    place = files.read_header(str(path)).tensors["a.lora_down.weight"]
+    assert (place.dtype, place.shape) == (torch.float16, (2, 8))
 
 
 def test_a_file_written_anew_in_place_does_not_change_what_was_read(tmp_path):
@@ -154,6 +156,64 @@ def test_pickled_loras_are_read(tmp_path, nested):
     found = files.read_lora_file(str(path))
     assert found.tensors.keys() == TENSORS.keys()
     assert found.metadata == {}
+
+
+def test_a_pickle_that_holds_itself_is_read(tmp_path):
+    itself = dict(TENSORS)
+    itself["state_dict"] = itself
+    torch.save(itself, tmp_path / "self.pt")
+    assert files.read_lora_file(str(tmp_path / "self.pt")).tensors.keys() == TENSORS.keys()
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant")
+def test_a_pickled_tensor_that_claims_more_than_it_holds_is_left_out(tmp_path):
+    odd = {"wide": torch.zeros(1).expand(1 << 20, 1 << 20), "sparse": torch.eye(3).to_sparse(), 3: torch.ones(1)}
+    torch.save({**TENSORS, **odd}, tmp_path / "wide.pt")
+    assert files.read_lora_file(str(tmp_path / "wide.pt")).tensors.keys() == TENSORS.keys()
+
+
+def test_an_archive_that_unpacks_to_more_than_itself_is_refused(tmp_path):
+    torch.save({**TENSORS, "x": torch.zeros(1_000_000)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "bomb.pt", "w", 8) as bomb:
+        for entry in plain.infolist():
+            bomb.writestr(entry.filename, plain.read(entry))
+    with pytest.raises(files.LoraFileError, match=r"bomb\.pt.*unpacks to 4\.0 MB"):
+        files.read_lora_file(str(tmp_path / "bomb.pt"))
+
+
+def test_numbers_that_lie_across_the_steps_of_their_type_are_read(tmp_path):
+    header = {
+        "flag": {"dtype": "BOOL", "shape": [3], "data_offsets": [0, 3]},
+        "x": {"dtype": "F32", "shape": [2], "data_offsets": [3, 11]},
+    }
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(with_header(header, b"\0\1\7" + struct.pack("<2f", 1.5, -2)))
+    found = files.read_lora_file(str(path)).tensors
+    assert found["flag"].tolist() == [False, True, True]
+    assert found["x"].tolist() == [1.5, -2]
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "new.safetensors"
+    path.write_bytes(good_bytes())
+    read = files._read_tensors
+
+    def slowly(*arguments):
+        path.write_bytes(good_bytes())
+        return read(*arguments)
+
+    monkeypatch.setattr(files, "_read_tensors", slowly)
+    with pytest.raises(files.LoraFileError, match=r"new\.safetensors.*changed while it was being read"):
+        files.read_lora_file(str(path))
+
+
+def test_a_number_beyond_a_million_counts_as_infinity():
+    tensors = {
+        "fine": torch.tensor([1e6, -1e6]),
+        "large": torch.tensor([0.0, -1.1e6]),
+        "double": torch.tensor(1e300).double(),
+    }
+    assert files.non_finite(tensors) == ["large", "double"]
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,31 @@ def test_nonsense_in_the_config_is_no_rule(config):
     assert scale("base_model.model.to_q", {}, config) == 1
 
 
+@pytest.mark.parametrize(
+    "number", [float("nan"), float("inf"), -float("inf"), 10**400, 0, -3], ids=lambda n: f"{n}"[:4]
+)
+def test_numbers_that_json_has_and_no_rank_can_be(number):
+    config = {"peft_type": "LOKR", "r": number, "rank_pattern": {"m": number}, "use_rslora": True, "lora_alpha": 1}
+    assert Rules.from_adapter_config(config).for_module("m").rank is None
+    assert scale("base_model.model.to_q", {}, {"lora_alpha": 8, "r": number, "rank_pattern": {"to_q": number}}) == 0.5
+
+
+@pytest.mark.parametrize("alpha", ["NaN", "Infinity", "1" + "0" * 400])
+def test_an_alpha_in_the_header_that_is_no_number_is_refused(alpha):
+    packed = {"lora_adapter_metadata": '{"unet.lora_alpha": ' + alpha + "}"}
+    tensors = {"unet.to_q.lora_A.weight": torch.ones(4, 8), "unet.to_q.lora_B.weight": torch.ones(8, 4)}
+    found = parse(tensors, packed)
+    assert not found.entries
+    assert all("its alpha is" in reason for reason in found.leftovers.values())
+
+
+def test_patterns_too_deep_to_compile_or_too_many_to_try_are_left_out():
+    patterns = {"(" * 250 + ")" * 250: 3, **{f"m{i}": i for i in range(5000)}}
+    rules = Rules.from_adapter_config({"lora_alpha": 1, "alpha_pattern": patterns})
+    assert rules.for_module("m7").alpha == 7
+    assert rules.for_module("m4999").alpha == 1
+
+
 def test_lokr_divides_by_the_configured_rank_even_where_no_tensor_shows_it():
     whole = {"base_model.model.m.lokr_w1": torch.ones(2, 2), "base_model.model.m.lokr_w2": torch.ones(2, 2)}
     config = {"peft_type": "LOKR", "r": 32, "alpha": 8, "rank_pattern": {"n": 4}}
@@ -110,6 +135,9 @@ def test_ia3_feedforward_modules(feedforward, on_input):
         ({"use_cayley_neumann": False, "num_cayley_neumann_terms": 5}, 0),
         ({"use_cayley_neumann": True, "num_cayley_neumann_terms": 3}, 3),
         ({}, 5),
+        ({"num_cayley_neumann_terms": float("nan")}, None),
+        ({"num_cayley_neumann_terms": float("inf")}, 64),
+        ({"num_cayley_neumann_terms": 10**400}, 64),
     ],
 )
 def test_oft_series(config, terms):

@@ -103,3 +103,8 @@ def test_words_are_bounded_and_printable(lora):
     assert words[0] == "word0"
     write(lora.parent / "style.v1.civitai.info", {"trainedWords": ["x" * 10_000]})
     assert len(trigger_words(str(lora), {})[0]) == 500
+
+
+def test_half_a_character_never_reaches_a_tokenizer(lora):
+    lora.parent.joinpath("style.v1.json").write_text('{"activation text": "a\\ud83d b, \\udc00"}', encoding="utf-8")
+    assert trigger_words(str(lora), {}) == ["a b"]

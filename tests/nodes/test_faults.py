@@ -74,8 +74,8 @@ def fails(monkeypatch, fault, what, run) -> None:
 
 
 BUILDING = {
-    "reading the header": (library.files, "read_header", 1),
-    "reading the tensors": (library.files, "_read_safetensors", 1),
+    "reading the header": (library.files, "_read_header", 1),
+    "reading the tensors": (library.files, "_read_tensors", 1),
     "what was read": (library.files, "LoraFile", 1),
     "converting": (library, "convert", 1),
     "parsing": (state_dict, "parse", 1),

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from strata.lora_math.adapters import DoRA, LoHa, LoRA, SetWeight
+from strata.lora_math.errors import StrataError
 from strata.lora_math.fuse import apply_all_
 from strata.nodes.comfy import patch
 from strata.nodes.comfy.patch import StrataPatch
@@ -210,6 +211,21 @@ def test_a_patch_that_scales_the_weight_is_not_passed_over():
     expected = exact(exact(0.5 * weight, [(1.4, first)]), [(0.3, second)])
     found = comfy.lora.calculate_weight(clone.patches[key], weight.clone(), key)
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_a_change_that_overflows_is_refused_by_its_file_and_leaves_the_model_as_it_was(lora_folder, dtype):
+    """Each number in the file is sound; their product is not."""
+    model = small_models.sd15(dtype)
+    base = {key: value.clone() for key, value in model.model.state_dict().items()}
+    tensors = lora_makers.full_lora(model, alpha=None, dtype=torch.float32)
+    name = lora_folder.save("huge.safetensors", {key: tensor * 5000 for key, tensor in tensors.items()})
+    patched = load(model, (name, 1.0))
+    with pytest.raises(StrataError, match=r"huge\.safetensors: diffusion_model\..* Lower the strength"):
+        weights_of(patched)
+    comfy.model_management.unload_all_models()
+    assert all(torch.equal(value, base[key]) for key, value in model.model.state_dict().items())
+    assert all(value.isfinite().all() for value in weights_of(load(model, (name, 1e-5))).values())
 
 
 def test_merging_two_patched_models(files):

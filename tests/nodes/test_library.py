@@ -116,6 +116,23 @@ def test_a_file_that_is_no_lora_says_what_it_is(lora_folder, key, what):
         open_lora(name, str(lora_folder.path / name))
 
 
+def test_an_alpha_that_nothing_reads_may_be_anything(lora_folder):
+    """LyCORIS writes the full dimension, 10 000 000 000, into fp16 where both sides of a LoKr are whole."""
+    tensors = {"lora_unet_x.lokr_w1": torch.ones(2, 2), "lora_unet_x.lokr_w2": torch.ones(2, 2)}
+    infinite = {**tensors, "lora_unet_x.alpha": torch.tensor(float("inf"), dtype=torch.float16)}
+    name = lora_folder.save("lokr.safetensors", infinite)
+    lora = open_lora(name, str(lora_folder.path / name))
+    assert not lora.broken
+    assert lora.contents.entries[0].adapter.scale == 1
+
+
+def test_a_file_that_only_looks_like_a_control_lora_is_read(lora_folder):
+    """ComfyUI's own conversion looks for a tensor that is not there."""
+    tensors = {"img_in.lora_A.weight": torch.ones(2, 4), "single_blocks.0.norm.key_norm.scale": torch.ones(4), **LORA}
+    name = lora_folder.save("looks.safetensors", tensors)
+    assert len(open_lora(name, str(lora_folder.path / name)).contents.entries) == 1
+
+
 def test_keys_of_missing_files_do_not_fail():
     assert file_key("/nowhere/x.safetensors")[1:] == (0, 0)
 

@@ -1,0 +1,16 @@
+"""How large the numbers in a tensor are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def largest(tensor: Tensor) -> float:
+    """The largest absolute value of real numbers: NaN where there is one, 0 for an empty tensor. One pass, one wait for a GPU."""
+    if tensor.numel() == 0:
+        return 0.0
+    if tensor.itemsize == 1:  # fp8 has no arithmetic of its own
+        tensor = tensor.to(torch.float32)
+    low, high = torch.stack(torch.aminmax(tensor)).tolist()
+    return max(-low, high)  # a NaN is both its least and its greatest
