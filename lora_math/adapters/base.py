@@ -93,6 +93,11 @@ class Adapter:
         """What the same training did to the layer's bias, where it has one and the change follows from the weight's; else None."""
         return None
 
+    @property
+    def reach(self) -> float:
+        """No number of the change at strength 1 is larger than this; infinity where only computing it would tell."""
+        return math.inf
+
     needs_weight: ClassVar[bool] = False  # whether the delta depends on W itself, not only on its shape
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
 from torch import Tensor
 
 from ..errors import StrataError
+from ..magnitude import largest
 from .base import Adapter, Parts, RowMap, Rule, register, show
 
 MAX_AXES = 8
@@ -48,6 +50,10 @@ class Diff(Adapter):
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         return None if _same(self.value.shape, shape) else _differs(self.value, shape)
+
+    @cached_property
+    def reach(self) -> float:
+        return abs(self.scale) * largest(self.value)
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
         return (self.value.to(dtype) * (strength * self.scale)).reshape(weight.shape)

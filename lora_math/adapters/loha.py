@@ -7,6 +7,7 @@ up[i, (p, q)] = up1[i, p] up2[i, q], down[(p, q), j] = down1[p, j] down2[q, j].
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
+from ..magnitude import largest
 from .base import TILE, Adapter, Parts, RowMap, Rule, fold_core, landing, register, show, wide
 from .lora import LoRA
 
@@ -62,6 +64,11 @@ class LoHa(Adapter):
         if self.t1 is not None:
             return self.w1_a.shape[1], self.w1_b.shape[1] * prod(self.t1.shape[2:])
         return self.w1_a.shape[0], prod(self.w1_b.shape[1:])
+
+    @cached_property
+    def reach(self) -> float:
+        tensors = [t for t in (self.w1_a, self.w1_b, self.w2_a, self.w2_b, self.t1, self.t2) if t is not None]
+        return abs(self.scale) * self.rank ** (len(tensors) - 2) * prod(map(largest, tensors))
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         for a, b, core in ((self.w1_a, self.w1_b, self.t1), (self.w2_a, self.w2_b, self.t2)):

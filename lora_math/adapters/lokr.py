@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
+from ..magnitude import largest
 from .base import Adapter, Parts, RowMap, Rule, fold_core, landing, register, show, wide
 
 
@@ -67,6 +69,15 @@ class LoKr(Adapter):
     def matrix_shape(self) -> tuple[int, int]:
         (a, c), (b, d) = _shape(self.w1), _shape(self.w2)
         return a * b, c * d
+
+    @cached_property
+    def reach(self) -> float:
+        terms = prod(
+            (side[1].shape[0] if len(side) == 2 else side[0].shape[0] ** 2)
+            for side in (self.w1, self.w2)
+            if len(side) > 1
+        )
+        return abs(self.scale) * terms * prod(map(largest, (*self.w1, *self.w2)))
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         for side in (self.w1, self.w2):

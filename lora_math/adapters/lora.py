@@ -6,6 +6,7 @@ delta W = strength * scale * up @ down, with the weight flattened to [out, in * 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
+from ..magnitude import largest
 from .base import Adapter, Parts, RowMap, Rule, add_product_, fold_core, register, show, wide
 
 
@@ -76,6 +78,12 @@ class LoRA(Adapter):
     def matrix_shape(self) -> tuple[int, int]:
         kernel = prod(self.mid.shape[2:]) if self.mid is not None else 1
         return self.up.shape[0], prod(self.down.shape[1:]) * kernel
+
+    @cached_property
+    def reach(self) -> float:
+        factors = (self.up, self.down) if self.mid is None else (self.up, self.mid, self.down)
+        terms = self.rank ** (len(factors) - 1)
+        return abs(self.scale) * terms * prod(map(largest, factors))
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         rank = prod(self.up.shape[1:])

@@ -25,11 +25,12 @@ from ...lora_math.magnitude import largest
 from .targets import Key, taken_apart
 
 LARGEST = 65504  # half precision's, in which most models' weights end up
+SAFE = 1000  # a change that cannot reach further than this makes no weight larger than LARGEST
 Offset = tuple[int, int, int] | None  # (axis, start, length) of the part of a weight that a patch changes
 
 
 class StrataPatch(WeightAdapterBase):
-    """Adapters on one weight, applied in order. ``weights`` is (moves rows, ((coefficient, adapter record, file), ...))."""
+    """Adapters on one weight, applied in order. ``weights`` is (moves rows, ((coefficient, adapter record, file, reach), ...))."""
 
     name = "strata"
 
@@ -43,7 +44,7 @@ class StrataPatch(WeightAdapterBase):
         return cls((), (moves_rows, _records(terms, file)))
 
     def calculate_shape(self, key):
-        shapes = [shape for _, record, _ in self.weights[1] if (shape := from_record(record).shape_after) is not None]
+        shapes = [shape for _, record, *_ in self.weights[1] if (shape := from_record(record).shape_after) is not None]
         return reduce(wider, shapes) if shapes else None
 
     def calculate_weight(
@@ -62,12 +63,14 @@ class StrataPatch(WeightAdapterBase):
         if strength == 0:
             return weight
         adapters = (
-            (strength * coefficient, from_record(_on(record, weight.device))) for coefficient, record, _ in terms
+            (strength * coefficient, from_record(_on(record, weight.device))) for coefficient, record, *_ in terms
         )
         changed = apply_all_(weight, adapters, intermediate_dtype, function if moves_rows else None)
-        if not largest(changed) <= LARGEST:  # NaN is not
+        # Looking is one more pass over the weight, and waits for a GPU: not where the factors are too small to reach that far.
+        reach = sum(abs(strength * coefficient) * reach for coefficient, *_, reach in terms)
+        if not (reach <= SAFE or largest(changed) <= LARGEST):  # NaN is neither
             raise StrataError(
-                f"{', '.join(dict.fromkeys(file for _, _, file in terms))}: {key} becomes larger than a model's numbers can be, "
+                f"{', '.join(dict.fromkeys(file for _, _, file, _ in terms))}: {key} becomes larger than a model's numbers can be, "
                 "which would turn every image black. Lower the strength; if it is low already, the file is damaged."
             )
         return changed
@@ -132,7 +135,7 @@ def _taken(patches: list[tuple], offset: Offset, function) -> tuple:
             break
         if other_offset == offset and other_function is function:
             del patches[at]
-            return tuple((strength * coefficient, record, file) for coefficient, record, file in patch.weights[1])
+            return tuple((strength * coefficient, *rest) for coefficient, *rest in patch.weights[1])
         if not _apart(offset, other_offset):
             break
     return ()
@@ -143,7 +146,11 @@ def _apart(a: Offset, b: Offset) -> bool:
 
 
 def _records(terms: Iterable[Term], file: str) -> tuple:
-    return tuple((float(coefficient), adapter.record(), file) for coefficient, adapter in terms if coefficient != 0)
+    return tuple(
+        (float(coefficient), adapter.record(), file, adapter.reach)
+        for coefficient, adapter in terms
+        if coefficient != 0
+    )
 
 
 def _on(value, device: torch.device):

@@ -1,5 +1,7 @@
 """What must hold for every adapter whatever its formula: strength, storage, the ways of applying it, exact factors, refusals."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -411,3 +413,13 @@ class TestEnergy:
         up, down = torch.randn(200, rank, generator=generator), torch.randn(rank, 300, generator=generator)
         exact = float((up.double() @ down.double()).square().sum()) * 0.25
         assert squared_norm(LoRA(up, down, None, 0.5), (200, 300)) == pytest.approx(exact, rel=1e-5)
+
+
+@every_adapter
+@every_shape
+def test_no_change_reaches_further_than_it_says(kind, layer):
+    adapter = build(kind, layer)
+    change = float(adapter.delta(weight_of(layer), 1.0).abs().max())
+    assert change <= adapter.reach * (1 + 1e-12)
+    if not adapter.needs_weight and kind not in ("sparse", "set"):
+        assert adapter.reach < math.inf, "every weight would be looked at"
