@@ -18,7 +18,7 @@ from .block_weights import BlockSpec, layout_for, resolved
 from .fit import fit
 from .library import CACHE, Lora
 from .live_layers import split
-from .report import NOTHING, Side
+from .side import NOTHING, Side
 from .stack import StackEntry
 from .targets import Targets, clip_targets, model_targets
 

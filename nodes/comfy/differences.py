@@ -6,15 +6,12 @@ Each statement about ComfyUI is pinned by ``tests/nodes/test_where_core_differs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from ...lora_math.adapters import Adapter, DoRA, LoHa, LoKr, LoRA
 from ...lora_math.adapters.dora import OUT
 from ...lora_math.state_dict import Entry
+from .side import Side
 from .wording import some, spread
-
-if TYPE_CHECKING:
-    from .report import Side
 
 _BY_NAME = {
     "OFT": "OFT turns by strength, negative the other way (ComfyUI squares the strength and ignores rescale)",

@@ -9,31 +9,16 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-import comfy.hooks
-import comfy.patcher_extension
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ...lora_math.errors import StrataError
-from ...lora_math.fuse import Term
 from . import patch
-from .live_run import Run
-from .targets import Key
+from .live_run import LiveLora, Run
 
 KEY = "strata_live"
 COMPILED = "Live LoRAs do not work on a model under torch.compile."
-Changes = Mapping[Key, Sequence[Term]]  # patch key -> its (coefficient, adapter) in order
-
-
-@dataclass(frozen=True, eq=False)
-class LiveLora:
-    """One loader's LoRA. identity: the same for the same file and settings; keyframes: its strength over time, None for constant."""
-
-    changes: Changes
-    identity: str
-    keyframes: comfy.hooks.HookKeyframeGroup | None = None
 
 
 def attach(model, lora: LiveLora) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary, ref
 
+import comfy.hooks
 import comfy.model_management
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,25 @@ from torch import Tensor, nn
 from ...lora_math import stack
 from ...lora_math.adapters import Adapter, LoRA
 from ...lora_math.errors import StrataError
+from ...lora_math.fuse import Term
 from ...lora_math.stack import Gains, LiveTerm, Step
 from .live_layers import current, describe, layers_of
-from .targets import taken_apart
-
-if TYPE_CHECKING:
-    from .live import LiveLora
+from .targets import Key, taken_apart
 
 _running: WeakKeyDictionary[nn.Module, list[Run]] = WeakKeyDictionary()
 _lock = threading.Lock()
+
+
+Changes = Mapping[Key, Sequence[Term]]  # patch key -> its (coefficient, adapter) in order
+
+
+@dataclass(frozen=True, eq=False)
+class LiveLora:
+    """One loader's LoRA. identity: the same for the same file and settings; keyframes: its strength over time, None for constant."""
+
+    changes: Changes
+    identity: str
+    keyframes: comfy.hooks.HookKeyframeGroup | None = None
 
 
 class Run:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from ...lora_math.blocks import Location, ResolvedWeights
 from ...lora_math.family import RELATIVES, component
@@ -12,27 +11,10 @@ from ...lora_math.files import show_size
 from ...lora_math.state_dict import Entry
 from .amounts import Amount
 from .differences import differences
-from .fit import EMPTY, Fit, count, is_text_encoder, text_encoder_of
+from .fit import Fit, count, is_text_encoder, text_encoder_of
 from .library import Lora
-from .targets import Targets
+from .side import Side
 from .wording import SHOWN, number, some, spread, tensors
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """The model or the text encoders as one LoRA meets them. ``fit`` is EMPTY and ``targets`` None where nothing is connected."""
-
-    fit: Fit
-    targets: Targets | None
-    strength: float
-    blocks: ResolvedWeights | None = None
-
-    def coefficient(self, key: str) -> float:
-        """What the LoRA's delta of this weight is multiplied by: the strength, times the weight of its block."""
-        return self.strength if self.blocks is None else self.strength * self.blocks.weight(key)
-
-
-NOTHING = Side(EMPTY, None, 0.0)
 
 
 def describe(lora: Lora) -> str:

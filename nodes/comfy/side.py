@@ -1,0 +1,26 @@
+"""One LoRA's view of what is connected: the diffusion model, or the text encoders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...lora_math.blocks import ResolvedWeights
+from .fit import EMPTY, Fit
+from .targets import Targets
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The model or the text encoders as one LoRA meets them. ``fit`` is EMPTY and ``targets`` None where nothing is connected."""
+
+    fit: Fit
+    targets: Targets | None
+    strength: float
+    blocks: ResolvedWeights | None = None
+
+    def coefficient(self, key: str) -> float:
+        """What the LoRA's delta of this weight is multiplied by: the strength, times the weight of its block."""
+        return self.strength if self.blocks is None else self.strength * self.blocks.weight(key)
+
+
+NOTHING = Side(EMPTY, None, 0.0)
