@@ -3,6 +3,7 @@
 import { widgetOf } from '../lib/graph.js'
 import { unwatch, watch } from '../lib/watch.js'
 import { DeskView } from './desk.js'
+import { NONE } from './texts.js'
 
 const WIDTH = 440 // of a new node: sixty faders fit
 const TEXT_LINES = 46 // px: the text is one line, and the desk is its editor
@@ -45,7 +46,7 @@ function follow(node, name, desk) {
   const before = widget.callback
   widget.callback = function (...values) {
     const result = before?.apply(this, values)
-    if (name === 'preset' && !desk.choosing && values[0] && values[0] !== 'none') desk.usePreset(values[0])
+    if (name === 'preset' && !desk.texts.choosing && values[0] && values[0] !== NONE) desk.texts.usePreset(values[0])
     else desk.tick()
     return result
   }

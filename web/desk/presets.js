@@ -6,8 +6,8 @@ import { el, setText } from '../lib/dom.js'
 import { widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { deletePreset, getPresets, savePreset } from '../lib/server.js'
+import { NONE } from './texts.js'
 
-const NONE = 'none'
 const NODE = 'StrataLoraBlockWeights'
 
 export class PresetMenu {
@@ -36,7 +36,7 @@ export class PresetMenu {
     this.message = el('div', { class: 'strata-note wrong', role: 'alert' })
     this.element = el('div', { class: 'strata-menu', role: 'dialog', 'aria-label': t('presets'), on: {
       keydown: (event) => this.key(event),
-      focusout: (event) => this.element && !this.element.contains(event.relatedTarget) && event.relatedTarget !== this.desk.openMenu && event.relatedTarget && this.close(),
+      focusout: (event) => this.element && !this.element.contains(event.relatedTarget) && event.relatedTarget !== this.desk.bar.openMenu && event.relatedTarget && this.close(),
       pointerdown: (event) => event.stopPropagation(),
       wheel: (event) => event.stopPropagation()
     }, 'data-capture-wheel': 'true' }, this.search, this.items,
@@ -50,7 +50,7 @@ export class PresetMenu {
   close(back = false) {
     this.element?.remove()
     this.element = null
-    if (back) this.desk.openMenu.focus({ preventScroll: true })
+    if (back) this.desk.bar.openMenu.focus({ preventScroll: true })
   }
 
   take(answer) {
@@ -83,18 +83,18 @@ export class PresetMenu {
 
   choose(preset) {
     this.close(true)
-    this.desk.usePreset(preset.name)
+    this.desk.texts.usePreset(preset.name)
   }
 
   async save() {
     const name = this.name.value.trim()
     if (!name) return this.name.focus()
     const family = this.desk.layout?.family ?? null
-    const answer = await savePreset({ name, weights: this.desk.copyable() || 'default=1', family })
+    const answer = await savePreset({ name, weights: this.desk.texts.copyable() || 'default=1', family })
     this.take(answer)
     if (!answer.error) {
       this.close(true)
-      await this.desk.usePreset(name)
+      await this.desk.texts.usePreset(name)
     }
   }
 

@@ -112,10 +112,10 @@ export class Strips {
 
   /**
    * @param {Settings} settings
-   * @param {Record<string, {share: number}> | null} blocks the LoRA's energy; null where no LoRA is known
+   * @param {import('./amounts.js').Amounts | null} amounts of the LoRA in each block; null where no LoRA is known
    * @param {{muted: Set<string>, soloed: Set<string>, frozen: boolean}} state frozen: a hand holds a fader, so the scale stays
    */
-  draw(settings, blocks, state) {
+  draw(settings, amounts, state) {
     if (!state.frozen) this.range = rangeOf(Object.values(settings.values))
     const [low, high] = this.range
     if (this.shown[0] !== low || this.shown[1] !== high) {
@@ -123,18 +123,16 @@ export class Strips {
       this.element.style.setProperty('--zero', `${(100 * -low) / (high - low)}%`)
       this.element.style.setProperty('--one', `${(100 * (1 - low)) / (high - low)}%`)
     }
-    const loudest = blocks ? Math.max(...Object.values(blocks).map((row) => row.share), 0) : 0
     for (const group of this.layout?.groups ?? []) {
       for (const block of group.blocks) {
         const slider = this.sliders.get(block.name)
         if (!slider) continue
         const value = settings.values[block.name] ?? 1
         this.place(slider, value)
-        slider.classList.toggle('absent', blocks !== null && !blocks[block.name])
+        slider.classList.toggle('absent', amounts !== null && !amounts.has(block.name))
         slider.classList.toggle('fine', block.name in settings.fine)
         slider.classList.toggle('muted', state.muted.has(block.name))
-        const share = blocks?.[block.name]?.share ?? 0
-        slider.style.setProperty('--energy', String(loudest ? Math.sqrt(share / loudest).toFixed(4) : 0))
+        slider.style.setProperty('--energy', (amounts?.height(block.name) ?? 0).toFixed(4))
       }
       const names = group.blocks.map((block) => block.name)
       const master = this.sliders.get(`${group.name}*`)
