@@ -102,6 +102,7 @@ class StrataLoraLoader(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+            has_intermediate_output=True,  # a page that was loaded anew hears of the last run again
         )
 
     @classmethod
@@ -139,7 +140,8 @@ class StrataLoraLoader(io.ComfyNode):
         if model is None and clip is None and not cls._stack_is_used():
             raise StrataError("Nothing is connected: connect MODEL, CLIP or both to the LoRA Loader.")
         applied = apply_stack(model, clip, stack, on_problem, apply)
-        return io.NodeOutput(applied.model, applied.clip, applied.trigger_words, applied.report, stack, ui=applied.ui())
+        ui = {**applied.ui(), "strata_lora": [lora_name]}
+        return io.NodeOutput(applied.model, applied.clip, applied.trigger_words, applied.report, stack, ui=ui)
 
     @classmethod
     def _stack_is_used(cls) -> bool:

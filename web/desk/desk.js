@@ -117,7 +117,7 @@ export class DeskView {
     if (!settings.error) this.settings = settings
     else this.settings ??= { family: layout.family, text: '', values: {}, fine: {}, plain: true, notes: [] }
     if (!layout.groups) return
-    if (this.layout !== layout) this.layout = layout
+    if (!sameLayout(this.layout, layout)) this.layout = layout // one that is as before keeps its faders
     const fits = profile && !profile.error && profile.layout?.family === layout.family
     this.amounts = fits ? new Amounts(profile.blocks) : null
     this.enabled = !this.linked && !this.error
@@ -224,6 +224,7 @@ export class DeskView {
   /** One edit: the text is written here and nowhere else. @param {Record<string, number>} changes */
   change(changes) {
     if (!this.enabled || !this.settings || !this.layout) return
+    this.round++ // a reading under way is of an older text
     this.settings = edited(this.layout, this.settings, changes)
     this.writeText(this.settings.text)
     keepSettings(this.question(), this.settings)
@@ -285,3 +286,5 @@ export class DeskView {
     leave(this.node, this.element)
   }
 }
+
+const sameLayout = (one, other) => one?.family === other.family && JSON.stringify(one?.groups) === JSON.stringify(other.groups)

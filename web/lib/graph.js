@@ -1,27 +1,54 @@
 // @ts-check
-// Widgets by name, and the way from a BLOCK_WEIGHTS output to the loader that takes it, through reroutes and subgraphs.
+// Widgets by name, wherever their values are kept, and the way from a BLOCK_WEIGHTS output to the loader that takes it, through reroutes
+// and subgraphs.
 // @ts-ignore served by ComfyUI
 import { app } from '../../../scripts/app.js'
 
-const SUBGRAPH_OUTPUT = -20 // the id under which links end at a subgraph's own output
+const SUBGRAPH_INPUT = -10 // the ids under which links begin at a subgraph's own inputs
+const SUBGRAPH_OUTPUT = -20 // and end at its own outputs
 const FARTHEST = 32
 
 export const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name)
-export const valueOf = (node, name) => widgetOf(node, name)?.value
+export const valueOf = (node, name) => keeperOf(node, name)?.widget.value ?? widgetOf(node, name)?.value
 
-export function isLinked(node, name) {
-  const input = node.inputs?.find((slot) => slot.name === name)
-  return input?.link !== null && input?.link !== undefined
-}
+/** Whether a value comes by wire, so that no widget here decides it. */
+export const isLinked = (node, name) => isTaken(slotOf(node, name)) && !keeperOf(node, name)
 
 /** Writes a widget as a hand on it would: value, callback, redraw. */
 export function setWidget(node, name, value) {
-  const widget = widgetOf(node, name)
-  if (!widget || widget.value === value) return
-  widget.value = value
-  if (!('element' in widget)) widget.callback?.(value, app.canvas, node)
+  const kept = keeperOf(node, name)
+  if (!kept || kept.widget.value === value) return
+  kept.widget.value = value
+  if (!('element' in kept.widget)) kept.widget.callback?.(value, app.canvas, kept.node)
   node.graph?.setDirtyCanvas?.(true, false)
 }
+
+const slotOf = (node, name) => node.inputs?.find((slot) => slot.name === name)
+const isTaken = (slot) => slot?.link !== null && slot?.link !== undefined
+
+/**
+ * The widget that decides a value: the node's own or, where that was promoted out of a subgraph, the subgraph's.
+ *
+ * @returns {{node: any, widget: any} | null} null where a wire decides, or several uses of one subgraph each on their own
+ */
+export const keeperOf = (node, name) => keeper(node, slotOf(node, name), widgetOf(node, name), 0)
+
+function keeper(node, slot, widget, depth) {
+  if (!isTaken(slot)) return widget ? { node, widget } : null
+  const link = linkOf(node.graph, slot.link)
+  if (Number(link?.origin_id) !== SUBGRAPH_INPUT || depth > FARTHEST) return null
+  const hosts = [...hostsOf(node.graph)]
+  const outer = hosts[0]?.inputs[link.origin_slot]
+  return hosts.length === 1 && outer ? keeper(hosts[0], outer, hosts[0].getWidgetFromSlot(outer), depth + 1) : null
+}
+
+/** What a node's last run told the browser. ComfyUI keeps it through undo, other tabs and the history. @returns {any} */
+export function outputOf(node) {
+  const { graph } = node
+  return app.nodeOutputs?.[!graph || graph === graph.rootGraph ? node.id : `${graph.id}:${node.id}`]
+}
+
+const linkOf = (graph, id) => graph?.getLink?.(id) ?? graph?.links?.get?.(id)
 
 /** @returns {{node: any, lora: string | null} | null} the first loader behind an output; lora null where its name comes by wire */
 export function loaderBehind(node, slot = 0) {
@@ -35,7 +62,7 @@ export function loaderBehind(node, slot = 0) {
 function* consumers(graph, linkIds, depth) {
   if (!graph || depth > FARTHEST) return
   for (const id of linkIds) {
-    const link = graph.getLink?.(id) ?? graph.links?.get?.(id)
+    const link = linkOf(graph, id)
     if (!link) continue
     if (Number(link.target_id) === SUBGRAPH_OUTPUT) {
       for (const host of hostsOf(graph)) {

@@ -50,6 +50,8 @@ const ENGLISH = {
   copyWord: 'Click to copy',
   copyAll: 'Copy all',
   exact: 'Exact strengths',
+  beyond: 'Beyond {reach} ...',
+  beyondHint: '{name} is at the end of its slider. Type any value from -100 to 100.',
   metadata: 'In the file',
   leftovers: 'Not understood ({count})',
   report: 'Last run',

@@ -34,7 +34,7 @@ export function installLoader(node) {
     fitRange(node)
     queueMicrotask(() => line.tick())
   })
-  chain(node, 'onExecuted', (output) => line.executed(output))
+  chain(node, 'onExecuted', () => line.executed())
   chain(node, 'onAdded', () => watch(line))
   chain(node, 'onRemoved', () => {
     unwatch(line)

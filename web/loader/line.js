@@ -5,11 +5,11 @@ import { app } from '../../../scripts/app.js'
 // @ts-ignore served by ComfyUI
 import { api } from '../../../scripts/api.js'
 import { attribute, el, icon, setText } from '../lib/dom.js'
-import { beginChange, copyText, endChange, isLinked, valueOf } from '../lib/graph.js'
+import { beginChange, copyText, endChange, isLinked, outputOf, valueOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { leave, takePlace } from '../lib/place.js'
 import { forget, getLora, knownLora } from '../lib/server.js'
-import { fitRange, isLinkedPair, linkPair, setStrength, STRENGTHS } from './strengths.js'
+import { fitRange, isLinkedPair, linkPair, reachOf, setStrength, STRENGTHS } from './strengths.js'
 
 const CHAIN = 'M10 14a4 4 0 0 0 5.7 0l3.6-3.6a4 4 0 0 0-5.7-5.7l-1.2 1.2M14 10a4 4 0 0 0-5.7 0l-3.6 3.6a4 4 0 0 0 5.7 5.7l1.2-1.2'
 const LINE = 26 // px
@@ -20,18 +20,19 @@ export class LoaderLine {
     this.node = node
     this.lora = null
     this.profile = null
-    /** @type {{lora: string | null, verdict: string, report: string, warned: boolean} | null} the last run */
+    /** @type {{verdict: string, report: string, warned: boolean} | null} the last run of this LoRA */
     this.ran = null
     this.round = 0
     this.signature = ''
     this.text = el('span', { class: 'strata-verdict', role: 'status' })
     this.more = el('button', { type: 'button', class: 'strata-button', 'data-act': 'details', 'aria-expanded': 'false', title: t('details'), 'aria-label': t('details'), text: '▸', on: { click: () => this.toggle() } })
     this.pair = el('button', { type: 'button', class: 'strata-button', 'data-act': 'link', 'aria-pressed': 'false', title: t('link'), 'aria-label': t('link'), on: { click: () => this.togglePair() } }, icon(CHAIN))
+    this.beyond = el('button', { type: 'button', class: 'strata-button', 'data-act': 'beyond', on: { click: () => this.typeExact() } })
     this.details = el('div', { class: 'strata-details', hidden: true, 'data-capture-wheel': 'true', tabindex: -1 })
     this.element = el('div', { class: 'strata strata-line', on: {
       keydown: (event) => (event.target instanceof HTMLInputElement || ['Delete', 'Backspace'].includes(event.key)) && event.stopPropagation(),
       wheel: (event) => this.wheel(event)
-    } }, el('div', { class: 'strata-lead' }, this.more, this.text, this.pair), this.details)
+    } }, el('div', { class: 'strata-lead' }, this.more, this.text, this.beyond, this.pair), this.details)
   }
 
   get open() {
@@ -49,12 +50,12 @@ export class LoaderLine {
     const name = valueOf(node, 'lora_name')
     const lora = typeof name === 'string' && name && !isLinked(node, 'lora_name') ? name : null
     const strengths = STRENGTHS.map((strength) => valueOf(node, strength))
-    const signature = JSON.stringify([lora, this.open, isLinkedPair(node), strengths, lora && knownLora(lora) ? 1 : 0])
+    const ran = lastRun(node, lora)
+    const signature = JSON.stringify([lora, this.open, isLinkedPair(node), strengths, lora && knownLora(lora) ? 1 : 0, ran])
     if (signature === this.signature) return
-    const another = lora !== this.lora
     this.signature = signature
     this.lora = lora
-    if (another && this.ran?.lora !== lora) this.ran = null
+    this.ran = ran
     fitRange(node)
     this.refresh()
   }
@@ -70,12 +71,9 @@ export class LoaderLine {
     this.draw()
   }
 
-  /** The outputs of a run. The file has met a model now: what is known of it is asked for anew. */
-  executed(output) {
-    const verdict = output?.strata_verdict?.[0]
-    if (verdict === undefined) return
-    this.ran = { lora: this.lora, verdict, report: output.strata_report?.[0] ?? '', warned: Boolean(output.strata_warned?.[0]) }
-    if (this.lora && !this.profile?.exact) forget(this.lora)
+  /** After a run the file has met a model, maybe another one than before: what is known of it is asked for anew. */
+  executed() {
+    if (this.lora) forget(this.lora)
     this.signature = ''
     this.tick()
   }
@@ -88,6 +86,10 @@ export class LoaderLine {
     setText(this.text, ran ? ran.verdict : wrong || told)
     attribute(this.text, 'title', ran ? ran.report : wrong || told)
     this.text.classList.toggle('wrong', ran ? ran.warned : Boolean(wrong))
+    const stopped = this.stopped()
+    attribute(this.beyond, 'hidden', stopped && !this.open ? null : true)
+    setText(this.beyond, stopped ? t('beyond', { reach: reachOf(this.node, stopped) }) : '')
+    attribute(this.beyond, 'title', stopped ? t('beyondHint', { name: stopped }) : null)
     attribute(this.pair, 'aria-pressed', isLinkedPair(this.node))
     attribute(this.more, 'aria-expanded', this.open)
     setText(this.more, this.open ? '▾' : '▸')
@@ -112,6 +114,19 @@ export class LoaderLine {
     if (profile?.leftovers?.length) parts.push(section(t('leftovers', { count: profile.leftover_count }), [table(profile.leftovers)]))
     if (profile?.metadata?.length) parts.push(section(t('metadata'), [table(profile.metadata)]))
     this.details.replaceChildren(...parts)
+  }
+
+  /** A strength whose slider can go no further: ComfyUI cuts what is typed there to what the slider spans. */
+  stopped() {
+    return STRENGTHS.find((name) => Math.abs(Number(valueOf(this.node, name))) >= reachOf(this.node, name))
+  }
+
+  typeExact() {
+    const name = this.stopped()
+    this.toggle()
+    const field = /** @type {HTMLInputElement | null} */ (this.details.querySelector(`[data-strength=${name}]`))
+    field?.focus({ preventScroll: true })
+    field?.select()
   }
 
   /** A number field for a strength: the slider reaches only as far as people usually go. */
@@ -176,6 +191,14 @@ export class LoaderLine {
     this.round++
     leave(this.node, this.element)
   }
+}
+
+/** What the last run told, as long as it was of the LoRA that is chosen now; a name by wire is nobody's choice. */
+function lastRun(node, lora) {
+  const output = outputOf(node)
+  const verdict = output?.strata_verdict?.[0]
+  if (verdict === undefined || (lora !== null && output.strata_lora?.[0] !== lora)) return null
+  return { verdict, report: output.strata_report?.[0] ?? '', warned: Boolean(output.strata_warned?.[0]) }
 }
 
 const section = (title, children) => el('section', {}, el('h4', { text: title }), ...children)

@@ -2,7 +2,7 @@
 // The strength sliders: how far they reach, and the link between them.
 // @ts-ignore served by ComfyUI
 import { app } from '../../../scripts/app.js'
-import { setWidget, valueOf, widgetOf } from '../lib/graph.js'
+import { keeperOf, setWidget, valueOf, widgetOf } from '../lib/graph.js'
 
 export const RANGE_SETTING = 'Strata.SliderRange'
 export const DEFAULT_RANGE = 2
@@ -13,7 +13,7 @@ const HARD = 100
 export function fitRange(node) {
   const chosen = Number(app.extensionManager?.setting?.get(RANGE_SETTING)) || DEFAULT_RANGE
   for (const name of STRENGTHS) {
-    const widget = widgetOf(node, name)
+    const widget = keeperOf(node, name)?.widget
     if (!widget?.options) continue
     const reach = Math.min(HARD, Math.max(chosen, Math.ceil(Math.abs(Number(widget.value) || 0))))
     if (widget.options.max === reach) continue
@@ -23,9 +23,15 @@ export function fitRange(node) {
   }
 }
 
+/** How far a strength's slider goes, to both sides; Infinity where there is nothing beyond. */
+export function reachOf(node, name) {
+  const reach = keeperOf(node, name)?.widget.options?.max ?? HARD
+  return reach < HARD ? reach : Infinity
+}
+
 /** Sets a strength beyond the slider's reach too. */
 export function setStrength(node, name, value) {
-  const widget = widgetOf(node, name)
+  const widget = keeperOf(node, name)?.widget
   const wanted = Math.min(HARD, Math.max(-HARD, value))
   if (widget?.options) {
     widget.options.max = Math.max(widget.options.max, Math.ceil(Math.abs(wanted)))
