@@ -26,9 +26,13 @@ def session_page(server, browser):
     page.requests = []
     page.on(
         "console",
-        lambda message: page.complaints.append(message.text) if message.type in ("error", "warning") else None,
+        lambda message: (
+            page.complaints.append(f"{message.text} ({message.location['url']})")
+            if message.type in ("error", "warning")
+            else None
+        ),
     )
-    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("pageerror", lambda error: page.complaints.append(f"{error} {error.stack}"))
     page.on("request", lambda request: page.requests.append(request.url) if "/strata/" in request.url else None)
     open_editor(page, server)
     return page

@@ -1,8 +1,36 @@
 """What a person does with a desk, as functions of a Playwright page; and what the desk, the node and the prompt then say."""
 
 import json
+from pathlib import Path
 
 READY = 15_000  # ms; the machine may be busy
+SCREENS = Path(__file__).resolve().parents[2] / "out" / "screens"
+
+
+def wait_until_open(page):
+    page.wait_for_function(
+        "() => globalThis.app?.extensionManager?.setting && app.graph && LiteGraph.registered_node_types.StrataLoraLoader",
+        timeout=120_000,
+    )
+
+
+def reload(page):
+    page.reload()
+    wait_until_open(page)
+
+
+def renderer(page):
+    return "vue" if page.evaluate("() => LiteGraph.vueNodesMode") else "canvas"
+
+
+def screenshot(page, name, *nodes):
+    """The nodes of a pair, for people to look at."""
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    height = page.evaluate(
+        "(ids) => Math.max(...ids.map((id) => app.canvas.graph.getNodeById(id).size[1]))", list(nodes)
+    )
+    clip = {"x": 405, "y": 70, "width": 800, "height": height + 110}
+    page.screenshot(path=SCREENS / f"{name}.png", clip=clip)
 
 
 def add(page, kind="StrataLoraBlockWeights", at=(420, 120), **values):

@@ -1,12 +1,9 @@
 """Pictures of the desk for people to look at, in out/screens: families, renderers and themes. Checked only for what a machine can see."""
 
-from pathlib import Path
-
 import desk_page as d
 import pytest
 
 pytestmark = pytest.mark.browser
-SCREENS = Path(__file__).resolve().parents[2] / "out" / "screens"
 TEXTS = {
     "sd15": "IN*=0.6, IN4=1, M0=0, OUT0-2=0.3, OUT3-5=1, OUT6-11=0.55, TE=0.8, default=1",
     "sdxl": "IN4-5=1, IN7-8=0.7, M0=0.5, OUT0-5=1, OUT6-8=-0.25, TE:clip_g=0.4, default=0",
@@ -31,12 +28,6 @@ def test_screens(page, name, theme):
             assert place["x"] >= box["x"] - 1
             assert place["x"] + place["width"] <= box["x"] + box["width"] + 1
             assert place["y"] + place["height"] <= box["y"] + box["height"] + 1
-        renderer = "vue" if page.evaluate("() => LiteGraph.vueNodesMode") else "canvas"
-        SCREENS.mkdir(parents=True, exist_ok=True)
-        height = page.evaluate(
-            "([a, b]) => Math.max(...[a, b].map((id) => app.graph.getNodeById(id).size[1]))", [desk, loader]
-        )
-        clip = {"x": 405, "y": 70, "width": 800, "height": height + 110}
-        page.screenshot(path=SCREENS / f"{name}-{renderer}-{theme}.png", clip=clip)
+        d.screenshot(page, f"{name}-{d.renderer(page)}-{theme}", desk, loader)
     finally:
         page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")

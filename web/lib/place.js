@@ -4,14 +4,16 @@
 
 const KEPT = 3000 // ms
 
-/** @type {Map<string, {element: HTMLElement, until: number}>} */
+/** @type {Map<string, HTMLElement>} */
 const left = new Map()
 
 const keyOf = (node, element) => `${node.id} ${element.className.split(' ')[1]}`
 
 /** For a node that goes. Its element stays where it is: whoever shows it takes it away. */
 export function leave(node, element) {
-  left.set(keyOf(node, element), { element, until: Date.now() + KEPT })
+  const key = keyOf(node, element)
+  left.set(key, element)
+  setTimeout(() => left.get(key) === element && left.delete(key), KEPT)
 }
 
 /** For a node that is there: mends its place, if it has lost it. */
@@ -19,9 +21,9 @@ export function takePlace(node, element) {
   const key = keyOf(node, element)
   const before = left.get(key)
   if (!before) return
-  if (before.until < Date.now() || element.isConnected) left.delete(key)
-  else if (before.element.isConnected) {
-    before.element.replaceWith(element)
-    left.delete(key)
+  if (!element.isConnected) {
+    if (!before.isConnected) return
+    before.replaceWith(element)
   }
+  left.delete(key)
 }

@@ -198,7 +198,8 @@ function lastRun(node, lora) {
   const output = outputOf(node)
   const verdict = output?.strata_verdict?.[0]
   if (verdict === undefined || (lora !== null && output.strata_lora?.[0] !== lora)) return null
-  return { verdict, report: output.strata_report?.[0] ?? '', warned: Boolean(output.strata_warned?.[0]) }
+  const shown = verdict.startsWith(`${lora}: `) ? verdict.slice(`${lora}: `.length) : verdict // the name stands above already
+  return { verdict: shown, report: output.strata_report?.[0] ?? '', warned: Boolean(output.strata_warned?.[0]) }
 }
 
 const section = (title, children) => el('section', {}, el('h4', { text: title }), ...children)
