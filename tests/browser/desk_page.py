@@ -1,6 +1,7 @@
 """What a person does with a desk, as functions of a Playwright page; and what the desk, the node and the prompt then say."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 READY = 15_000  # ms; the machine may be busy
@@ -17,6 +18,19 @@ def wait_until_open(page):
 def reload(page):
     page.reload()
     wait_until_open(page)
+
+
+@contextmanager
+def held_back(page, path="/strata/lora*"):
+    """The server's answers wait inside this block; it holds the requests."""
+    waiting = []
+    page.route(f"**{path}", lambda route: waiting.append(route))
+    try:
+        yield waiting
+    finally:
+        for route in waiting:
+            route.continue_()
+        page.unroute(f"**{path}")
 
 
 def renderer(page):

@@ -60,6 +60,7 @@ export class DeskView {
       pointerdown: (event) => this.passMiddle(event),
       contextmenu: (event) => this.strips.nameOf(event.target) && event.stopPropagation()
     } }, this.bar.element, this.strips.element, this.foot.element)
+    this.reserve()
     this.observer = new ResizeObserver(() => this.arrange())
     this.observer.observe(this.element)
   }
@@ -135,12 +136,25 @@ export class DeskView {
     const width = this.strips.element.clientWidth
     if (!this.layout || !width) return
     const rebuilt = this.strips.build(this.layout, width)
-    const height = this.minHeight
-    if (this.element.style.minHeight !== `${height}px`) {
-      this.element.style.minHeight = `${height}px`
-      this.grow()
-    }
+    if (this.reserve()) this.grow()
     if (rebuilt) this.draw()
+  }
+
+  /** Room for the rows, in the renderer that lays out by style. Returns whether that is another now. */
+  reserve() {
+    const height = `${this.minHeight}px`
+    if (this.element.style.minHeight === height) return false
+    this.element.style.minHeight = height
+    return true
+  }
+
+  /** A node from a workflow has its size already. */
+  configured() {
+    if (!this.layout) {
+      this.strips.rows = 1
+      this.reserve()
+    }
+    this.tick()
   }
 
   get minHeight() {

@@ -28,7 +28,7 @@ export function installDesk(node) {
   }
   for (const name of ['layout', 'preset', 'weights', 'seed', 'invert']) follow(node, name, desk)
   chain(node, 'onConnectionsChange', () => queueMicrotask(() => desk.tick()))
-  chain(node, 'onConfigure', () => queueMicrotask(() => desk.tick()))
+  chain(node, 'onConfigure', () => queueMicrotask(() => desk.configured()))
   chain(node, 'onRemoved', () => {
     unwatch(desk)
     desk.dispose()

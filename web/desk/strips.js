@@ -25,7 +25,8 @@ export class Strips {
     this.buttons = new Map()
     /** @type {Layout | null} */
     this.layout = null
-    this.rows = 1
+    /** Until a layout says how many: as many as any needs in a new node, so that the node need not grow then. */
+    this.rows = 2
     this.width = 0
     this.range = USUAL
     /** @type {[number, number]} */
