@@ -404,13 +404,14 @@ def test_sixty_faders_redraw_within_a_frame(page, server):
         f"""async (id) => {{
           const root = {d.ELEMENT}(id), slider = root.querySelector('[data-name=S05]'), surface = slider.closest('.strata-rows')
           const sliders = [...root.querySelectorAll('.strata-fader')], box = slider.getBoundingClientRect()
+          const middle = box.y + box.height / 2
           const fire = (type, x, y) => slider.dispatchEvent(
             new PointerEvent(type, {{ bubbles: true, pointerId: 1, button: 0, clientX: x, clientY: y }}))
-          fire('pointerdown', box.x + 2, box.y + 20)
+          fire('pointerdown', box.x + 2, middle)
           for (let at = 0; at < 60; at++) {{
             await new Promise((done) => {{
               requestAnimationFrame(() => performance.mark('began'))
-              fire('pointermove', at % 2 ? sliders[20].getBoundingClientRect().x : innerWidth, box.y + 20 + (at % 30))
+              fire('pointermove', at % 2 ? sliders[20].getBoundingClientRect().x : innerWidth, middle + (at % 30))
               requestAnimationFrame(() => {{
                 surface.getBoundingClientRect()
                 performance.measure('strata', 'began')
@@ -418,7 +419,7 @@ def test_sixty_faders_redraw_within_a_frame(page, server):
               }})
             }})
           }}
-          fire('pointerup', box.x, box.y + 30)
+          fire('pointerup', box.x, middle)
           return performance.getEntriesByName('strata').map((entry) => entry.duration).sort((a, b) => a - b)
         }}""",
         desk,

@@ -148,13 +148,11 @@ export class DeskView {
     return true
   }
 
-  /** A node from a workflow has its size already. */
-  configured() {
-    if (!this.layout) {
-      this.strips.rows = 1
-      this.reserve()
-    }
-    this.tick()
+  /** A node from a workflow has a size already: it needs no room for more rows than one. */
+  keepSize() {
+    if (this.layout) return
+    this.strips.rows = 1
+    this.reserve()
   }
 
   get minHeight() {

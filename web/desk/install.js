@@ -28,7 +28,10 @@ export function installDesk(node) {
   }
   for (const name of ['layout', 'preset', 'weights', 'seed', 'invert']) follow(node, name, desk)
   chain(node, 'onConnectionsChange', () => queueMicrotask(() => desk.tick()))
-  chain(node, 'onConfigure', () => queueMicrotask(() => desk.configured()))
+  chain(node, 'onConfigure', () => {
+    desk.keepSize() // before ComfyUI compares the size with what is needed
+    queueMicrotask(() => desk.tick())
+  })
   chain(node, 'onRemoved', () => {
     unwatch(desk)
     desk.dispose()
