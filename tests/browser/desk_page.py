@@ -104,7 +104,7 @@ def connect(page, desk, loader):
 
 
 def wait_for_lora(page, desk, lora):
-    name = lora.split("/")[-1]
+    name = lora.split("/")[-1].removesuffix(".safetensors")
     page.wait_for_function(
         "([id, name]) => widgetElement(id)?.querySelector('.strata-about')?.textContent.endsWith(name)".replace(
             "widgetElement", ELEMENT

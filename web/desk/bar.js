@@ -23,13 +23,13 @@ export class Bar {
   draw() {
     const { layout, profile, lora, node, linked, amounts } = this.desk
     const parts = [layout?.family ?? '']
-    const name = lora?.split(/[\\/]/).pop()
+    const name = lora?.split(/[\\/]/).pop().replace(/\.\w+$/, '')
     if (profile && !profile.error) {
       const other = profile.family && profile.layout?.family !== layout?.family
       parts.push(other ? t('otherFamily', { lora: name, family: profile.family }) : name)
     }
     setText(this.about, parts.filter(Boolean).join(' · '))
-    attribute(this.about, 'title', profile?.about ?? '')
+    attribute(this.about, 'title', [lora, profile?.about].filter(Boolean).join('\n'))
     setText(this.legend, amounts?.word ?? '')
     attribute(this.legend, 'title', amounts?.hint ?? null)
     const preset = valueOf(node, 'preset')

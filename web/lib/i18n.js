@@ -43,7 +43,7 @@ const ENGLISH = {
   reading: 'Reading ...',
   finer: 'with finer rules: {rules}',
   otherFamily: '{lora} is {family}',
-  details: 'Details',
+  details: 'Details: exact strengths, trigger words, what is in the file',
   link: 'Move both strengths together',
   triggers: 'Trigger words',
   copied: 'Copied',
