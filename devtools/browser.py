@@ -16,9 +16,9 @@ SETTINGS = {
     "Comfy.Workflow.ShowMissingModelsWarning": False,
     "Comfy.VueNodes.Enabled": False,
 }
-READY = (
-    "() => globalThis.app?.extensionManager?.setting && app.graph && LiteGraph.registered_node_types.StrataLoraLoader"
-)
+# Until ComfyUI has loaded its first workflow too, which takes the place of whatever is there by then.
+READY = """() => globalThis.app?.extensionManager?.setting && app.graph && LiteGraph.registered_node_types.StrataLoraLoader
+  && app.extensionManager.spinner === false && app.extensionManager.workflow.activeWorkflow"""
 EMPTY = """async () => {
   const workflow = app.extensionManager.workflow.activeWorkflow
   await app.loadGraphData({version: 0.4, nodes: [], links: [], groups: [], last_node_id: 0, last_link_id: 0}, true, false, workflow)
@@ -39,6 +39,11 @@ def open_editor(page: Page, server: ComfyServer) -> None:
             f"{server.url}/settings/{name}", data=json.dumps(value), headers={"Content-Type": "application/json"}
         )
     page.goto(server.url)
+    wait_until_open(page)
+
+
+def wait_until_open(page: Page) -> None:
+    """For a page that is being loaded anew."""
     page.wait_for_function(READY, timeout=120_000)
 
 

@@ -4,15 +4,10 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
+from strata.devtools.browser import wait_until_open
+
 READY = 15_000  # ms; the machine may be busy
 SCREENS = Path(__file__).resolve().parents[2] / "out" / "screens"
-
-
-def wait_until_open(page):
-    page.wait_for_function(
-        "() => globalThis.app?.extensionManager?.setting && app.graph && LiteGraph.registered_node_types.StrataLoraLoader",
-        timeout=120_000,
-    )
 
 
 def reload(page):

@@ -2,7 +2,8 @@
 
 import desk_page as d
 import pytest
-from conftest import EMPTY, use_renderer
+
+from strata.devtools.browser import EMPTY, open_editor, use_renderer
 
 pytestmark = pytest.mark.browser
 SD15 = {"lora": "sd15.safetensors"}
@@ -230,8 +231,7 @@ def other_page(request, browser, server):
         page = context.new_page()
         if script:
             page.add_init_script(f"({script})()")
-        page.goto(server.url)
-        d.wait_until_open(page)
+        open_editor(page, server)
         use_renderer(page, request.param)
         page.evaluate(EMPTY)
         return page
