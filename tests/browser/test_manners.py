@@ -215,6 +215,8 @@ def test_the_renderer_is_switched_there_and_back(page, server):
             inside(page, desk)
             assert d.element(page, loader).locator(".strata-verdict").is_visible()
         assert d.shown(page, desk)["IN04"] == 0.85
+        d.drag(page, desk, "OUT03", 0.3)
+        assert d.agree(page, server, desk, **SD15)["OUT03"] == pytest.approx(0.3, abs=0.051)
         assert page.locator(".strata-desk").count() == 1
     finally:
         use_renderer(page, first)
@@ -278,3 +280,38 @@ def test_nothing_is_left_of_removed_nodes(other_page):
         page.wait_for_timeout(700)
         assert page.evaluate(COUNTS) == NOTHING, way
     assert page.evaluate("() => [...ledger.seen].sort()") == ["clock", "observer"]
+
+
+def test_sixty_faders_redraw_within_a_frame(page):
+    """A stroke across all of them: from the desk's own work in a frame to the end of style and layout."""
+    desk, _ = d.add_pair(page, **FLUX)
+    spent = page.evaluate(
+        f"""async (id) => {{
+          const root = {d.ELEMENT}(id), slider = root.querySelector('[data-name=S05]'), surface = slider.closest('.strata-rows')
+          const sliders = [...root.querySelectorAll('.strata-fader')], box = slider.getBoundingClientRect()
+          const middle = box.y + box.height / 2
+          const fire = (type, x, y) => slider.dispatchEvent(
+            new PointerEvent(type, {{ bubbles: true, pointerId: 1, button: 0, clientX: x, clientY: y }}))
+          fire('pointerdown', box.x + 2, middle)
+          for (let at = 0; at < 60; at++) {{
+            await new Promise((done) => {{
+              requestAnimationFrame(() => performance.mark('began'))
+              fire('pointermove', at % 2 ? sliders[20].getBoundingClientRect().x : innerWidth, middle + (at % 30))
+              requestAnimationFrame(() => {{
+                surface.getBoundingClientRect()
+                performance.measure('strata', 'began')
+                done()
+              }})
+            }})
+          }}
+          fire('pointerup', box.x, middle)
+          return performance.getEntriesByName('strata').map((entry) => entry.duration).sort((a, b) => a - b)
+        }}""",
+        desk,
+    )
+    values = d.shown(page, desk)
+    assert sum(value != 1 for value in values.values()) > 20
+    print(
+        f"{d.renderer(page)}: 60 faders, median {spent[30]:.1f} ms, 95 % below {spent[57]:.1f} ms, worst {spent[-1]:.1f} ms"
+    )
+    assert spent[30] < 16

@@ -2,6 +2,7 @@
 // The desk of one node. The truth is the node's text: the desk edits it, and redraws from what it means.
 // @ts-ignore served by ComfyUI
 import { app } from '../../../scripts/app.js'
+import { passMiddle, passWheel, shield } from '../lib/canvas.js'
 import { attribute, el } from '../lib/dom.js'
 import { beginChange, endChange, isLinked, loaderBehind, setWidget, valueOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
@@ -51,13 +52,13 @@ export class DeskView {
     this.bar = new Bar(this)
     this.foot = new Foot(this)
     this.element = el('div', { class: 'strata strata-desk', tabindex: -1, role: 'group', 'aria-label': t('desk'), on: {
-      keydown: (event) => this.shield(event),
+      keydown: shield,
       copy: (event) => this.texts.copied(event),
       paste: (event) => this.texts.pasted(event),
       focusin: (event) => this.point(this.strips.nameOf(event.target) ?? this.pointed),
       click: (event) => this.clicked(event),
-      wheel: (event) => this.passWheel(event),
-      pointerdown: (event) => this.passMiddle(event),
+      wheel: (event) => this.wheel(event),
+      pointerdown: passMiddle,
       contextmenu: (event) => this.strips.nameOf(event.target) && event.stopPropagation()
     } }, this.bar.element, this.strips.element, this.foot.element)
     this.reserve()
@@ -256,14 +257,6 @@ export class DeskView {
     this.tick()
   }
 
-  // Manners towards the canvas
-
-  /** Keys that mean something here must not reach the canvas: Delete would remove the node. */
-  shield(event) {
-    const copying = (event.ctrlKey || event.metaKey) && ['c', 'v', 'x', 'a'].includes(event.key.toLowerCase())
-    if (copying || ['Delete', 'Backspace'].includes(event.key)) event.stopPropagation()
-  }
-
   clicked(event) {
     const button = event.target.closest?.('.strata-head [data-act]')
     if (!button || !this.enabled) return
@@ -277,16 +270,8 @@ export class DeskView {
     if (claimed && this.enabled && !this.element.contains(document.activeElement)) this.element.focus({ preventScroll: true })
   }
 
-  /** Over a node drawn on the canvas the wheel has to be handed to it; nodes in the page hand it on themselves. */
-  passWheel(event) {
-    const handedOn = globalThis.LiteGraph?.vueNodesMode && !this.element.hasAttribute('data-capture-wheel')
-    if (this.menu.contains(event.target) || handedOn) return
-    event.preventDefault()
-    app.canvas?.processMouseWheel(event)
-  }
-
-  passMiddle(event) {
-    if (event.button === 1) app.canvas?.processMouseDown(event)
+  wheel(event) {
+    if (!this.menu.contains(event.target)) passWheel(event, this.element.hasAttribute('data-capture-wheel'))
   }
 
   dispose() {

@@ -1,9 +1,8 @@
 // @ts-check
 // The loader's quiet line: what the file is before the first run, what the loader did after it; and the details behind it.
 // @ts-ignore served by ComfyUI
-import { app } from '../../../scripts/app.js'
-// @ts-ignore served by ComfyUI
 import { api } from '../../../scripts/api.js'
+import { passWheel } from '../lib/canvas.js'
 import { attribute, el, icon, setText } from '../lib/dom.js'
 import { beginChange, copyText, endChange, isLinked, outputOf, valueOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
@@ -182,9 +181,7 @@ export class LoaderLine {
       event.stopPropagation()
       return
     }
-    if (globalThis.LiteGraph?.vueNodesMode) return
-    event.preventDefault()
-    app.canvas?.processMouseWheel(event)
+    passWheel(event)
   }
 
   dispose() {
