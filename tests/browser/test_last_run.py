@@ -40,9 +40,10 @@ def run(page):
 
 
 def wait_for_verdict(page, loader):
+    """Until the report is of this renderer's run: what is shown first may be of an earlier test, which ComfyUI keeps by node id."""
     page.wait_for_function(
-        f"(id) => {d.ELEMENT}(id)?.querySelector('.strata-verdict')?.textContent.includes('applied')",
-        arg=loader,
+        f"([id, rule]) => {d.ELEMENT}(id)?.querySelector('.strata-verdict')?.title.includes(rule)",
+        arg=[loader, f"OUT*={WEIGHTS[d.renderer(page)]}"],
         timeout=120_000,
     )
 

@@ -178,6 +178,29 @@ def test_an_answer_that_comes_during_an_edit_changes_no_weight(page, server):
     assert {values[f"IN{n:02d}"] for n in range(4, 9)} == {painted}
 
 
+def test_the_wheel_is_the_canvas_s_but_with_alt(page, server):
+    desk, loader = d.add_pair(page, **SD15)
+    scale = "() => app.canvas.ds.scale"
+    box = d.fader(page, desk, "IN04").bounding_box()
+    page.mouse.move(box["x"] + 4, box["y"] + 20)
+    page.keyboard.down("Alt")
+    page.mouse.move(box["x"] + 5, box["y"] + 22)
+    page.mouse.wheel(0, 100)
+    page.wait_for_timeout(300)
+    page.keyboard.up("Alt")
+    assert d.agree(page, server, desk, **SD15)["IN04"] == 0.95
+    assert page.evaluate(scale) == 1
+    page.mouse.move(5, 500)
+    for node in (desk, loader):
+        before = page.evaluate(scale)
+        box = d.element(page, node).bounding_box()
+        page.mouse.move(box["x"] + 40, box["y"] + 12)
+        page.mouse.wheel(0, 100)
+        page.wait_for_timeout(300)
+        assert page.evaluate(scale) < before
+    assert d.agree(page, server, desk, **SD15)["IN04"] == 0.95
+
+
 def test_copy_and_paste_by_keyboard(page, server):
     desk, loader = d.add_pair(page, **SD15)
     d.drag(page, desk, "IN04", 0.5)
