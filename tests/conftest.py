@@ -28,6 +28,11 @@ if COMFYUI and COMFYUI not in sys.path:
     args.cpu = True
 
 
+def pytest_collection_modifyitems(items):
+    """The browser's tests last: an open page takes its share of the processor until the session ends."""
+    items.sort(key=lambda item: "browser" in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """One real ComfyUI server with this pack, the demo's checkpoint and a LoRA of each family that ``served_loras`` makes."""
