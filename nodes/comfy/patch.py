@@ -100,7 +100,10 @@ def add(model, changes: Mapping[Key, Iterable[Term]], file: str = "a LoRA") -> N
     # What add_patches does, less a state dict of the whole model at every node of a chain: ``targets`` has found each weight in one.
     for key, found in patches.items():
         name, offset, function = taken_apart(key)
-        patcher.patches.setdefault(name, []).append((1.0, found, 1.0, offset, function))
+        of_weight = patcher.patches.setdefault(name, [])
+        # What widens a weight comes last: all else was made for the weight as it is.
+        at = next((i for i, (_, other, *_) in enumerate(of_weight) if _widens(other)), len(of_weight))
+        of_weight.insert(at, (1.0, found, 1.0, offset, function))
     patcher.patches_uuid = uuid.uuid4()
 
 
@@ -122,6 +125,10 @@ def _free_layers(patcher, unpatched: bool) -> None:
     if unpatched and not patcher.is_dynamic():
         for module in patcher.model.modules():
             wipe_lowvram_weight(module)
+
+
+def _widens(patch) -> bool:
+    return isinstance(patch, StrataPatch) and patch.calculate_shape("") is not None
 
 
 def _taken(patches: list[tuple], offset: Offset, function) -> tuple:

@@ -187,6 +187,31 @@ def test_slices_of_a_fused_weight_are_one_patch_each(lora_folder):
     torch.testing.assert_close(weights_of(chained)[qkv], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("first", ["wide", "plain"])
+def test_parts_of_a_weight_that_another_lora_widens_are_changed_where_they_are(lora_folder, first):
+    """A control LoRA and a plain one, in either order: in a file that widens all of ``linear1`` and one that changes its q, k and v."""
+    model = small_models.flux()
+    weight = model.model.state_dict()["diffusion_model.single_blocks.0.linear1.weight"].clone()
+    out, inputs = weight.shape
+    module = "diffusion_model.single_blocks.0.linear1"
+    wide = {
+        f"{module}.lora_up.weight": torch.full((out, 1), 0.5),
+        f"{module}.lora_down.weight": torch.ones(1, 2 * inputs),
+        f"{module}.reshape_weight": torch.tensor([out, 2 * inputs]),
+    }
+    plain = {
+        f"{module}_qkv.lora_up.weight": torch.ones(3 * inputs, 1),
+        f"{module}_qkv.lora_down.weight": torch.full((1, inputs), 0.25),
+    }
+    names = {"wide": lora_folder.save("wide.safetensors", wide), "plain": lora_folder.save("plain.safetensors", plain)}
+    order = [first, *(name for name in names if name != first)]
+    found = weights_of(load(model, *((names[name], 1.0) for name in order)))[f"{module}.weight"]
+    expected = torch.full((out, 2 * inputs), 0.5)
+    expected[:, :inputs] += weight
+    expected[: 3 * inputs, :inputs] += 0.25
+    torch.testing.assert_close(found, expected)
+
+
 def test_other_patches_in_between_keep_their_place(files):
     """ComfyUI's own loader between two of ours, and a merge that scales the weight, are never passed over."""
     model, names = files
