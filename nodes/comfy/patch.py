@@ -142,7 +142,8 @@ def _taken(patches: list[tuple], offset: Offset, function) -> tuple:
             break
         if other_offset == offset and other_function is function:
             del patches[at]
-            return tuple((strength * coefficient, *rest) for coefficient, *rest in patch.weights[1])
+            records = patch.weights[1]  # at strength 1, unless another pack has taken the patch over
+            return records if strength == 1 else tuple((strength * c, *rest) for c, *rest in records)
         if not _apart(offset, other_offset):
             break
     return ()

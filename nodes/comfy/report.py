@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from ...lora_math.blocks import Location, ResolvedWeights
+from ...lora_math.blocks import ResolvedWeights
 from ...lora_math.family import RELATIVES, component
 from ...lora_math.files import show_size
 from ...lora_math.state_dict import Entry
-from .amounts import Amount
+from .amounts import by_block
 from .differences import differences
 from .fit import Fit, count, is_text_encoder, text_encoder_of
 from .library import Lora
@@ -159,30 +159,20 @@ def _block_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
     blocks = model.blocks or clip.blocks
     if blocks is None:
         return []
-    rows: dict[str, Amount] = defaultdict(Amount)
-    weights: dict[str, list[float]] = defaultdict(list)
-    for side in (model, clip):
-        for target, entry in side.fit.pieces:
-            name = _row_name(blocks.layout.locate(target.key))
-            weights[name].append(blocks.weight(target.key))
-            rows[name].add(lora, entry, target, side.targets)
+    rows = {**by_block(lora, model, blocks.layout), **by_block(lora, clip, blocks.layout)}
     total = sum(row.energy for row in rows.values()) or 1.0
     order = {block.name: at for at, block in enumerate(_all_blocks(blocks))}
     lines = [f"Block weights: {blocks.weights}"]
     for name, row in sorted(rows.items(), key=lambda item: order.get(item[0], len(order))):
         share = f", {100 * row.energy / total:.1f} % of the LoRA" if row.energy else ""
         own = f" ({100 * row.relative:.2g} % of these weights)" if row.relative else ""
-        lines.append(f"  {name} x {spread(weights[name], median=False)}: {tensors(row.tensors)}{share}{own}")
+        weights = spread([blocks.weight(key) for key in row.keys], median=False)
+        lines.append(f"  {name} x {weights}: {tensors(row.tensors)}{share}{own}")
     lines += [f"  Note: {note}" for note in blocks.weights.notes]
     absent = sorted(_named(blocks) - rows.keys(), key=lambda name: order.get(name, 0))
     if absent:
         lines.append(f"  Named but not in this LoRA: {some(absent, limit=8)}")
     return lines
-
-
-def _row_name(place: Location) -> str:
-    """The block, with all of OTHER and of an encoder's embeddings in one row each."""
-    return place.group if place.index is None else place.block
 
 
 def _all_blocks(blocks: ResolvedWeights) -> list:

@@ -69,7 +69,7 @@ class Targets:
     encoders: Mapping[str, Mapping[str, Key]]
     shapes: Mapping[str, Shape]
     family: str | None
-    _magnitudes: dict[str, Magnitude] = field(default_factory=dict, repr=False)
+    _magnitudes: list[Mapping[str, Magnitude]] = field(default_factory=list, repr=False)  # one, once it is known
 
     @property
     def measured(self) -> bool:
@@ -78,12 +78,12 @@ class Targets:
     def measure(self, patcher) -> None:
         """Learns how large the weights of a ModelPatcher's model are; once. Takes a tenth of a second for SDXL."""
         if not self.measured:
-            self._magnitudes.update(magnitudes(patcher))
+            self._magnitudes.append(magnitudes(patcher))
 
     def squared_norm(self, target: Target) -> float | None:
         """Of the model's own weight, or the part of it that the target is; None where nothing was measured."""
         key, part, _ = taken_apart(target.patch_key)
-        magnitude = self._magnitudes.get(key)
+        magnitude = self._magnitudes[0].get(key) if self.measured else None
         # Columns are everywhere in the weight: they count as the average of all.
         start = part[1] * prod(target.shape[1:]) if part is not None and part[0] == 0 else 0
         return None if magnitude is None else magnitude.squared_norm(target.shape, start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import core_models
 import lora_makers
 import pytest
 import small_models
@@ -110,6 +111,15 @@ def test_report_and_profile_tell_the_relative_change(lora_folder):
     line = next(line for line in report.splitlines() if line.startswith("  IN04 x 0.5"))
     shown = float(line.split("(")[1].split(" %")[0])
     assert shown == pytest.approx(100 * expected["IN04"], rel=0.1)
+
+
+def test_a_model_that_tells_nothing_is_asked_once(monkeypatch):
+    model = ModelPatcher(core_models.build("SDXL"), CPU, CPU)  # on meta
+    targets = model_targets(model)
+    targets.measure(model)
+    monkeypatch.setattr(model, "get_key_patches", None)
+    targets.measure(model)
+    assert targets.measured
 
 
 def test_a_change_that_depends_on_the_weight_has_no_number(lora_folder):
