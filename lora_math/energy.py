@@ -7,11 +7,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .adapters import Adapter, Diff, DoRA, LoHa, LoKr, Padded, Sparse
+from .adapters import Adapter, Diff, DoRA, LoHa, LoKr, LoRA, Padded, Sparse
 from .adapters.base import TILE
 from .adapters.lokr import LoKrConv1d
 
 BAND = 32  # rows of a Gram matrix at once: narrower ones save less than their calls cost
+CHUNK = 4096  # columns that are cast at once: as many as a processor's cache holds at a usual rank
 
 
 def squared_norm(adapter: Adapter, shape: tuple[int, ...]) -> float | None:
@@ -34,9 +35,11 @@ def squared_norm(adapter: Adapter, shape: tuple[int, ...]) -> float | None:
         return _sum_of_squares(adapter.values)
     if isinstance(adapter, LoHa):
         return adapter.scale**2 * _hadamard(*adapter.halves(torch.float32))
-    factors = adapter.factors(torch.float32)
-    if factors is not None and sum(factors[0].shape) + factors[1].shape[1] < prod(shape):
-        return _product(*factors)
+    if isinstance(adapter, LoRA):
+        up, down = (adapter.up, adapter.down) if adapter.mid is None else adapter.matrices(torch.float32)
+        up, down = up.flatten(1), down.flatten(1)
+        if len(down) * (len(up) + down.shape[1]) < prod(shape):  # else multiplying out is less work
+            return adapter.scale**2 * _product(up, down)
     return _sum_of_squares(adapter.delta(torch.empty(shape), 1.0, torch.float32))
 
 
@@ -49,13 +52,19 @@ def _hadamard(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> fl
 
 
 def _product(up: Tensor, down: Tensor) -> float:
-    """Both Gram matrices are symmetric: of each band of rows only what lies on and right of the diagonal is computed."""
-    total = torch.zeros((), dtype=torch.float64)
-    for start in range(0, up.shape[1], BAND):
-        end = start + BAND
-        band = (up[:, start:end].T @ up[:, start:]) * (down[start:end] @ down[start:].T)
-        total += band[:, :BAND].sum(dtype=torch.float64) + 2 * band[:, BAND:].sum(dtype=torch.float64)
-    return max(float(total), 0.0)
+    together = _gram(up.T) * _gram(down)
+    twice = together.triu(1).sum(dtype=torch.float64)
+    return max(float(2 * twice + together.diagonal().sum(dtype=torch.float64)), 0.0)
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """rows @ rows.T [r, r] of rows [r, n] in single precision, only right of and on the diagonal: it is symmetric."""
+    found = torch.zeros(len(rows), len(rows))
+    for part in rows.split(CHUNK, 1):
+        wide = part.float()
+        for start in range(0, len(rows), BAND):
+            found[start : start + BAND, start:].addmm_(wide[start : start + BAND], wide[start:].T)
+    return found
 
 
 def _sum_of_squares(tensor: Tensor) -> float:
@@ -67,6 +76,6 @@ def _side(side: tuple[Tensor, ...]) -> float:
     if len(side) == 1:
         return _sum_of_squares(side[0])
     if len(side) == 2:
-        return _product(side[0].float().flatten(1), side[1].float().flatten(1))
+        return _product(side[0].flatten(1), side[1].flatten(1))
     a, b, core = (tensor.float() for tensor in side)
     return _sum_of_squares(torch.einsum("pqk,pi,qj->ijk", core.reshape(*core.shape[:2], -1), a, b))
