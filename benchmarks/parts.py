@@ -113,11 +113,14 @@ def understanding(quick: bool) -> str:
 def analysis(quick: bool) -> str:
     """Where a LoRA's energy lies: the norm of every change."""
     rows = []
-    for name, model, rank in (
-        ("SDXL", models.build("SDXL", torch.float16), 16),
-        ("FLUX, all blocks", models.whole_flux(), 16 if quick else 128),
+    high = 16 if quick else 128
+    for name, model, rank, without in (
+        ("SDXL", models.build("SDXL", torch.float16), 16, ()),
+        ("FLUX.1, every layer", models.whole_flux(), high, ()),
+        ("FLUX.1, attention and MLP", models.whole_flux(), high, ("_mod.", ".modulation.")),
     ):
         adapters = _adapters(model, models.lora(model, rank))
+        adapters = {key: adapter for key, adapter in adapters.items() if not any(part in key for part in without)}
         shapes = {key: value.shape for key, value in model.model.state_dict().items()}
         found = alternate(
             1 if quick else 5,
