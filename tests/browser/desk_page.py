@@ -6,7 +6,7 @@ from pathlib import Path
 
 from strata.devtools.browser import wait_until_open
 
-READY = 15_000  # ms; the machine may be busy
+READY = 60_000  # ms; the machine may be busy
 SCREENS = Path(__file__).resolve().parents[2] / "out" / "screens"
 
 

@@ -91,7 +91,7 @@ def test_an_example(page, server, path):
         for x0, y0, x1, y1 in boxes[index + 1 :]:
             assert right <= x0 or x1 <= left or bottom <= y0 or y1 <= top
 
-    page.wait_for_function(f"() => {MISSING}?.length", timeout=15_000)
+    page.wait_for_function(f"() => {MISSING}?.length", timeout=60_000)
     named = {model["name"]: model for node in workflow["nodes"] for model in node["properties"].get("models", ())}
     assert {model["name"]: model for model in page.evaluate(f"() => {MISSING}")} == named
 
