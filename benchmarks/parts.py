@@ -243,7 +243,8 @@ def sampling(quick: bool) -> str:
         "A moved slider",
         ("model, latent", "rank", "LoRAs", "", "first step", "second step", "extra", "first / second"),
         moved,
-        "From the changed strength to the end of the first step, the patches' making included; the model was loaded before.",
+        "From the changed strength to the end of the first step, the patches' making included; the model was loaded before. Live factors",
+        "lie in the type of the computation during a run only: ten of rank 64 on SDXL are some gigabytes to cast before each.",
     )
     steps = table(
         "A step with live LoRAs",

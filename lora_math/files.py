@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from .errors import StrataError
-from .magnitude import largest
+from .extremes import largest
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 MAX_VALUES = 300_000  # names, numbers and texts in a header; a tensor takes eight or nine of them
 MAX_AXES, MAX_AXIS = 8, 1 << 31
-LARGEST = 1e6  # no trained weight comes near
+MAX_NUMBER = 1e6  # no trained weight comes near
 MAX_NESTED = 4  # "state_dict" inside "state_dict"
 TICK_NS, MAX_WAITS = 20_000_000, 10  # file systems keep time in steps of up to 10 ms
 
@@ -159,8 +159,8 @@ def read_header(path: str) -> Header:
 
 
 def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Keys of the tensors that hold a NaN, an infinity, or a number beyond LARGEST, which a product would turn into one."""
-    return [key for key, tensor in tensors.items() if tensor.is_floating_point() and not largest(tensor) <= LARGEST]
+    """Keys of the tensors that hold a NaN, an infinity, or a number beyond MAX_NUMBER, which a product would turn into one."""
+    return [key for key, tensor in tensors.items() if tensor.is_floating_point() and not largest(tensor) <= MAX_NUMBER]
 
 
 def show_size(size: int) -> str:

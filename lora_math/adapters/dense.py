@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import StrataError
-from ..magnitude import largest
+from ..extremes import largest
 from .base import Adapter, Parts, RowMap, Rule, register, show
 
 MAX_AXES = 8

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import StrataError
+from ..extremes import largest
 from ..layer import Layer
-from ..magnitude import largest
 from .base import TILE, Adapter, Parts, RowMap, Rule, fold_core, landing, register, show, wide
 from .lora import LoRA
 

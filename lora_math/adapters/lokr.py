@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..errors import StrataError
+from ..extremes import largest
 from ..layer import Layer
-from ..magnitude import largest
 from .base import Adapter, Parts, RowMap, Rule, fold_core, landing, register, show, wide
 
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from ...lora_math.adapters import from_record
 from ...lora_math.adapters.dense import wider
 from ...lora_math.errors import StrataError
+from ...lora_math.extremes import largest
 from ...lora_math.fuse import Term, apply_all_
-from ...lora_math.magnitude import largest
 from .targets import Key, taken_apart
 
 LARGEST = 65504  # half precision's, in which most models' weights end up

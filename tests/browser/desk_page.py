@@ -71,6 +71,25 @@ def add_pair(page, lora, **values):
     return desk, loader
 
 
+def make_runnable(page, loader, checkpoint):
+    """A checkpoint in front of the loader, and its report shown behind it: it can be queued, and nothing is sampled."""
+    page.evaluate(
+        """([loader, checkpoint]) => {
+          const source = LiteGraph.createNode('CheckpointLoaderSimple'), preview = LiteGraph.createNode('PreviewAny')
+          app.graph.add(source)
+          app.graph.add(preview)
+          const node = app.graph.getNodeById(loader)
+          source.pos = [60, 560]
+          preview.pos = [1350, 120]
+          source.widgets.find((w) => w.name === 'ckpt_name').value = checkpoint
+          source.connect(0, node, 0)
+          source.connect(1, node, 1)
+          node.connect(3, preview, 0)
+        }""",
+        [loader, checkpoint],
+    )
+
+
 def remember(page):
     """What scripts did to the graph becomes a step of its own for undo."""
     page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")

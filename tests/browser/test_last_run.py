@@ -15,21 +15,7 @@ def ran(page):
     """(desk, loader) of a workflow that ran; nothing is sampled."""
     desk, loader = d.add_pair(page, LORAS[0])
     d.set_text(page, desk, f"OUT*={WEIGHTS[d.renderer(page)]}, default=1")
-    page.evaluate(
-        """([loader, checkpoint]) => {
-          const source = LiteGraph.createNode('CheckpointLoaderSimple'), preview = LiteGraph.createNode('PreviewAny')
-          app.graph.add(source)
-          app.graph.add(preview)
-          const node = app.graph.getNodeById(loader)
-          source.pos = [60, 560]
-          preview.pos = [1350, 120]
-          source.widgets.find((w) => w.name === 'ckpt_name').value = checkpoint
-          source.connect(0, node, 0)
-          source.connect(1, node, 1)
-          node.connect(3, preview, 0)
-        }""",
-        [loader, CHECKPOINT],
-    )
+    d.make_runnable(page, loader, CHECKPOINT)
     run(page)
     wait_for_verdict(page, loader)
     return desk, loader

@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from strata.devtools.models import CHECKPOINT
+
 pytestmark = pytest.mark.browser
 
 
@@ -133,20 +135,8 @@ def test_a_run_shows_its_verdict(page):
     desk, loader = d.add_pair(page, "strata_demo_warm.safetensors")
     weight = 0.75 if page.evaluate("() => LiteGraph.vueNodesMode") else 0.5  # a repeated prompt would not run again
     d.set_text(page, desk, f"OUT*={weight}, default=1")
-    page.evaluate(
-        """([loader]) => {
-          const checkpoint = LiteGraph.createNode('CheckpointLoaderSimple'), preview = LiteGraph.createNode('PreviewAny')
-          app.graph.add(checkpoint)
-          app.graph.add(preview)
-          const node = app.graph.getNodeById(loader)
-          checkpoint.widgets.find((w) => w.name === 'ckpt_name').value = 'strata_demo_sd15.safetensors'
-          checkpoint.connect(0, node, 0)
-          checkpoint.connect(1, node, 1)
-          node.connect(3, preview, 0)
-          return app.queuePrompt(0)
-        }""",
-        [loader],
-    )
+    d.make_runnable(page, loader, CHECKPOINT)
+    page.evaluate("() => app.queuePrompt(0)")
     page.wait_for_function(
         f"(id) => {d.ELEMENT}(id)?.querySelector('.strata-verdict')?.title.includes('x {weight}')",
         arg=loader,

@@ -5,47 +5,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from saved_workflows import MEANT, SAVED, name_of
 
 from strata.devtools.server import ROOT
 from strata.devtools.workflow import to_prompt
 
 pytestmark = pytest.mark.browser
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
-OLD = sorted((ROOT / "tests" / "workflows").glob("*/*.json"))
-# What the old ones hold, read from the table in tests/workflows/README.md by hand.
-SAVED = {
-    "v1/one_lora.json": {
-        "StrataLoraLoader": {
-            "lora_name": "my_lora.safetensors",
-            "strength_model": 0.8,
-            "strength_clip": 0.8,
-            "apply": "patch",
-            "on_problem": "error",
-        },
-    },
-    "v1/block_weights_and_prompt.json": {
-        "StrataLoraLoader": {
-            "lora_name": "my_lora.safetensors",
-            "strength_model": 0.8,
-            "strength_clip": 0.6,
-            "apply": "patch",
-            "on_problem": "error",
-            "block_weights": ["11", 0],
-        },
-        "StrataLoraBlockWeights": {
-            "layout": "auto",
-            "preset": "none",
-            "weights": "IN4-8=0.5, OUT*=1, TE=0.4, default=0",
-            "seed": 0,
-            "invert": False,
-        },
-        "StrataLoraFromPrompt": {
-            "text": "a lighthouse on a cliff at sunset, <lora:my_style:0.7:0.5>, warm light",
-            "two_numbers": "model:clip",
-            "on_problem": "error",
-        },
-    },
-}
 LOAD = """async (workflow) => {
   await app.loadGraphData(workflow, true, true)
   await new Promise((done) => setTimeout(done, 500))
@@ -104,14 +70,14 @@ def test_an_example(page, server, path):
         assert after == before
 
 
-@pytest.mark.parametrize("path", OLD, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", SAVED, ids=name_of)
 def test_an_old_workflow_still_opens(page, server, path):
     workflow = json.loads(path.read_text(encoding="utf-8"))
     load(page, workflow)
     prompt = prompt_of(page)
     assert prompt == to_prompt(workflow, server.object_info())
     ours = {node["class_type"]: node["inputs"] for node in prompt.values() if node["class_type"].startswith("Strata")}
-    expected = SAVED[f"{path.parent.name}/{path.name}"]
+    expected = MEANT[name_of(path)]
     assert ours.keys() == expected.keys()
     for kind, values in expected.items():
         assert {name: ours[kind][name] for name in values} == values

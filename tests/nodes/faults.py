@@ -119,7 +119,10 @@ class Watched:
 
 
 def load_partly(monkeypatch) -> None:
-    """Lets ComfyUI find too little room for any model: layers that do not fit are patched anew in each of their forwards."""
+    """Lets ComfyUI find too little room for any model: layers that do not fit are patched anew in each of their forwards.
+
+    On a CPU it always loads the whole, however little memory there is, so the real method gets another number of bytes.
+    """
     whole = comfy.model_patcher.ModelPatcher.partially_load
 
     def partly(self, device_to, extra_memory=0, force_patch_weights=False):

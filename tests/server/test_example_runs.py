@@ -1,18 +1,15 @@
-"""The SD1.5 examples and every old workflow, run to a picture with the demo's models; each does what its note says."""
+"""The SD1.5 examples, run to a picture with the demo's models; each does what its note says."""
 
 import copy
 import io
 import json
 
-import pytest
 from PIL import Image
 
 from strata.devtools.demo import LOADER, small, without_loader
 from strata.devtools.models import LORAS
 from strata.devtools.server import ROOT
 from strata.devtools.workflow import nodes_of, to_prompt
-
-OLD = sorted((ROOT / "tests" / "workflows").glob("*/*.json"))
 
 
 def prompt_of(server, path):
@@ -76,14 +73,3 @@ def test_strength_over_time(server):
     # Every keyframe at 0: the model alone, though the text encoders keep their strength.
     off = changed(changed(prompt, "CreateHookKeyframe", strength_mult=0.0), strength_clip=0.0)
     assert run(server, off)[0] == run(server, without_loader(prompt))[0]
-
-
-@pytest.mark.parametrize("path", OLD, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_an_old_workflow_runs(server, path):
-    prompt = prompt_of(server, path)
-    for node in nodes_of(prompt, "StrataLoraFromPrompt"):
-        text = prompt[node]["inputs"]["text"]
-        prompt[node]["inputs"]["text"] = text.replace("my_style", LORAS[1].removesuffix(".safetensors"))
-    pixels, reports = run(server, prompt)
-    assert pixels
-    assert all("applied" in report for report in reports)

@@ -12,13 +12,12 @@ import urllib.request
 
 import pytest
 from PIL import Image
+from saved_workflows import MEANT, SAVED, name_of
 
 from strata.devtools.demo import WORKFLOW, without_loader
 from strata.devtools.models import CHECKPOINT, LORAS
-from strata.devtools.server import ROOT, PromptFailed
+from strata.devtools.server import PromptFailed
 from strata.devtools.workflow import nodes_of, to_prompt
-
-OLD = sorted((ROOT / "tests" / "workflows").glob("*/*.json"))
 
 
 def small(prompt: dict, steps: int = 2) -> dict:
@@ -114,45 +113,6 @@ def test_the_node_is_deleted_while_it_runs(server, example, expected):
     assert_as_before(server, expected, (None,))
 
 
-# Input values as the saved positions mean them, forever.
-MEANT = {
-    "v1/one_lora": {
-        "StrataLoraLoader": {
-            "lora_name": "my_lora.safetensors",
-            "strength_model": 0.8,
-            "strength_clip": 0.8,
-            "apply": "patch",
-            "on_problem": "error",
-        }
-    },
-    "v1/block_weights_and_prompt": {
-        "StrataLoraLoader": {
-            "lora_name": "my_lora.safetensors",
-            "strength_model": 0.8,
-            "strength_clip": 0.6,
-            "apply": "patch",
-            "on_problem": "error",
-        },
-        "StrataLoraFromPrompt": {
-            "text": "a lighthouse on a cliff at sunset, <lora:my_style:0.7:0.5>, warm light",
-            "two_numbers": "model:clip",
-            "on_problem": "error",
-        },
-        "StrataLoraBlockWeights": {
-            "layout": "auto",
-            "preset": "none",
-            "weights": "IN4-8=0.5, OUT*=1, TE=0.4, default=0",
-            "seed": 0,
-            "invert": False,
-        },
-    },
-}
-
-
-def _name(path) -> str:
-    return f"{path.parent.name}/{path.stem}"
-
-
 @pytest.fixture(scope="module")
 def their_files(server):
     """The files that the old workflows name."""
@@ -167,10 +127,10 @@ def _link(source, target) -> None:
         os.link(source, target)
 
 
-@pytest.mark.parametrize("path", OLD, ids=_name)
+@pytest.mark.parametrize("path", SAVED, ids=name_of)
 def test_old_workflows_run(server, their_files, path):
     prompt = to_prompt(json.loads(path.read_text(encoding="utf-8")), server.object_info())
-    for class_type, values in MEANT[_name(path)].items():
+    for class_type, values in MEANT[name_of(path)].items():
         (node,) = nodes_of(prompt, class_type)
         found = prompt[node]["inputs"]
         assert {name: found[name] for name in values} == values
@@ -184,7 +144,7 @@ def test_old_workflows_run(server, their_files, path):
 def test_a_saved_workflow_after_a_restart(server, their_files):
     """Saved in ComfyUI's own user folder as the editor saves it; the server ends and starts in between."""
     address = "/userdata/workflows%2Fmine.json"
-    request = urllib.request.Request(server.url + address, data=OLD[0].read_bytes(), method="POST")
+    request = urllib.request.Request(server.url + address, data=SAVED[0].read_bytes(), method="POST")
     with urllib.request.urlopen(request) as answer:
         assert answer.status == 200
 

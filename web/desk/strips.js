@@ -9,7 +9,7 @@ const NARROWEST = 8 // px between neighbouring faders before another row begins
 const WIDEST = 38
 const MASTER = 1.3 // a master is this much wider than a fader
 const GAP = 10 // px between groups
-const LABELLED = 12 // px that a number under a fader needs
+const LABELLED = 14 // px that a number of two digits under a fader needs
 const ALONE = 1.8 // a group of one fader has at least this many faders' room, for its name
 /** Px that so many rows need. */
 export const rowsHeight = (rows) => (rows === 1 ? 148 : rows * 110)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from strata.lora_math.magnitude import largest
+from strata.lora_math.extremes import largest
 
 FLOATS = [
     torch.float8_e4m3fn,
