@@ -40,20 +40,19 @@ class Amount:
         return math.sqrt(self.energy / self.own) if self.own else None
 
 
-_known: WeakKeyDictionary[Fit, dict[tuple, Mapping[str, Amount]]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Fit, dict[Layout, Mapping[str, Amount]]] = WeakKeyDictionary()
 
 
 def by_block(lora: Lora, side: Side, layout: Layout) -> Mapping[str, Amount]:
     """Block -> what the LoRA has there; all of OTHER and of an encoder's embeddings in one row each. Whatever the strengths, so a moved
-    slider finds it done."""
+    slider finds it done. The weights were measured before, or are never."""
     if side.targets is None:
         return {}
     of_fit = _known.setdefault(side.fit, {})
-    key = (layout, side.targets.measured)
-    if key not in of_fit:
+    if layout not in of_fit:
         rows: dict[str, Amount] = defaultdict(Amount)
         for target, entry in side.fit.pieces:
             place = layout.locate(target.key)
             rows[place.group if place.index is None else place.block].add(lora, entry, target, side.targets)
-        of_fit[key] = dict(rows)
-    return of_fit[key]
+        of_fit[layout] = dict(rows)
+    return of_fit[layout]

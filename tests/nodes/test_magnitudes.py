@@ -113,6 +113,31 @@ def test_report_and_profile_tell_the_relative_change(lora_folder):
     assert shown == pytest.approx(100 * expected["IN04"], rel=0.1)
 
 
+def test_a_profile_from_before_the_weights_were_measured_is_made_anew(lora_folder):
+    model = small_models.sd15()
+    name = lora_folder.save("late.safetensors", lora_makers.full_lora(model))
+    StrataLoraLoader.execute(name, 1.0, 1.0, model=model)
+    before = profile(name).answer
+    assert before["exact"] and not any("relative" in row for row in before["blocks"].values())
+    StrataLoraLoader.execute(name, 1.0, 1.0, model=model, block_weights=BlockSpec("default=1"))
+    assert all("relative" in row for row in profile(name).answer["blocks"].values())
+
+
+def test_a_target_in_a_fused_weight_has_the_norm_of_its_rows():
+    model = small_models.flux(torch.float32)
+    weight = model.model.diffusion_model.double_blocks[0].img_attn.qkv.weight
+    third = len(weight) // 3
+    with torch.no_grad():
+        for at, size in enumerate((1, 5, 0.2)):
+            weight[at * third : (at + 1) * third] *= size
+    targets = model_targets(model)
+    targets.measure(model)
+    for at, name in enumerate(("q", "k", "v")):
+        (target,) = targets.find(f"transformer.transformer_blocks.0.attn.to_{name}", "weight")
+        exact = float(weight[at * third : (at + 1) * third].double().square().sum())
+        assert targets.squared_norm(target) == pytest.approx(exact, rel=0.04)
+
+
 def test_a_model_that_tells_nothing_is_asked_once(monkeypatch):
     model = ModelPatcher(core_models.build("SDXL"), CPU, CPU)  # on meta
     targets = model_targets(model)
