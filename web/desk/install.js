@@ -1,5 +1,6 @@
 // @ts-check
 // Puts a desk under the widgets of a StrataLoraBlockWeights node.
+import { SELECT_ON } from '../lib/canvas.js'
 import { widgetOf } from '../lib/graph.js'
 import { unwatch, watch } from '../lib/watch.js'
 import { DeskView } from './desk.js'
@@ -15,6 +16,7 @@ export function installDesk(node) {
     serialize: false,
     hideOnZoom: true,
     hideInPanel: true,
+    selectOn: SELECT_ON,
     margin: 8,
     getMinHeight: () => desk.minHeight + 16,
     getValue: () => '',

@@ -1,6 +1,7 @@
 // @ts-check
 // Puts the quiet line under the sliders of a StrataLoraLoader, and keeps the sliders to a usable range.
 import { chain } from '../desk/install.js'
+import { SELECT_ON } from '../lib/canvas.js'
 import { widgetOf } from '../lib/graph.js'
 import { unwatch, watch } from '../lib/watch.js'
 import { LoaderLine } from './line.js'
@@ -12,6 +13,7 @@ export function installLoader(node) {
     serialize: false,
     hideOnZoom: true,
     hideInPanel: true,
+    selectOn: SELECT_ON,
     margin: 6,
     getMinHeight: () => line.minHeight + 12,
     getMaxHeight: () => (line.open ? undefined : line.minHeight + 12),
