@@ -10,6 +10,7 @@ export class Bar {
   constructor(desk) {
     this.desk = desk
     const { texts } = desk
+    /** @param {'reset' | 'invert' | 'paste' | 'copy'} name @param {() => void} run */
     const tool = (name, run) =>
       el('button', { type: 'button', class: 'strata-button', 'data-act': name, title: t(`${name}Hint`), text: t(name), on: { click: run } })
     this.openMenu = el('button', { type: 'button', class: 'strata-button', 'data-act': 'presets', 'aria-haspopup': 'dialog',

@@ -107,7 +107,7 @@ export class DeskView {
     if (round !== this.round) return
     const family = settings.family ?? question.family ?? this.layout?.family ?? 'SDXL'
     const own = found?.layout?.family === family ? found.layout : null
-    const layout = own ?? (this.layout?.family === family && !this.layout.ofLora ? this.layout : await getLayout(family))
+    const layout = own ?? (this.layout?.family === family && !this.layout?.ofLora ? this.layout : await getLayout(family))
     if (round !== this.round) return
     if (own) own.ofLora = true
     this.show(layout, settings, found)

@@ -100,7 +100,7 @@ export class Hands {
       stroke.mode = stroke.name.endsWith('*') ? 'master' : dx > 0.6 * dy ? 'paint' : 'drag'
     }
     if (stroke.mode === 'paint') this.paint(stroke, event)
-    else this.queue(this.pulled(stroke, event))
+    else this.queue(stroke, this.pulled(stroke, event))
     stroke.lastX = event.clientX
     stroke.lastY = event.clientY
   }
@@ -124,12 +124,11 @@ export class Hands {
       const along = event.clientX === stroke.lastX ? 1 : (middle - stroke.lastX) / (event.clientX - stroke.lastX)
       changes[fader.name] = snap(this.valueAt(fader, stroke.lastY + along * (event.clientY - stroke.lastY)), event.shiftKey)
     }
-    this.queue(changes)
+    this.queue(stroke, changes)
   }
 
   /** At most one change a frame. */
-  queue(changes) {
-    const stroke = this.stroke
+  queue(stroke, changes) {
     Object.assign(stroke.pending, changes)
     for (const name of Object.keys(changes)) stroke.touched.add(name)
     stroke.frame ||= requestAnimationFrame(() => this.flush(stroke))
@@ -152,7 +151,7 @@ export class Hands {
       event.stopPropagation()
       if (!stroke.mode && !stroke.onCap) {
         stroke.mode = stroke.name.endsWith('*') ? 'master' : 'drag'
-        this.queue(this.pulled(stroke, event))
+        this.queue(stroke, this.pulled(stroke, event))
       }
     }
     this.flush(stroke)

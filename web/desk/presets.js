@@ -14,21 +14,7 @@ export class PresetMenu {
   /** @param {any} desk */
   constructor(desk) {
     this.desk = desk
-    /** @type {HTMLElement | null} */
-    this.element = null
     this.presets = []
-  }
-
-  contains(target) {
-    return Boolean(this.element?.contains(target))
-  }
-
-  toggle() {
-    if (this.element) this.close(true)
-    else this.open()
-  }
-
-  async open() {
     this.search = /** @type {HTMLInputElement} */ (el('input', { class: 'strata-search', placeholder: t('search'), 'aria-label': t('search'), on: { input: () => this.list() } }))
     this.items = el('div', { class: 'strata-items', role: 'listbox', 'aria-label': t('presets') })
     this.name = /** @type {HTMLInputElement} */ (el('input', { class: 'strata-search', placeholder: t('saveAs'), 'aria-label': t('saveAs'), maxlength: 100,
@@ -36,25 +22,47 @@ export class PresetMenu {
     this.message = el('div', { class: 'strata-note wrong', role: 'alert' })
     this.element = el('div', { class: 'strata-menu', role: 'dialog', 'aria-label': t('presets'), on: {
       keydown: (event) => this.key(event),
-      focusout: (event) => this.element && !this.element.contains(event.relatedTarget) && event.relatedTarget !== this.desk.bar.openMenu && event.relatedTarget && this.close(),
+      focusout: (event) => this.left(event.relatedTarget),
       pointerdown: (event) => event.stopPropagation(),
       wheel: (event) => event.stopPropagation()
     }, 'data-capture-wheel': 'true' }, this.search, this.items,
       el('div', { class: 'strata-saving' }, this.name, el('button', { type: 'button', class: 'strata-button', 'data-act': 'save', text: t('save'), on: { click: () => this.save() } })),
       this.message)
+  }
+
+  get isOpen() {
+    return this.element.parentNode !== null
+  }
+
+  contains(target) {
+    return this.element.contains(target)
+  }
+
+  toggle() {
+    if (this.isOpen) this.close(true)
+    else this.open()
+  }
+
+  async open() {
+    this.search.value = this.name.value = ''
+    this.items.replaceChildren()
+    setText(this.message, '')
     this.desk.element.append(this.element)
     this.search.focus({ preventScroll: true })
     this.take(await getPresets(this.desk.layout?.family))
   }
 
+  /** The focus went elsewhere; to the button, which then closes the menu itself, or out of the page, which leaves it open. */
+  left(to) {
+    if (to && !this.element.contains(to) && to !== this.desk.bar.openMenu) this.close()
+  }
+
   close(back = false) {
-    this.element?.remove()
-    this.element = null
+    this.element.remove()
     if (back) this.desk.bar.openMenu.focus({ preventScroll: true })
   }
 
   take(answer) {
-    if (!this.element) return
     if (answer.error) {
       setText(this.message, answer.error)
       return

@@ -42,6 +42,7 @@ export class Silence {
     const { muted, values } = this
     const back = names.every((name) => muted.has(name))
     const kept = { ...this.memory.mute }
+    /** @type {Record<string, number>} */
     const changes = {}
     for (const name of names) {
       if (back) {

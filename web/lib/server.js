@@ -6,7 +6,7 @@ import { t } from './i18n.js'
 
 /**
  * @typedef {{name: string, rule: string}} Block
- * @typedef {{family: string | null, groups: {name: string, blocks: Block[]}[]}} Layout
+ * @typedef {{family: string | null, groups: {name: string, blocks: Block[]}[], ofLora?: boolean}} Layout
  * @typedef {{family: string | null, text: string, values: Record<string, number>, fine: Record<string, string[]>, plain: boolean,
  *   notes: string[], error?: string}} Settings
  */
