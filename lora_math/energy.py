@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +12,6 @@ from .adapters import Adapter, Diff, DoRA, LoHa, LoKr, LoRA, Padded, Sparse
 from .adapters.base import TILE
 from .adapters.lokr import LoKrConv1d
 
-BAND = 32  # rows of a Gram matrix at once: narrower ones save less than their calls cost
 CHUNK = 4096  # columns that are cast at once: as many as a processor's cache holds at a usual rank
 
 
@@ -52,18 +52,16 @@ def _hadamard(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> fl
 
 
 def _product(up: Tensor, down: Tensor) -> float:
-    together = _gram(up.T) * _gram(down)
-    twice = together.triu(1).sum(dtype=torch.float64)
-    return max(float(2 * twice + together.diagonal().sum(dtype=torch.float64)), 0.0)
+    return max(float((_gram(up.T) * _gram(down)).sum(dtype=np.float64)), 0.0)
 
 
-def _gram(rows: Tensor) -> Tensor:
-    """rows @ rows.T [r, r] of rows [r, n] in single precision, only right of and on the diagonal: it is symmetric."""
-    found = torch.zeros(len(rows), len(rows))
+def _gram(rows: Tensor) -> np.ndarray:
+    """rows @ rows.T [r, r] of rows [r, n] in single precision. NumPy knows the product of a matrix with its own transpose for a
+    symmetric one and computes half of it (BLAS syrk), which PyTorch does not offer."""
+    found = np.zeros((len(rows), len(rows)), np.float32)
     for part in rows.split(CHUNK, 1):
-        wide = part.float()
-        for start in range(0, len(rows), BAND):
-            found[start : start + BAND, start:].addmm_(wide[start : start + BAND], wide[start:].T)
+        wide = part.float().numpy(force=True)
+        found += wide @ wide.T
     return found
 
 
