@@ -55,10 +55,15 @@ def alternate(rounds: int, **candidates: Callable[[], object]) -> dict[str, Time
 
 
 def clock(run: Callable[[], object]) -> float:
-    """CPU seconds of this process. With one thread that is the time on a machine with nothing else to do."""
-    start = time.process_time()
+    """Seconds that ``run`` took."""
+    start = now()
     run()
-    return time.process_time() - start
+    return now() - start
+
+
+def now() -> float:
+    """CPU seconds of this process: with one thread, the time on a machine with nothing else to do. With more, seconds by the clock."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def peak_memory(run: Callable[[], object]) -> int:
@@ -81,8 +86,9 @@ def describe() -> str:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         model = names[0] if names else model
+    threads = torch.get_num_threads()
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return (
-        f"{model}, {os.cpu_count()} cores{load}; {torch.get_num_threads()} thread; torch {torch.__version__}; "
+        f"{model}, {os.cpu_count()} cores{load}; {threads} thread{'s'[: threads > 1]}; torch {torch.__version__}; "
         f"Python {platform.python_version()}; {platform.system()}"
     )

@@ -12,9 +12,9 @@ def head(machine: str, quick: bool) -> str:
             "",
             "Made by `python3 dev.py bench`. Strata and ComfyUI's own loader take turns in one process; a number is the median of its",
             "rounds, a ratio is taken within each round and given as median (smallest to largest). Seconds are CPU seconds of the",
-            "process with one thread, so other programs on the machine do not count. A ratio above 1 means that ComfyUI takes longer,",
-            "unless it says otherwise. Random weights and LoRAs on every matrix and convolution; FLUX is FLUX.1 at its real width",
-            "with 1 double and 2 single blocks.",
+            "process with one thread, so other programs on the machine do not count (with `--threads`: seconds by the clock). A ratio",
+            "above 1 means that ComfyUI takes longer, unless it says otherwise. Random weights and LoRAs on every matrix and convolution;",
+            "FLUX is FLUX.1 at its real width with 1 double and 2 single blocks.",
             "",
             f"Machine: {machine}." + (" Quick run." if quick else ""),
         ]
