@@ -112,8 +112,10 @@ def apply_lora(
         if apply == "live" or keyframes is not None:
             model, notes = _live(model, lora, model_side, keyframes)
         else:
-            model = _patched(model, lora, model_side)
-        clip = _patched(clip, lora, clip_side)
+            changes = _changes(lora, model_side)
+            model = _patched(model, lora, model_side, changes)
+            notes = report.rounded_lines(changes, model_side.targets)
+        clip = _patched(clip, lora, clip_side, _changes(lora, clip_side))
     return _applied(model, clip, lora, sides, found, usable, notes)
 
 
@@ -129,9 +131,8 @@ def _side(lora: Lora, targets: Targets | None, strength: float, blocks: Resolved
     return NOTHING if targets is None else Side(fit(lora, targets), targets, strength, blocks)
 
 
-def _patched(target, lora: Lora, side: Side):
+def _patched(target, lora: Lora, side: Side, changes: Mapping):
     """A clone of a MODEL or CLIP with the LoRA's patches, or the same object when there is nothing to patch."""
-    changes = _changes(lora, side)
     if target is None or not changes:
         return target
     clone = target.clone()
@@ -149,7 +150,7 @@ def _live(model, lora: Lora, side: Side, keyframes: comfy.hooks.HookKeyframeGrou
     if live.is_compiled(model):
         if keyframes is not None:
             raise StrataError(f"{live.COMPILED} Disconnect the keyframes or remove torch.compile.")
-        return _patched(model, lora, side), [f"Patched, not live. {live.COMPILED}"]
+        return _patched(model, lora, side, changes), [f"Patched, not live. {live.COMPILED}"]
     ours, rest, reasons = split(model, changes)
     clone = model.clone()
     if ours:

@@ -19,6 +19,7 @@ from .targets import Key
 
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
+PACKED = "weights that only their own loader can unpack"
 NORMS = "norms and other parameters outside of linear and convolution layers"
 
 
@@ -55,6 +56,8 @@ def obstacle(layers: Mapping[str, nn.Module], key: Key, adapter: Adapter) -> str
         return "replaced biases" if isinstance(adapter, SetWeight) or adapter.shape_after is not None else None
     if adapter.shape_after is not None:
         return "layers that get wider"
+    if adapter.prepares_from_weight and not _is_readable(module):
+        return PACKED
     groups = getattr(module, "groups", 1)
     if part is not None and (groups > 1 or (part[0] == 1 and adapter.needs_weight)):
         return "parts of a weight that only patching can change"
@@ -104,6 +107,11 @@ def weight_shape(module: nn.Module) -> tuple[int, ...]:
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
     return (module.out_features, module.in_features)
+
+
+def _is_readable(module: nn.Module) -> bool:
+    """Whether ``current`` can make numbers of the stored weight: it is stored as such, or ComfyUI's own layer converts it."""
+    return hasattr(module, "convert_weight") or tuple(module.weight.size()) == weight_shape(module)
 
 
 def describe(module: nn.Module, bias: Tensor | None, **options) -> Layer:

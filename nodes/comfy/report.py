@@ -14,6 +14,7 @@ from .differences import differences
 from .fit import Fit, count, is_text_encoder, text_encoder_of
 from .library import Lora
 from .side import Side
+from .targets import Key, Targets, taken_apart
 from .wording import SHOWN, number, some, spread, tensors
 
 
@@ -138,6 +139,19 @@ def _side_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
     if model.targets is None and in_file:
         lines.append(f"Model: {tensors(count(in_file))} unused, no MODEL is connected")
     return lines
+
+
+def rounded_lines(keys: Iterable[Key], targets: Targets | None) -> list[str]:
+    """What patching costs a model whose weights are stored in few bits. keys: of the patches."""
+    coarse = frozenset() if targets is None else targets.coarse
+    count = len(coarse.intersection(taken_apart(key)[0] for key in keys))
+    if not count:
+        return []
+    stored = "is" if count == 1 else "are"
+    return [
+        f"Rounded: {_weights(count)} {stored} stored in 8 bits or fewer and rounded to that again when patched; "
+        "apply = live adds the LoRA exactly"
+    ]
 
 
 def live_lines(count: int, patched: Mapping[str, Sequence[str]], scheduled: bool) -> list[str]:

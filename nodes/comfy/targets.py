@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import comfy.lora
 import torch
+from comfy.quant_ops import QuantizedTensor
 from comfy.utils import swap_scale_shift
 
 from ...lora_math import family, names, spellings
@@ -62,6 +63,7 @@ class Targets:
     """Every name that a LoRA may call this model's weights by. Holds no reference to the model.
 
     names: whole module names, as ComfyUI maps them; bodies: by ``names.model_body``; encoders: by ``names.text_body``, then by encoder.
+    coarse: weights that are stored in 8 bits or fewer, to which ComfyUI rounds them again when they are patched.
     """
 
     names: Mapping[str, Key]
@@ -69,6 +71,7 @@ class Targets:
     encoders: Mapping[str, Mapping[str, Key]]
     shapes: Mapping[str, Shape]
     family: str | None
+    coarse: frozenset[str] = frozenset()
     _magnitudes: list[Mapping[str, Magnitude]] = field(default_factory=list, repr=False)  # one, once it is known
 
     @property
@@ -143,7 +146,8 @@ def model_targets(model) -> Targets:
         shapes = _shapes(model, model.model)
         family_name = model_family(model.model)
         known = _valid(comfy.lora.model_lora_keys_unet(model.model, {}), shapes)
-        found = _known[model.model] = Targets(known, _bodies(known, shapes, family_name), {}, shapes, family_name)
+        bodies = _bodies(known, shapes, family_name)
+        found = _known[model.model] = Targets(known, bodies, {}, shapes, family_name, _coarse(model.model))
     return found
 
 
@@ -159,15 +163,22 @@ def clip_targets(clip) -> Targets:
 
 
 def _shapes(patcher, module: torch.nn.Module) -> dict[str, Shape]:
-    shapes = {key: _shape(weight) for key, weight in module.state_dict().items()}
+    # Of the tensors themselves: a weight that is stored packed (NVFP4, GGUF) is bytes in the state dict, with its scales beside it.
+    tensors = dict(module.named_buffers(remove_duplicate=False))
+    tensors.update(module.named_parameters(remove_duplicate=False))
+    shapes = {key: _shape(tensors[key]) for key in module.state_dict() if key in tensors}
     # A padding LoRA that is applied right now has widened the live weight: the backup has the model's own shape.
     shapes.update((key, _shape(saved.weight)) for key, saved in patcher.backup.items())
     return shapes
 
 
+def _coarse(module: torch.nn.Module) -> frozenset[str]:
+    tell = lambda w: isinstance(w, QuantizedTensor) or (w.dtype.is_floating_point and w.dtype.itemsize == 1)  # noqa: E731
+    return frozenset(key for key, weight in module.named_parameters(remove_duplicate=False) if tell(weight))
+
+
 def _shape(weight) -> Shape:
-    # GGUF weights are packed bytes that carry the real shape beside them.
-    return tuple(getattr(weight, "tensor_shape", weight.shape))
+    return tuple(getattr(weight, "tensor_shape", weight.shape))  # GGUF's weights carry the real shape beside them
 
 
 def _valid(known: Mapping[str, Key], shapes: Mapping[str, Shape]) -> dict[str, Key]:

@@ -1,0 +1,210 @@
+"""Models that are stored in 8 bits or fewer: every format of ComfyUI's own quantized layers, and bytes that only their loader unpacks."""
+
+from __future__ import annotations
+
+import json
+
+import adapter_makers
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import comfy.supported_models
+import lora_makers
+import pytest
+import sampling
+import small_models
+import torch
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+
+from strata.lora_math.blocks import layout_of
+from strata.nodes.comfy.live_layers import PACKED, split
+from strata.nodes.comfy.targets import model_targets
+from strata.nodes.loader import StrataLoraLoader
+
+CPU = torch.device("cpu")
+SIZES = {"hidden_size": 256, "num_heads": 2, "axes_dim": [16, 56, 56]}  # some formats quantize 256 columns together
+CONFIG = {**small_models.SMALL_FLUX, **SIZES, "dtype": torch.float32}
+EXACT_INPUTS = sorted(set(QUANT_ALGOS) - {"int8_tensorwise", "convrot_w4a4"})  # these round a layer's inputs as well
+
+
+def is_matrix(key: str, weight: torch.Tensor) -> bool:
+    return "blocks" in key and key.endswith(".weight") and weight.ndim == 2
+
+
+def build(weights: dict[str, torch.Tensor], **settings):
+    config = comfy.supported_models.Flux(CONFIG)
+    for name, value in settings.items():
+        setattr(config, name, value)
+    config.set_inference_dtype(torch.float32, torch.float32)
+    model = config.get_model({}, device=CPU)
+    model.load_model_weights(weights, "")
+    return comfy.model_patcher.ModelPatcher(model, CPU, CPU)
+
+
+def plain_weights() -> dict[str, torch.Tensor]:
+    state = small_models.flux(**SIZES).model.state_dict()
+    prefix = "diffusion_model."
+    return {key.removeprefix(prefix): weight for key, weight in state.items() if key.startswith(prefix)}
+
+
+def quantized(kind: str):
+    """As ComfyUI loads a checkpoint of this format."""
+    weights = {}
+    for key, weight in plain_weights().items():
+        weights[key] = weight
+        if is_matrix(key, weight):
+            stored = QuantizedTensor.from_float(weight, QUANT_ALGOS[kind]["comfy_tensor_layout"], scale="recalculate")
+            weights.update(stored.state_dict(key))
+            format = torch.tensor(list(json.dumps({"format": kind}).encode()), dtype=torch.uint8)
+            weights[key.removesuffix("weight") + "comfy_quant"] = format
+    return build(weights, quant_config={"mixed_ops": True})
+
+
+def dequantized(model):
+    """The model with the same numbers in float32."""
+    read = lambda p: p.dequantize() if isinstance(p, QuantizedTensor) else p.data  # noqa: E731
+    prefix = "diffusion_model."
+    return build({key.removeprefix(prefix): read(p).float() for key, p in model.model.named_parameters()})
+
+
+def stored_bytes(model) -> dict[str, torch.Tensor]:
+    return {
+        key: value.contiguous().reshape(-1).view(torch.uint8).clone() for key, value in model.model.state_dict().items()
+    }
+
+
+@pytest.fixture(scope="module", params=sorted(QUANT_ALGOS))
+def case(request):
+    model = quantized(request.param)
+    assert isinstance(model.model.diffusion_model.single_blocks[0].linear1.weight, QuantizedTensor)
+    return request.param, model, dequantized(model)
+
+
+def load(model, name, **options):
+    return StrataLoraLoader.execute(name, 1.0, 0.0, model=model, **options).result
+
+
+def test_shapes_and_blocks_are_those_of_the_weights(case):
+    _, model, exact = case
+    ours, theirs = model_targets(model), model_targets(exact)
+    assert ours.names == theirs.names
+    assert ours.shapes == theirs.shapes
+    a, b = layout_of(ours.shapes), layout_of(theirs.shapes)
+    assert all(a.locate(key) == b.locate(key) for key in theirs.shapes)
+    assert [block.name for block in (*a.blocks, *a.aux)] == [block.name for block in (*b.blocks, *b.aux)]
+
+
+def test_a_lora_is_applied_whole(case, lora_folder):
+    """Patched as ComfyUI's loader would, to the bit of the sampled latent; live at least as near to the truth, and exactly where the
+    layer itself computes exactly."""
+    kind, model, exact = case
+    tensors = lora_makers.full_lora(exact, alpha=8.0, dtype=torch.float32)
+    name = lora_folder.save("a.safetensors", tensors)
+    sample = lambda m: sampling.sample(m, "FLUX.1")  # noqa: E731
+    base, first, before = sample(exact), sample(model), stored_bytes(model)
+    reference = sample(load(exact, name)[0])
+    patched, live = load(model, name), load(model, name, apply="live")
+    assert "all 117 tensors applied" in patched[3]
+    assert "Rounded: 29 weights" in patched[3] and "apply = live" in patched[3]
+    assert "Rounded" not in live[3] and "Rounded" not in load(exact, name)[3]
+    core = sample(comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)[0])
+    assert torch.equal(sample(patched[0]), core)
+    errors = [sampling.distance(latent, reference, reference - base) for latent in (sample(live[0]), core)]
+    assert errors[0] < errors[1], errors
+    if kind in EXACT_INPUTS:
+        assert errors[0] < 1e-4
+        assert errors[1] > 0.1, "patching loses a good part of the LoRA here: the help page says so"
+    assert torch.equal(sample(model), first)
+    after = stored_bytes(model)
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("kind", EXACT_INPUTS)
+@pytest.mark.parametrize("maker", ["DoRA", "OFT", "IA3", "LoKr"])
+def test_what_reads_the_weight_reads_its_numbers(kind, maker):
+    """Live against patches on the same numbers in float32."""
+    from test_live import with_live, with_patches
+
+    model = quantized(kind)
+    exact = dequantized(model)
+    changes = adapter_makers.everywhere(exact, adapter_makers.MAKERS[maker])
+    sample = lambda m: sampling.sample(m, "FLUX.1")  # noqa: E731
+    base, reference = sample(exact), sample(with_patches(exact, changes))
+    assert split(model, changes)[1:] == ({}, {})
+    assert sampling.distance(sample(with_live(model, changes)), reference, reference - base) < 1e-4
+
+
+class Packed(torch.Tensor):
+    """A weight in 4 bits whose bytes and shape are told as ComfyUI-GGUF tells them: ``size()`` of the bytes, ``shape`` of the weight."""
+
+    STEP = 0.02
+
+    @classmethod
+    def of(cls, weight: torch.Tensor) -> Packed:
+        levels = (weight / cls.STEP).round().clamp(-8, 7).to(torch.int16) + 8
+        packed = (levels[:, ::2] | levels[:, 1::2] << 4).to(torch.uint8).as_subclass(cls)
+        packed.tensor_shape = weight.shape
+        return packed
+
+    @property
+    def shape(self):
+        return getattr(self, "tensor_shape", None) or self.size()
+
+    def detach(self):
+        return self
+
+    def unpacked(self) -> torch.Tensor:
+        bytes_ = self.as_subclass(torch.Tensor).to(torch.int16)
+        return (torch.stack([bytes_ & 15, bytes_ >> 4], -1).flatten(1) - 8).float() * self.STEP
+
+
+class PackedOps(comfy.ops.manual_cast):
+    class Linear(comfy.ops.manual_cast.Linear):
+        def _load_from_state_dict(self, state_dict, prefix, *rest):
+            if isinstance(weight := state_dict.get(f"{prefix}weight"), Packed):
+                self.weight = torch.nn.Parameter(weight, requires_grad=False)
+                self.bias = torch.nn.Parameter(state_dict[f"{prefix}bias"], requires_grad=False)
+            else:
+                super()._load_from_state_dict(state_dict, prefix, *rest)
+
+        def _save_to_state_dict(self, destination, prefix, keep_vars):
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+            if isinstance(self.weight, Packed):  # an estimate of its memory
+                destination[f"{prefix}weight"] = torch.empty(self.weight.size(), dtype=torch.uint8, device="meta")
+
+        def forward(self, x):
+            if isinstance(self.weight, Packed):
+                return torch.nn.functional.linear(x, self.weight.unpacked(), self.bias)
+            return super().forward(x)
+
+
+@pytest.fixture(scope="module")
+def packed():
+    weights = {key: Packed.of(weight) if is_matrix(key, weight) else weight for key, weight in plain_weights().items()}
+    exact = build({key: weight.unpacked() if isinstance(weight, Packed) else weight for key, weight in weights.items()})
+    return build(weights, custom_operations=PackedOps), exact
+
+
+@pytest.mark.parametrize("maker", ["LoRA", "LoHa", "LoKr", "GLoRA", "IA3", "OFT", "BOFT"])
+def test_live_on_packed_weights(packed, maker):
+    from test_live import with_live, with_patches
+
+    model, exact = packed
+    changes = adapter_makers.everywhere(exact, adapter_makers.MAKERS[maker])
+    assert model_targets(model).shapes == model_targets(exact).shapes
+    assert split(model, changes)[1:] == ({}, {})
+    sample = lambda m: sampling.sample(m, "FLUX.1")  # noqa: E731
+    base, reference = sample(exact), sample(with_patches(exact, changes))
+    assert torch.equal(sample(model), base)
+    assert sampling.distance(sample(with_live(model, changes)), reference, reference - base) < 1e-4
+
+
+def test_what_must_read_packed_weights_is_left_to_their_loader(packed):
+    """It unpacks a weight before it hands it to the patches; no hook could."""
+    model, exact = packed
+    changes = adapter_makers.everywhere(exact, adapter_makers.MAKERS["DoRA"])
+    live, rest, reasons = split(model, changes)
+    matrices = {key for key in changes if is_matrix(key, model.model.get_parameter(key))}
+    assert matrices and rest.keys() == matrices == set(reasons[PACKED])
+    assert live.keys() == changes.keys() - matrices
+    assert split(exact, changes)[1:] == ({}, {})
