@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +11,9 @@ from .adapters import Adapter, Diff, DoRA, LoHa, LoKr, LoRA, Padded, Sparse
 from .adapters.base import TILE
 from .adapters.lokr import LoKrConv1d
 
-CHUNK = 4096  # columns that are cast at once: as many as a processor's cache holds at a usual rank
+BAND = 64  # rows of a Gram matrix at once: narrower ones save less than their calls cost
+CHUNK = 1536 * 128  # numbers of it that one thread works on at a time: its cache holds them
+ROUND = 4  # chunks for each thread that are cast together
 
 
 def squared_norm(adapter: Adapter, shape: tuple[int, ...]) -> float | None:
@@ -52,16 +53,28 @@ def _hadamard(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> fl
 
 
 def _product(up: Tensor, down: Tensor) -> float:
-    return max(float((_gram(up.T) * _gram(down)).sum(dtype=np.float64)), 0.0)
+    together = _gram(up.T) * _gram(down)
+    twice = together.triu(1).sum(dtype=torch.float64)
+    return max(float(2 * twice + together.diagonal().sum(dtype=torch.float64)), 0.0)
 
 
-def _gram(rows: Tensor) -> np.ndarray:
-    """rows @ rows.T [r, r] of rows [r, n] in single precision. NumPy knows the product of a matrix with its own transpose for a
-    symmetric one and computes half of it (BLAS syrk), which PyTorch does not offer."""
-    found = np.zeros((len(rows), len(rows)), np.float32)
-    for part in rows.split(CHUNK, 1):
-        wide = part.float().numpy(force=True)
-        found += wide @ wide.T
+def _gram(rows: Tensor) -> Tensor:
+    """rows @ rows.T [r, r] of rows [r, n] in single precision, only right of and on the diagonal: it is symmetric.
+
+    A small product of long rows leaves little to share between threads; of a batch of shorter ones each thread has its own.
+    """
+    found = torch.zeros(len(rows), len(rows))
+    width = max(CHUNK // max(1, len(rows)), 1)
+    for part in rows.split(ROUND * width * torch.get_num_threads(), 1):
+        wide, count = part.float(), part.shape[1] // width
+        batched = count * (part.shape[1] // count) if count > 1 else 0
+        for start in range(0, len(rows), BAND):
+            band = found[start : start + BAND, start:]
+            if batched:
+                batch = wide[start:, :batched].unflatten(1, (count, -1)).transpose(0, 1)
+                band += torch.bmm(batch[:, :BAND], batch.mT).sum(0)
+            if batched < part.shape[1]:
+                band.addmm_(wide[start : start + BAND, batched:], wide[start:, batched:].T)
     return found
 
 

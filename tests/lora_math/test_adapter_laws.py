@@ -415,6 +415,17 @@ class TestEnergy:
         assert squared_norm(LoRA(up, down, None, 0.5), (200, 300)) == pytest.approx(exact, rel=1e-5)
 
 
+@pytest.mark.parametrize("length", [4610, 6144, 13001])
+def test_energy_of_long_factors_counts_every_column_once(length):
+    """They are multiplied piece by piece, and the pieces are of several kinds."""
+    generator = torch.Generator().manual_seed(length)
+    up, down = torch.randn(300, 128, generator=generator), torch.randn(128, length, generator=generator)
+    down *= torch.linspace(0, 2, length)
+    for adapter, shape in ((LoRA(up, down), (300, length)), (LoRA(down.T, up.T), (length, 300))):
+        exact = float(adapter.delta(torch.zeros(shape, dtype=torch.float64), 1.0, torch.float64).square().sum())
+        assert squared_norm(adapter, shape) == pytest.approx(exact, rel=1e-5)
+
+
 @every_adapter
 @every_shape
 def test_no_change_reaches_further_than_it_says(kind, layer):
