@@ -30,7 +30,6 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "RESULTS.md")
     options = parser.parse_args()
-    os.environ["OPENBLAS_NUM_THREADS"] = str(options.threads)  # NumPy's, read when it is imported
     _import_comfyui()
 
     import torch
