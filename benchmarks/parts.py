@@ -369,11 +369,12 @@ def _schedule(model, name: str, latent: int, rounds: int) -> dict[str, Times]:
         hooks = comfy.hooks.create_hook_lora(tensors, 0.8, 0.0)
         if scheduled:
             hooks.set_keyframes_on_hooks(keyframes())
-        run.prompt = [[run.prompt[0][0], {"hooks": hooks}]]
+        [[context, extra]] = plain = run.prompt
+        run.prompt = [[context, {**extra, "hooks": hooks}]]
         try:
             run(lambda: model)
         finally:
-            run.prompt = [[run.prompt[0][0], {}]]
+            run.prompt = plain
 
     return alternate(
         rounds,
