@@ -173,8 +173,10 @@ def _shapes(patcher, module: torch.nn.Module) -> dict[str, Shape]:
 
 
 def _coarse(module: torch.nn.Module) -> frozenset[str]:
-    tell = lambda w: isinstance(w, QuantizedTensor) or (w.dtype.is_floating_point and w.dtype.itemsize == 1)  # noqa: E731
-    return frozenset(key for key, weight in module.named_parameters(remove_duplicate=False) if tell(weight))
+    def tells(weight) -> bool:
+        return isinstance(weight, QuantizedTensor) or (weight.dtype.is_floating_point and weight.dtype.itemsize == 1)
+
+    return frozenset(key for key, weight in module.named_parameters(remove_duplicate=False) if tells(weight))
 
 
 def _shape(weight) -> Shape:

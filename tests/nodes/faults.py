@@ -118,15 +118,18 @@ class Watched:
         return str((self.model.model_options, self.model.wrappers, self.model.callbacks, list(self.model.patches)))
 
 
-def load_partly(monkeypatch) -> None:
-    """Lets ComfyUI find too little room for any model: layers that do not fit are patched anew in each of their forwards.
+class Cramped(comfy.model_patcher.ModelPatcher):
+    """On a device that has too little room: layers that do not fit are patched anew in each of their forwards.
 
-    On a CPU it always loads the whole, however little memory there is, so the real method gets another number of bytes.
+    On a CPU ComfyUI always loads the whole, however little memory there is, so the real method gets another number of bytes.
     """
-    whole = comfy.model_patcher.ModelPatcher.partially_load
 
-    def partly(self, device_to, extra_memory=0, force_patch_weights=False):
+    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False):
         room = self.model_size() * 9 // 10 - self.model.model_loaded_weight_memory
-        return whole(self, device_to, room, force_patch_weights)
+        return super().partially_load(device_to, room, force_patch_weights)
 
-    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "partially_load", partly)
+
+def cramp(patcher) -> None:
+    """From now on this ModelPatcher, and every clone of it, finds too little room."""
+    assert type(patcher) is comfy.model_patcher.ModelPatcher
+    patcher.__class__ = Cramped

@@ -49,11 +49,11 @@ def known():
 
 
 @pytest.fixture(params=["full", "partly"])
-def watched(request, monkeypatch, known, lora_folder):
-    if request.param == "partly":
-        faults.load_partly(monkeypatch)
+def watched(request, known, lora_folder):
     if request.param not in known:
         model = sampling.MODELS[FAMILY]()
+        if request.param == "partly":
+            faults.cramp(model)
         tensors = mixed_lora(model)
         found = faults.Watched(model, FAMILY, lora_folder.save("a.safetensors", tensors))
         assert model.model.model_lowvram == (request.param == "partly")
@@ -240,9 +240,10 @@ def test_while_patching_text_encoders(monkeypatch, lora_folder, error, at):
     for partly in (False, True):
         with monkeypatch.context() as change:
             if partly:
-                faults.load_partly(change)
+                faults.cramp(clip.patcher)
             base, expected = encode(clip), encode(patched(0.8))
             assert not torch.equal(base, expected)
+            assert clip.cond_stage_model.model_lowvram == partly
             sampling.unload()
             fails(change, (patch.StrataPatch, "calculate_weight", at), error, lambda: encode(patched(0.3)))
             assert torch.equal(encode(clip), base)
