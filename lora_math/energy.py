@@ -53,6 +53,10 @@ def _hadamard(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> fl
 
 
 def _product(up: Tensor, down: Tensor) -> float:
+    """||up @ down||^2 of up [out, r], down [r, in]."""
+    if max(up.numel(), down.numel()) <= CHUNK:  # the calls cost more than the half of the products that they save
+        up, down = up.float(), down.float()
+        return max(float((up.T @ up).mul_(down @ down.T).sum(dtype=torch.float64)), 0.0)
     together = _gram(up.T) * _gram(down)
     twice = together.triu(1).sum(dtype=torch.float64)
     return max(float(2 * twice + together.diagonal().sum(dtype=torch.float64)), 0.0)

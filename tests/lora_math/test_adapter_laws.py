@@ -27,7 +27,7 @@ from strata.lora_math.adapters import (
     from_record,
 )
 from strata.lora_math.adapters.base import TILE
-from strata.lora_math.energy import squared_norm
+from strata.lora_math.energy import CHUNK, squared_norm
 from strata.lora_math.low_rank import LowRank
 
 OUT, IN, RANK = 16, 12, 3
@@ -408,11 +408,12 @@ class TestEnergy:
             assert found == pytest.approx(float(delta.square().sum()), rel=1e-5)
 
     @pytest.mark.parametrize("rank", [1, 31, 32, 33, 64, 100])
-    def test_of_every_rank(self, rank):
-        generator = torch.Generator().manual_seed(rank)
-        up, down = torch.randn(200, rank, generator=generator), torch.randn(rank, 300, generator=generator)
-        exact = float((up.double() @ down.double()).square().sum()) * 0.25
-        assert squared_norm(LoRA(up, down, None, 0.5), (200, 300)) == pytest.approx(exact, rel=1e-5)
+    @pytest.mark.parametrize("long", [False, True], ids=["whole", "in bands"])
+    def test_of_every_rank(self, rank, long):
+        generator, columns = torch.Generator().manual_seed(rank), 2 * CHUNK // rank + 70 if long else 300
+        up, down = torch.randn(200, rank, generator=generator), torch.randn(rank, columns, generator=generator)
+        exact = sum(float((up.double() @ part).square().sum()) for part in down.double().split(4096, 1)) * 0.25
+        assert squared_norm(LoRA(up, down, None, 0.5), (200, columns)) == pytest.approx(exact, rel=1e-5)
 
 
 @pytest.mark.parametrize("length", [4610, 6144, 13001])
