@@ -14,6 +14,7 @@ from devtools.environment import ROOT, Environment, prepare, prepare_tests
 from devtools.install import SetupError
 
 GRACE_SECONDS = 20
+WORKERS = 4  # at most, of the tests: each holds some gigabytes at times
 
 
 def demo(environment: Environment, rest: list[str]) -> int:
@@ -28,9 +29,17 @@ def test(environment: Environment, rest: list[str]) -> int:
         for check in (["check"], ["format", "--check"]):
             if code := _run(environment, "-m", "ruff", *check, ".", python=python):
                 return code
-    # Options alone select from all tests.
-    where = [] if any((ROOT / argument.split("::")[0]).exists() for argument in rest) else ["tests"]
-    return _run(environment, "-m", "pytest", "-c", "tests/pytest.ini", *where, *rest, python=python)
+    pytest = ("-m", "pytest", "-c", "tests/pytest.ini")
+    if rest:
+        # Options alone select from all tests.
+        where = [] if any((ROOT / argument.split("::")[0]).exists() for argument in rest) else ["tests"]
+        return _run(environment, *pytest, *where, *rest, python=python)
+    # One thread for each: PyTorch's threads wait by spinning, and would take the other worker's core.
+    alone = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    workers = ("-n", min(os.cpu_count() or 1, WORKERS), "--dist", "worksteal")
+    code = _run(environment, *pytest, "tests", "--ignore=tests/browser", *workers, python=python, more=alone)
+    # Pages have deadlines of their own: they get the machine for themselves.
+    return _run(environment, *pytest, "tests/browser", python=python) or code
 
 
 def serve(environment: Environment, rest: list[str]) -> int:
@@ -58,9 +67,11 @@ def fuzz(environment: Environment, rest: list[str]) -> int:
     return _run(environment, ROOT / "tests" / "fuzz" / "run.py", *rest, python=prepare_tests(environment))
 
 
-def _run(environment: Environment, *arguments: object, python: object = None) -> int:
+def _run(
+    environment: Environment, *arguments: object, python: object = None, more: dict[str, str] | None = None
+) -> int:
     command = [str(part) for part in (python or environment.python, *arguments)]
-    env = {**os.environ, "COMFYUI_PATH": str(environment.comfyui)}
+    env = {**os.environ, "COMFYUI_PATH": str(environment.comfyui), **(more or {})}
     process = subprocess.Popen(command, cwd=ROOT, env=env)
     # The child has a server to stop: it must hear of the end, and be given the time.
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())

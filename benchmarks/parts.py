@@ -35,7 +35,13 @@ from . import models
 from .machine import Times, alternate, now, peak_memory, ratio
 from .results import seconds, size, table
 
-LATENTS = {"SD1.5": 32, "SDXL": 32, "FLUX": 64}  # height and width; 1024 tokens for FLUX
+# Stored in, computed in (None: the same). SDXL in float32 twice, the model and what ComfyUI keeps of it while it is patched, is more
+# than a small machine has; and a CPU without bfloat16 of its own, where ComfyUI computes in float32, takes twenty times as long in it.
+TYPES = {
+    "SD1.5": (torch.float32, None),
+    "SDXL": (torch.float16, torch.float32),
+    "FLUX": (torch.bfloat16, torch.float32),
+}
 
 
 def loaders(quick: bool) -> str:
@@ -242,18 +248,17 @@ def _floor(model, keys, adapters: dict[str, LoRA], count: int):
 def sampling(quick: bool) -> str:
     """First and second step after a moved slider, and a step with live LoRAs against one without."""
     moved, overhead = [], []
-    # SDXL in float32 twice, the model and what ComfyUI keeps of it while it is patched, is more than a small machine has.
-    types = {"SD1.5": (torch.float32, None), "SDXL": (torch.float16, torch.float32), "FLUX": (torch.bfloat16, None)}
     cases = [("SD1.5", 16, 16, 1), ("FLUX", 16, 16, 1)]  # model, latent, rank, LoRAs
     if not quick:
-        ranks, counts = (16, 64), (1, 5, 10)
-        cases = [("SD1.5", 64, 16, 1)]
-        cases += [(n, size, *case) for n, size in LATENTS.items() for case in itertools.product(ranks, counts)]
+        cases = []
+        for name, large in (("SD1.5", 64), ("SDXL", None), ("FLUX", 64)):
+            cases += [(name, large, 16, 1)] * (large is not None)
+            cases += [(name, 32, *case) for case in itertools.product((16, 64), (1, 5, 10))]
     built, model = None, None
     for name, latent, rank, count in cases:
         if name != built:
             model = None  # before the next: two do not fit a small machine
-            built, model = name, models.build(name, *types[name])
+            built, model = name, models.build(name, *TYPES[name])
         # Single LoRAs of a low rank, where the differences are small, are looked at longer.
         steps = _moved_slider(model, name, latent, rank, count, 2 if (rank, count) == (16, 1) and not quick else 1)
         first = {way: Times([a for a, _ in pairs]) for way, pairs in steps.items()}
@@ -277,8 +282,8 @@ def sampling(quick: bool) -> str:
         ("model, latent", "rank", "LoRAs", "without", "live", "live / without"),
         overhead,
         "FLUX at 64x64: 1024 image tokens. The added arithmetic alone is rank * (1 / in + 1 / out) of a layer's for each LoRA: at rank 16",
-        "1.0 % for 3072x3072, 10 % for 320x320, 5.6 % for a 3x3 convolution with 320 channels. SDXL is stored in float16 and computes in",
-        "float32, the others do both in one type.",
+        "1.0 % for 3072x3072, 10 % for 320x320, 5.6 % for a 3x3 convolution with 320 channels. All compute in float32, as ComfyUI does on",
+        "a CPU; SDXL is stored in float16 and FLUX in bfloat16.",
     )
     return f"{turnaround}\n\n{steps}"
 
@@ -356,16 +361,9 @@ def _core(model, tensors, strength, count=1):
 
 def schedule(quick: bool) -> str:
     """Ten steps with a new strength at each, live and by ComfyUI's hooks, against ten steps at one strength."""
-    cases = [("SD1.5", 8, torch.float32, None, 1)]  # model, latent, stored in, computed in, rounds
-    if not quick:
-        cases = [
-            ("SD1.5", 16, torch.float32, None, 2),
-            ("SDXL", 16, torch.float16, torch.float32, 1),
-            ("FLUX", 32, torch.bfloat16, None, 2),
-        ]
     rows = []
-    for name, latent, stored, computed, rounds in cases:
-        found = _schedule(models.build(name, stored, computed), name, latent, rounds)
+    for name, latent, rounds in [("SD1.5", 8, 1)] if quick else [("SD1.5", 16, 2), ("SDXL", 16, 1), ("FLUX", 16, 1)]:
+        found = _schedule(models.build(name, *TYPES[name]), name, latent, rounds)
         for way, label in (("live", "Strata live"), ("core", "ComfyUI's hooks")):
             one, ten = found[way], found[f"{way}_schedule"]
             rows.append((f"{name} {latent}x{latent}", label, seconds(one.median), seconds(ten.median), ratio(ten, one)))

@@ -72,10 +72,10 @@ BAD = {
 def test_a_bad_safetensors_file_says_what_is_wrong(tmp_path, data, reason):
     path = tmp_path / "broken.safetensors"
     path.write_bytes(data)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(files.LoraFileError) as error:
         files.read_lora_file(str(path))
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     text = str(error.value)
     assert reason in text
     assert "broken.safetensors" in text

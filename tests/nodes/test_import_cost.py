@@ -7,41 +7,60 @@ import sys
 
 from strata.devtools.server import ROOT
 
-BUDGET = 0.1  # seconds of one CPU; about 45 ms on a machine of two slow cores
+LIMIT = (
+    2.0  # times ComfyUI's own extra nodes, loaded the same way; about as much as they on a machine of two slow cores
+)
 # Loads the pack as ComfyUI does, several times under other names: only the first may find modules that are not loaded yet.
+# Compiled files go into a folder of the test, for this process may have been told not to write any.
 CHILD = """
-import asyncio, importlib.util, json, statistics, sys, time
-comfyui, pack = sys.argv[1:]
+import asyncio, importlib.util, json, pathlib, statistics, sys, time
+comfyui, pack, compiled = sys.argv[1:]
 sys.path.insert(0, comfyui)
 from comfy.cli_args import args
 args.cpu = True
 import comfy_api.latest, execution, nodes, server
+sys.pycache_prefix, sys.dont_write_bytecode = compiled, False
 
-def load(name):
-    began = time.process_time()
-    spec = importlib.util.spec_from_file_location(name, pack + "/__init__.py", submodule_search_locations=[pack])
+def load(name, path, folders=None):
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folders)
     sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[name])
-    extension = asyncio.run(sys.modules[name].comfy_entrypoint())
+    return sys.modules[name]
+
+def ours(number):
+    extension = asyncio.run(load(f"pack{number}", pack + "/__init__.py", [pack]).comfy_entrypoint())
     for node in asyncio.run(extension.get_node_list()):
         node.GET_SCHEMA()
-    return time.process_time() - began
+
+def core(number):
+    for path in sorted(pathlib.Path(comfyui, "comfy_extras").glob("nodes_*.py")):
+        try:
+            load(f"extra{number}_{path.stem}", path)
+        except ImportError:  # some need packages that not everyone has
+            pass
 
 before = set(sys.modules)
-load("pack0")
+ours(0)
 added = sorted(name for name in set(sys.modules) - before if name.split(".")[0] != "pack0")
-print(json.dumps({"added": added, "seconds": statistics.median(load(f"pack{n}") for n in range(1, 8))}))
+core(0)
+ratios, seconds = [], []
+for number in range(1, 8):
+    times = []
+    for run in (core, ours):
+        began = time.process_time()
+        run(number)
+        times.append(time.process_time() - began)
+    seconds.append(times)
+    ratios.append(times[1] / times[0])
+print(json.dumps({"added": added, "ratio": statistics.median(ratios), "core and ours": seconds}))
 """
 
 
 def test_importing_the_pack_is_cheap_and_loads_nothing_heavy(tmp_path):
-    # Users have compiled files; this process may have been told not to write any.
-    env = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONPATH": ""}
-    env.pop("PYTHONDONTWRITEBYTECODE", None)
-    command = [sys.executable, "-c", CHILD, os.environ["COMFYUI_PATH"], str(ROOT)]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    command = [sys.executable, "-c", CHILD, os.environ["COMFYUI_PATH"], str(ROOT), str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     # No package that ComfyUI does not load itself: the standard library only.
     assert {name.split(".")[0] for name in found["added"]} <= sys.stdlib_module_names
-    assert found["seconds"] < BUDGET
+    assert found["ratio"] < LIMIT, found
