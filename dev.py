@@ -14,7 +14,7 @@ from devtools.environment import ROOT, Environment, prepare, prepare_tests
 from devtools.install import SetupError
 
 GRACE_SECONDS = 20
-WORKERS = 4  # at most, of the tests: each holds some gigabytes at times
+WORKERS = 2  # of the tests, at most: with its server each holds five gigabytes at times
 
 
 def demo(environment: Environment, rest: list[str]) -> int:
