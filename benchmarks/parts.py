@@ -260,7 +260,7 @@ def sampling(quick: bool) -> str:
             model = None  # before the next: two do not fit a small machine
             built, model = name, models.build(name, *TYPES[name])
         # Single LoRAs of a low rank, where the differences are small, are looked at longer.
-        steps = _moved_slider(model, name, latent, rank, count, 2 if (rank, count) == (16, 1) and not quick else 1)
+        steps = _moved_slider(model, name, latent, rank, count, 3 if (rank, count) == (16, 1) and not quick else 1)
         first = {way: Times([a for a, _ in pairs]) for way, pairs in steps.items()}
         second = {way: Times([b for _, b in pairs]) for way, pairs in steps.items()}
         case = (f"{name} {latent}x{latent}", rank, count)
