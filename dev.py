@@ -38,6 +38,8 @@ def test(environment: Environment, rest: list[str]) -> int:
     alone = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     workers = ("-n", min(os.cpu_count() or 1, WORKERS), "--dist", "worksteal")
     code = _run(environment, *pytest, "tests", "--ignore=tests/browser", *workers, python=python, more=alone)
+    if code not in (0, 1):  # stopped by the user, not by a failed test
+        return code
     # Pages have deadlines of their own: they get the machine for themselves.
     return _run(environment, *pytest, "tests/browser", python=python) or code
 
