@@ -250,10 +250,8 @@ def sampling(quick: bool) -> str:
     moved, overhead = [], []
     cases = [("SD1.5", 16, 16, 1), ("FLUX", 16, 16, 1)]  # model, latent, rank, LoRAs
     if not quick:
-        cases = []
-        for name, large in (("SD1.5", 64), ("SDXL", None), ("FLUX", 64)):
-            cases += [(name, large, 16, 1)] * (large is not None)
-            cases += [(name, 32, *case) for case in itertools.product((16, 64), (1, 5, 10))]
+        cases = [("SD1.5", 64, 16, 1), ("FLUX", 64, 16, 1), *itertools.product(TYPES, (32,), (16, 64), (1, 5, 10))]
+        cases.sort(key=lambda case: tuple(TYPES).index(case[0]))  # each model is built once
     built, model = None, None
     for name, latent, rank, count in cases:
         if name != built:

@@ -281,5 +281,5 @@ def test_twenty_six_weights_cost_no_more_than_one_and_a_half_times_the_node_with
             start = time.thread_time()
             load(name, model, blocks=blocks)
             times.append(time.thread_time() - start)
-    # The best of each: what disturbs only ever adds.
+    # The best of each: what other programs take from the caches only ever adds.
     assert min(weighted) <= 1.5 * min(plain), (plain, weighted)
