@@ -360,7 +360,7 @@ def _core(model, tensors, strength, count=1):
 def schedule(quick: bool) -> str:
     """Ten steps with a new strength at each, live and by ComfyUI's hooks, against ten steps at one strength."""
     rows = []
-    for name, latent, rounds in [("SD1.5", 8, 1)] if quick else [("SD1.5", 16, 2), ("SDXL", 16, 1), ("FLUX", 16, 1)]:
+    for name, latent, rounds in [("SD1.5", 8, 1)] if quick else [("SD1.5", 16, 3), ("SDXL", 16, 3), ("FLUX", 16, 3)]:
         found = _schedule(models.build(name, *TYPES[name]), name, latent, rounds)
         for way, label in (("live", "Strata live"), ("core", "ComfyUI's hooks")):
             one, ten = found[way], found[f"{way}_schedule"]
