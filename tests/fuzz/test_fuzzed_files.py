@@ -11,7 +11,7 @@ from laws import Bench, little_memory
 
 from strata.lora_math import files
 from strata.lora_math.triggers import MAX_SIDECAR
-from strata.nodes.comfy.library import open_lora
+from strata.nodes.comfy.library import CACHE
 from strata.nodes.comfy.profile import profile
 
 CASES, CHUNK = 300, 50
@@ -65,7 +65,7 @@ def test_thousands_of_keys_are_read(loras):
     content = pack(tensors)
     (loras / "many.safetensors").write_bytes(content)
     with little_memory(2 * len(content)):
-        lora = open_lora("many.safetensors", str(loras / "many.safetensors"))
+        lora = CACHE.get("many.safetensors")
     assert len(lora.contents.entries) == 7000
 
 
@@ -75,7 +75,7 @@ def test_fifty_megabytes_of_metadata_are_read_in_twice_their_size(loras):
     assert len(content) > 50e6
     (loras / "wordy.safetensors").write_bytes(content)
     with little_memory(2 * len(content)):
-        lora = open_lora("wordy.safetensors", str(loras / "wordy.safetensors"))
+        lora = CACHE.get("wordy.safetensors")
         assert profile("wordy.safetensors").answer["about"].startswith("LoRA of an unknown family, rank 2")
     assert lora.metadata["ss_output_name"] == "x"
 
