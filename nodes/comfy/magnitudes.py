@@ -1,12 +1,13 @@
 """How large a model's own weights are, from a sample.
 
-An editor shows two digits, and reading the whole of a large model takes seconds.
+An editor shows two digits, and reading the whole of a large model takes seconds; unpacking one from 4 bits takes minutes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from math import gcd, prod
 
 import torch
@@ -15,11 +16,17 @@ from torch import Tensor
 
 SAMPLE = 1 << 16  # numbers per weight
 CHUNK = 64  # of them side by side: a line or two of the memory's cache
+# Layouts of ComfyUI's quantized layers (comfy_kitchen.tensor). INT4: two signed numbers in a byte. GROUPED: numbers of a row that share
+# a scale, and the bytes that they take; the scales of four groups of 128 rows lie together (comfy_kitchen.float_utils.to_blocked, as
+# cuBLAS wants it): a tile.
+INT4 = "TensorCoreConvRotW4A4Layout"
+GROUPED = {"TensorCoreNVFP4Layout": (16, 8), "TensorCoreMXFP8Layout": (32, 32)}
+TILE_ROWS, TILE_GROUPS, TILES = 128, 4, 16
 
 
 @dataclass(frozen=True, eq=False)
 class Magnitude:
-    """means: mean square of every ``step``-th chunk of ``size`` numbers, in the weight's order, float32 on the CPU."""
+    """means: mean square of every ``step``-th chunk of ``size`` numbers, in the weight's order, float32."""
 
     means: Tensor
     step: int
@@ -33,44 +40,104 @@ class Magnitude:
 
 
 def magnitudes(patcher) -> Mapping[str, Magnitude]:
-    """State-dict key -> magnitude of what a ModelPatcher's model was loaded with, whatever patches it carries right now.
+    """State-dict key -> magnitude, on the CPU, of what a ModelPatcher's model was loaded with, whatever patches it carries right now.
 
-    Without weights that tell nothing: on ``meta``, or packed in a way that only whole weights can be taken out of.
+    Without weights that tell nothing: on ``meta``, or packed in a way that only their loader takes apart.
     """
-    samples: dict[str, tuple[Tensor, int, int, float]] = {}
-    for key, patches in patcher.get_key_patches().items():
-        weight, scale = _plain(patches[0][0])
-        if weight is not None and weight.numel():
-            samples[key] = (*_sample(weight.detach()), scale)
+    samples: dict[str, Magnitude] = {}
+    for key, weight in _loaded_weights(patcher):
+        if weight.numel() and not weight.is_meta:
+            try:
+                sample = _quantized(weight) if isinstance(weight, QuantizedTensor) else _plain(weight)
+            except (
+                Exception
+            ) as problem:  # a number to look at must not keep a LoRA out of a format that came after this was written
+                logging.debug("[Strata] %s cannot be measured: %s", key, problem)
+                sample = None
+            if sample is not None:
+                samples[key] = sample
     gathered: dict[torch.device, list[str]] = {}
-    for key, (means, *_) in samples.items():
-        gathered.setdefault(means.device, []).append(key)
+    for key, sample in samples.items():
+        gathered.setdefault(sample.means.device, []).append(key)
     found = {}
     for keys in gathered.values():  # one transfer for each device, not one for each weight
-        parts = [samples[key][0] for key in keys]
+        parts = [samples[key].means for key in keys]
         for key, means in zip(keys, torch.cat(parts).cpu().split([len(part) for part in parts]), strict=True):
-            _, step, size, scale = samples[key]
-            found[key] = Magnitude(means * scale**2, step, size)
+            found[key] = replace(samples[key], means=means)
     return found
 
 
-def _sample(weight: Tensor) -> tuple[Tensor, int, int]:
-    """(mean squares of chunks, step, size). Each row is met at other columns than the one before."""
-    size = gcd(weight.numel(), CHUNK)
-    step = max(1, weight.numel() // SAMPLE)
-    per_row = weight.numel() // len(weight) // size if weight.ndim else 1
+def _loaded_weights(patcher) -> Iterator[tuple[str, Tensor]]:
+    """(key, weight before any patch). ModelPatcher.get_key_patches, which tells the same, fails on quantized layers in ComfyUI 0.30: their
+    state dict has scales that are no parameters."""
+    for key, weight in patcher.model.named_parameters(remove_duplicate=False):
+        if key in patcher.backup:
+            weight = patcher.backup[key].weight
+        elif key in patcher.hook_backup:
+            weight = patcher.hook_backup[key][0]
+        yield key, weight
+
+
+def _plain(weight: Tensor) -> Magnitude | None:
+    if not weight.dtype.is_floating_point or hasattr(weight, "tensor_shape"):  # ComfyUI-GGUF's bytes
+        return None
+    return _sample(weight.detach())
+
+
+def _quantized(weight: QuantizedTensor) -> Magnitude | None:
+    """Mostly of the numbers as they are stored. Layouts that rotate groups of columns before they round ("convrot") keep a group's
+    sum of squares."""
+    name, stored, params = weight.layout_cls.__name__, weight._qdata, weight.params
+    if getattr(params, "transposed", False):
+        return None
+    if name in GROUPED:
+        return _tiles(weight, *GROUPED[name])
+    rows, scale = weight.shape[0], params.scale.flatten()
+    if len(scale) not in (1, rows) or not (name == INT4 or stored.shape == weight.shape):
+        return None
+    sample = _sample(stored, _squares_of_int4) if name == INT4 else _sample(stored)
+    sample = replace(sample, size=sample.size * weight.numel() // stored.numel())
+    starts = torch.arange(len(sample.means), device=stored.device) * (sample.step * sample.size)
+    row = starts // (weight.numel() // rows)
+    return replace(sample, means=sample.means * scale.float().square().expand(rows)[row])
+
+
+def _sample(stored: Tensor, squares: Callable[[Tensor], Tensor] | None = None) -> Magnitude:
+    """Of numbers that can be sliced. squares: chunks as they are stored [n, size] -> squares of their numbers, or these in means."""
+    size = gcd(stored.numel(), CHUNK)
+    step = _step(stored.numel() // SAMPLE, stored.numel() // len(stored) // size if stored.ndim else 1)
+    chunks = stored.reshape(-1, size)[::step]
+    return Magnitude((squares(chunks) if squares else chunks.float().square()).mean(1), step, size)
+
+
+def _squares_of_int4(pairs: Tensor) -> Tensor:
+    return ((pairs << 4 >> 4).float().square() + (pairs >> 4).float().square()) / 2
+
+
+def _step(wanted: int, per_row: int) -> int:
+    """About that many, such that each row is met at other columns than the one before."""
+    step = max(1, wanted)
     while step > 1 and gcd(step, per_row) > 1:
         step += 1
-    return weight.reshape(-1, size)[::step].float().square().mean(1), step, size
+    return step
 
 
-def _plain(weight: Tensor) -> tuple[Tensor | None, float]:
-    """(numbers that can be sliced, what they are multiplied by)."""
-    if isinstance(weight, QuantizedTensor):
-        scale = getattr(weight.params, "scale", None)
-        if weight.storage_shape != tuple(weight.shape) or not isinstance(scale, Tensor) or scale.numel() != 1:
-            return None, 1.0
-        return weight._qdata, float(scale)
-    if weight.is_meta or not weight.dtype.is_floating_point or hasattr(weight, "tensor_shape"):
-        return None, 1.0
-    return weight, 1.0
+def _tiles(weight: QuantizedTensor, numbers: int, packed: int) -> Magnitude:
+    """Of whole tiles, put below each other: a matrix that is one tile wide, which the layout unpacks as any other."""
+    (rows, columns), stored, params = weight.shape, weight._qdata, weight.params
+    down, across = rows // TILE_ROWS, columns // (TILE_GROUPS * numbers)
+    if weight.numel() <= SAMPLE or not down * across:
+        return _sample(weight.dequantize())
+    step = _step(down * across // TILES, across)
+    at = torch.arange(0, down * across, step, device=stored.device)
+    row, column = at // across, at % across
+    # Bytes, as PyTorch indexes few of the types in 8 bits.
+    tiles = stored.view(torch.uint8)[: down * TILE_ROWS, : across * TILE_GROUPS * packed]
+    tiles = tiles.unflatten(1, (across, -1)).unflatten(0, (down, -1)).transpose(1, 2)[row, column]
+    field = "block_scale" if hasattr(params, "block_scale") else "scale"
+    scales = getattr(params, field)
+    blocks = scales.view(torch.uint8).reshape(-(-rows // TILE_ROWS), -1, TILE_ROWS, TILE_GROUPS)[row, column]
+    shape = len(at) * TILE_ROWS, TILE_GROUPS * numbers
+    cut = replace(params, **{field: blocks.flatten(0, 1).view(scales.dtype)}, orig_shape=shape)
+    squares = weight.layout_cls.dequantize(tiles.flatten(0, 1).view(stored.dtype), cut).float().square()
+    return Magnitude(squares.view(len(at), -1).mean(1), step, TILE_ROWS * columns // across)

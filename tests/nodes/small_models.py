@@ -125,13 +125,25 @@ SMALL_CLIP = {
 }
 
 
-def clip(model: type, dtype: torch.dtype = torch.float32, tokenizer: type | None = None, **configs: dict):
-    """A comfy.sd.CLIP over narrow text encoders; ``configs``: clip_l={...} overrides of an encoder's own configuration."""
+def clip(
+    model: type,
+    dtype: torch.dtype = torch.float32,
+    tokenizer: type | None = None,
+    quantized: dict | None = None,
+    **configs: dict,
+):
+    """A comfy.sd.CLIP over narrow text encoders; ``configs``: clip_l={...} overrides of an encoder's own configuration.
+
+    quantized: weights to load, as ComfyUI loads a checkpoint in few bits; without, it is filled with reproducible noise.
+    """
     options = {"dtype": dtype, "load_device": CPU, "offload_device": CPU, "initial_device": CPU}
+    if quantized:
+        options["quantization_metadata"] = {"mixed_ops": True}
     options.update({f"{name}_model_config": config for name, config in configs.items()})
     target = comfy.supported_models_base.ClipTarget(tokenizer or (lambda **_: None), model)
-    found = comfy.sd.CLIP(target, model_options=options)
-    fill(found.cond_stage_model, seed=1)
+    found = comfy.sd.CLIP(target, state_dict=quantized or {}, model_options=options)
+    if not quantized:
+        fill(found.cond_stage_model, seed=1)
     return found
 
 

@@ -8,7 +8,7 @@ import pytest
 import small_models
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.quant_ops import QuantizedTensor
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
 from strata.lora_math.blocks import layout_of
 from strata.nodes.comfy.amounts import Amount
@@ -58,12 +58,52 @@ def test_parts_of_a_fused_weight_have_their_own_norms():
     assert found.squared_norm((1, 16), 16) > 0, "less than the sample steps over"
 
 
-@pytest.mark.parametrize("layout", ["TensorCoreFP8E4M3Layout", "TensorWiseINT8Layout"])
-def test_quantized_weights_count_with_their_scale(layout):
-    weight = uneven(256, 256) * 0.01
+LAYOUTS = sorted({algorithm["comfy_tensor_layout"] for algorithm in QUANT_ALGOS.values()})
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (1024, 768), (2064, 1280), (32, 4096)], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_quantized_weights_count_with_their_scales(layout, shape):
+    """Also where the numbers are packed, padded, or rotated: against the whole weight, unpacked by ComfyUI."""
+    quantized = QuantizedTensor.from_float(uneven(*shape) * 0.01, layout, scale="recalculate")
+    found = magnitudes(patcher_of(layer=quantized))["layer.weight"]
+    exact = float(quantized.dequantize().double().square().sum())
+    assert found.squared_norm(shape) == pytest.approx(exact, rel=0.04)
+
+
+@pytest.mark.parametrize("convrot", [False, True])
+def test_a_scale_for_each_row(convrot):
+    weight = uneven(512, 1024) * 0.01
+    quantized = QuantizedTensor.from_float(weight, "TensorWiseINT8Layout", per_channel=True, convrot=convrot)
+    assert quantized.params.scale.numel() == 512
+    found = magnitudes(patcher_of(layer=quantized))["layer.weight"]
+    assert found.squared_norm((512, 1024)) == pytest.approx(float(weight.double().square().sum()), rel=0.04)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_parts_of_a_fused_weight_that_is_quantized(layout):
+    weight = torch.cat([uneven(1024, 1024) * size for size in (1, 5, 0.2)])
     quantized = QuantizedTensor.from_float(weight, layout, scale="recalculate")
-    found = magnitudes(patcher_of(layer=quantized)).get("layer.weight")
-    assert found.squared_norm((256, 256)) == pytest.approx(float(weight.double().square().sum()), rel=0.02)
+    found, numbers = magnitudes(patcher_of(qkv=quantized))["qkv.weight"], quantized.dequantize().double()
+    for start in (0, 1024, 2048):
+        exact = float(numbers[start : start + 1024].square().sum())
+        assert found.squared_norm((1024, 1024), start * 1024) == pytest.approx(exact, rel=0.04)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_large_weight_is_not_unpacked_whole(layout, monkeypatch):
+    quantized = QuantizedTensor.from_float(uneven(2048, 2048), layout, scale="recalculate")
+    unpacked, dequantize = [], quantized.layout_cls.dequantize
+    count = lambda qdata, params: unpacked.append(qdata.numel()) or dequantize(qdata, params)  # noqa: E731
+    monkeypatch.setattr(quantized.layout_cls, "dequantize", staticmethod(count))
+    assert magnitudes(patcher_of(layer=quantized))
+    assert sum(unpacked) < quantized._qdata.numel() / 8
+
+
+def test_a_format_that_comes_later_costs_its_number_alone(monkeypatch):
+    strange = QuantizedTensor.from_float(uneven(1024, 1024), "TensorCoreNVFP4Layout", scale="recalculate")
+    monkeypatch.setattr(strange.layout_cls, "dequantize", staticmethod(lambda *_: 1 / 0))
+    assert magnitudes(patcher_of(strange=strange, plain=uneven(4, 4))).keys() == {"plain.weight"}
 
 
 def test_weights_that_tell_nothing_are_left_out():
@@ -142,7 +182,7 @@ def test_a_model_that_tells_nothing_is_asked_once(monkeypatch):
     model = ModelPatcher(core_models.build("SDXL"), CPU, CPU)  # on meta
     targets = model_targets(model)
     targets.measure(model)
-    monkeypatch.setattr(model, "get_key_patches", None)
+    monkeypatch.setattr("strata.nodes.comfy.targets.magnitudes", None)
     targets.measure(model)
     assert targets.measured
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 
 import adapter_makers
 import comfy.model_patcher
 import comfy.ops
 import comfy.sd
+import comfy.sd1_clip
 import comfy.supported_models
 import lora_makers
 import pytest
@@ -17,6 +20,7 @@ import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
 from strata.lora_math.blocks import layout_of
+from strata.nodes.comfy.block_weights import BlockSpec
 from strata.nodes.comfy.live_layers import PACKED, split
 from strata.nodes.comfy.targets import model_targets
 from strata.nodes.loader import StrataLoraLoader
@@ -47,17 +51,23 @@ def plain_weights() -> dict[str, torch.Tensor]:
     return {key.removeprefix(prefix): weight for key, weight in state.items() if key.startswith(prefix)}
 
 
+def stored(weights: dict[str, torch.Tensor], matrices: Iterable[str], kind: str) -> dict[str, torch.Tensor]:
+    """A checkpoint of this format."""
+    for key in matrices:
+        quantized = QuantizedTensor.from_float(
+            weights[key], QUANT_ALGOS[kind]["comfy_tensor_layout"], scale="recalculate"
+        )
+        weights.update(quantized.state_dict(key))
+        format = torch.tensor(list(json.dumps({"format": kind}).encode()), dtype=torch.uint8)
+        weights[key.removesuffix("weight") + "comfy_quant"] = format
+    return weights
+
+
 def quantized(kind: str):
     """As ComfyUI loads a checkpoint of this format."""
-    weights = {}
-    for key, weight in plain_weights().items():
-        weights[key] = weight
-        if is_matrix(key, weight):
-            stored = QuantizedTensor.from_float(weight, QUANT_ALGOS[kind]["comfy_tensor_layout"], scale="recalculate")
-            weights.update(stored.state_dict(key))
-            format = torch.tensor(list(json.dumps({"format": kind}).encode()), dtype=torch.uint8)
-            weights[key.removesuffix("weight") + "comfy_quant"] = format
-    return build(weights, quant_config={"mixed_ops": True})
+    weights = plain_weights()
+    matrices = [key for key, weight in weights.items() if is_matrix(key, weight)]
+    return build(stored(weights, matrices, kind), quant_config={"mixed_ops": True})
 
 
 def dequantized(model):
@@ -119,6 +129,18 @@ def test_a_lora_is_applied_whole(case, lora_folder):
     assert all(torch.equal(after[key], before[key]) for key in before)
 
 
+def test_the_report_tells_how_much_of_every_block_changes(case, lora_folder):
+    _, model, exact = case
+    name = lora_folder.save("a.safetensors", lora_makers.full_lora(exact, alpha=8.0, dtype=torch.float32))
+    ours, theirs = (
+        re.findall(r"^  (\w+) x 0\.5: .*?\((\S+) % of these weights\)", report, re.MULTILINE)
+        for report in (load(m, name, block_weights=BlockSpec("default=0.5"))[3] for m in (model, exact))
+    )
+    assert len(theirs) >= 4 and [block for block, _ in ours] == [block for block, _ in theirs]
+    for (block, shown), (_, expected) in zip(ours, theirs, strict=True):
+        assert float(shown) == pytest.approx(float(expected), rel=0.11), block  # two digits of each
+
+
 @pytest.mark.parametrize("kind", EXACT_INPUTS)
 @pytest.mark.parametrize("maker", ["DoRA", "OFT", "IA3", "LoKr"])
 def test_what_reads_the_weight_reads_its_numbers(kind, maker):
@@ -132,6 +154,31 @@ def test_what_reads_the_weight_reads_its_numbers(kind, maker):
     base, reference = sample(exact), sample(with_patches(exact, changes))
     assert split(model, changes)[1:] == ({}, {})
     assert sampling.distance(sample(with_live(model, changes)), reference, reference - base) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["float8_e4m3fn", "nvfp4"])
+def test_text_encoders(kind, lora_folder):
+    """The numbers that they encode to, patched: bit for bit those of ComfyUI's loader. And block weights, which measure them."""
+    make = lambda **settings: small_models.clip(  # noqa: E731
+        comfy.sd1_clip.SD1ClipModel, tokenizer=comfy.sd1_clip.SD1Tokenizer, clip_l=small_models.SMALL_CLIP, **settings
+    )
+    exact = make()
+    weights = exact.cond_stage_model.state_dict()
+    matrices = [key for key in weights if ".layers." in key and key.endswith("weight") and weights[key].ndim == 2]
+    clip = make(quantized=stored(dict(weights), matrices, kind))
+    layer = clip.cond_stage_model.clip_l.transformer.text_model.encoder.layers[0]
+    assert isinstance(layer.mlp.fc1.weight, QuantizedTensor)
+    names, shapes = lora_makers.clip_names(exact, "lora_te_"), lora_makers.shapes(exact.cond_stage_model)
+    tensors = lora_makers.kohya(names, shapes, alpha=8.0, dtype=torch.float32)
+    name = lora_folder.save("te.safetensors", tensors)
+    encode = lambda c: c.encode_from_tokens(c.tokenize("a photo"))  # noqa: E731
+    plain, core = encode(clip), encode(comfy.sd.load_lora_for_models(None, clip, tensors, 0.0, 0.7)[1])
+    whole = StrataLoraLoader.execute(name, 0.0, 0.7, clip=clip).result
+    assert not torch.equal(core, plain) and torch.equal(encode(whole[1]), core)
+    blocks = StrataLoraLoader.execute(name, 0.0, 1.4, clip=clip, block_weights=BlockSpec("TE=0.5")).result
+    assert torch.equal(encode(blocks[1]), core)
+    assert len(re.findall("TE:clip_l.* % of these weights", blocks[3])) == small_models.SMALL_CLIP["num_hidden_layers"]
+    assert torch.equal(encode(clip), plain)
 
 
 class Packed(torch.Tensor):
@@ -197,6 +244,19 @@ def test_live_on_packed_weights(packed, maker):
     base, reference = sample(exact), sample(with_patches(exact, changes))
     assert torch.equal(sample(model), base)
     assert sampling.distance(sample(with_live(model, changes)), reference, reference - base) < 1e-4
+
+
+def test_block_weights_on_packed_weights(packed, lora_folder):
+    """Their size is known to their loader alone: a block that has some is told without it."""
+    model, exact = packed
+    name = lora_folder.save("a.safetensors", lora_makers.full_lora(exact, alpha=8.0, dtype=torch.float32))
+    loaded = load(model, name, apply="live", block_weights=BlockSpec("D0=0.5, S*=0, default=1"))
+    lines = dict(re.findall(r"^  (\w+) x (.*)$", loaded[3], re.MULTILINE))
+    assert lines["D00"].startswith("0.5: 30 tensors") and lines["S00"].startswith("0: 9 tensors")
+    assert "of these weights" not in lines["D00"] and "of these weights" in lines["OTHER"]
+    reference = load(exact, name, block_weights=BlockSpec("D0=0.5, S*=0, default=1"))
+    first, second, base = (sampling.sample(m, "FLUX.1") for m in (loaded[0], reference[0], exact))
+    assert sampling.distance(first, second, second - base) < 1e-4
 
 
 def test_what_must_read_packed_weights_is_left_to_their_loader(packed):
