@@ -82,15 +82,14 @@ class BlockSpec:
 
 
 def resolved(spec: BlockSpec, layout: Layout) -> ResolvedWeights:
-    """The weight of every weight of a model with this layout; kept for a while. Raises BlockTextError."""
-    weights = spec.read(layout)
-    return _resolved(weights, weights.notes, layout)
+    """The weight of every weight of a model with this layout; kept for a while, as a moved slider asks again. Raises BlockTextError."""
+    own = user_preset_file()
+    return _resolved(spec, layout, own, _modified(own))
 
 
 @lru_cache(maxsize=16)
-def _resolved(weights: BlockWeights, notes: tuple[str, ...], layout: Layout) -> ResolvedWeights:
-    # The notes are no part of the weights' value, and they are reported.
-    return weights.resolve(layout)
+def _resolved(spec: BlockSpec, layout: Layout, presets: str, presets_modified: int) -> ResolvedWeights:
+    return spec.read(layout).resolve(layout)
 
 
 _layouts: WeakKeyDictionary[Targets, Layout] = WeakKeyDictionary()

@@ -11,7 +11,7 @@ import pytest
 import small_models
 import torch
 
-from strata.lora_math.blocks import BlockTextError, layout_of
+from strata.lora_math.blocks import BlockTextError, layout_of, save_preset
 from strata.lora_math.errors import StrataError
 from strata.nodes.block_weights import StrataLoraBlockWeights
 from strata.nodes.comfy.block_weights import BlockSpec
@@ -237,6 +237,20 @@ class TestNode:
     def test_a_preset_counts_while_the_text_is_empty(self):
         assert "IN{1,2,4}=1" in state("", layout="SD1.5", preset="INS")[1]
         assert "IN{1,2,4}" not in state("M=0", layout="SD1.5", preset="INS")[1]
+
+    def test_an_edited_preset_counts_in_the_next_run(self, sd15, tmp_path, monkeypatch):
+        model, clip, name = sd15
+        file = tmp_path / "block_presets.json"
+        monkeypatch.setattr("strata.nodes.comfy.block_weights.user_preset_file", lambda: str(file))
+        report = lambda: load(name, model, clip, BlockSpec("mine"))[3]  # noqa: E731
+        with pytest.raises(BlockTextError, match="mine"):
+            report()
+        for text in ("IN*=0, default=1", "OUT*=0.5, default=1"):
+            save_preset(file, "SD1.5", "mine", text)
+            assert all(text in report() for _ in range(2))
+        file.unlink()
+        with pytest.raises(BlockTextError, match="mine"):
+            report()
 
     def test_a_preset_of_another_family_is_an_error_that_says_so(self, lora_folder):
         with pytest.raises(BlockTextError, match=r"no preset of FLUX\.1"):
