@@ -49,9 +49,8 @@ def magnitudes(patcher) -> Mapping[str, Magnitude]:
         if weight.numel() and not weight.is_meta:
             try:
                 sample = _quantized(weight) if isinstance(weight, QuantizedTensor) else _plain(weight)
-            except (
-                Exception
-            ) as problem:  # a number to look at must not keep a LoRA out of a format that came after this was written
+            # A number to look at must not keep a LoRA out of a format that came after this was written.
+            except Exception as problem:
                 logging.debug("[Strata] %s cannot be measured: %s", key, problem)
                 sample = None
             if sample is not None:
