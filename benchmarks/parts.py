@@ -21,14 +21,14 @@ import safetensors.torch
 import torch
 
 import nodes
-from strata.lora_math import state_dict
 from strata.lora_math.adapters import LoRA
 from strata.lora_math.energy import squared_norm
 from strata.lora_math.fuse import joined
+from strata.lora_math.reading import state_dict
 from strata.nodes.comfy import patch, targets
-from strata.nodes.comfy.fit import match
 from strata.nodes.comfy.library import CACHE
 from strata.nodes.comfy.live import LiveLora, attach
+from strata.nodes.fitting.fit import match
 from strata.nodes.loader import StrataLoraLoader
 
 from . import models

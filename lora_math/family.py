@@ -13,7 +13,7 @@ from math import prod
 from torch import Tensor
 
 from .names import is_text_encoder, model_body, text_name
-from .state_dict import Entry
+from .reading.state_dict import Entry
 
 SD15, SD2, SDXL, REFINER, SD3 = "SD1.5", "SD2", "SDXL", "SDXL refiner", "SD3"
 FLUX, FLUX2, CHROMA, QWEN, WAN, HUNYUAN_VIDEO = "FLUX.1", "FLUX.2", "Chroma", "Qwen-Image", "Wan", "HunyuanVideo"

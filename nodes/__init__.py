@@ -3,8 +3,8 @@
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
+from . import routes
 from .block_weights import StrataLoraBlockWeights
-from .comfy import routes
 from .loader import StrataLoraLoader
 from .prompt import StrataLoraFromPrompt
 

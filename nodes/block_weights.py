@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_math.blocks import FAMILIES
-from .comfy.block_weights import AUTO, BlockSpec, preset_names
+from .fitting.block_spec import AUTO, BlockSpec, preset_names
 
 BlockWeightsType = io.Custom("BLOCK_WEIGHTS")
 NO_PRESET = "none"

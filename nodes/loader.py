@@ -5,11 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_math.errors import StrataError
+from .apply import apply_stack
 from .block_weights import BlockWeightsType
-from .comfy.apply import apply_stack
-from .comfy.block_weights import BlockSpec
 from .comfy.library import file_key, lora_names, path_of, resolve
-from .comfy.stack import StackEntry, read_stack
+from .fitting.block_spec import BlockSpec
+from .stack import StackEntry, read_stack
 
 LoraStackType = io.Custom("LORA_STACK")
 STACK_OUTPUT = 4  # its place among the loader's outputs

@@ -6,11 +6,11 @@ from comfy_api.latest import io
 
 from ..lora_math.errors import StrataError
 from ..lora_math.tags import read_tags
-from .comfy.apply import apply_stack
-from .comfy.block_weights import BlockSpec
+from .apply import apply_stack
 from .comfy.library import file_key, path_of
-from .comfy.stack import StackEntry
+from .fitting.block_spec import BlockSpec
 from .loader import LoraStackType, on_problem_input
+from .stack import StackEntry
 
 MODEL_FIRST, CLIP_FIRST = "model:clip", "clip:model (A1111)"
 

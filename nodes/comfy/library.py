@@ -15,12 +15,13 @@ import comfy.lora_convert
 import folder_paths
 from torch import Tensor
 
-from ...lora_math import family, files, state_dict
-from ...lora_math.convert import convert
+from ...lora_math import family
+from ...lora_math.adapters.rows import rows_of
 from ...lora_math.energy import squared_norm
 from ...lora_math.errors import StrataError
-from ...lora_math.rows import rows_of
-from .wording import some
+from ...lora_math.reading import files, state_dict
+from ...lora_math.reading.xlabs import convert
+from ...lora_math.wording import some
 
 CACHE_BYTES = 2 << 30
 MAX_CONFIG = 1 << 20
@@ -107,6 +108,14 @@ def path_of(name: str) -> str:
     if path is None:
         raise StrataError(f"LoRA '{resolved}' is in the list but gone from the disk. Press R to refresh the list.")
     return path
+
+
+def place_in_folders(path: str) -> tuple[int, str] | None:
+    """(index of the ``loras`` folder, path in it with slashes) of the real file; None for a link that leads out of all of them."""
+    for at, folder in enumerate(folder_paths.get_folder_paths("loras")):
+        if folder_paths.is_within_directory(folder, path):
+            return at, os.path.relpath(path, folder).replace(os.sep, "/")
+    return None
 
 
 def _slashes(name: str) -> str:

@@ -17,7 +17,7 @@ from comfy.utils import swap_scale_shift
 
 from ...lora_math import family, names, spellings
 from ...lora_math.adapters import Adapter
-from ...lora_math.rows import rows_of
+from ...lora_math.adapters.rows import rows_of
 from .magnitudes import Magnitude, magnitudes
 
 Shape = tuple[int, ...]

@@ -16,9 +16,9 @@ from broken_pickles import MARK
 from cases import Case
 
 from strata.lora_math.errors import StrataError
-from strata.nodes.comfy.apply import apply_lora
+from strata.nodes.apply import apply_lora
 from strata.nodes.comfy.library import CACHE
-from strata.nodes.comfy.profile import profile
+from strata.nodes.desk.profile import profile
 
 SECONDS = 5.0  # of computing
 # Beside twice the file's size: the 300 000 values that a header may have, 200 bytes each as Python keeps them, or a list of tags or a

@@ -13,7 +13,7 @@ from random import Random
 
 import torch
 
-from strata.lora_math import state_dict
+from strata.lora_math.reading import state_dict
 
 Shape = tuple[int, ...]
 Parts = dict[str, Shape]  # key suffix -> shape

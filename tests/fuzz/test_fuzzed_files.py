@@ -9,10 +9,10 @@ from broken_bytes import boundaries, join, pack
 from cases import Source
 from laws import Bench, little_memory
 
-from strata.lora_math import files
-from strata.lora_math.triggers import MAX_SIDECAR
+from strata.lora_math.reading import files
+from strata.lora_math.reading.trigger_words import MAX_SIDECAR
 from strata.nodes.comfy.library import CACHE
-from strata.nodes.comfy.profile import profile
+from strata.nodes.desk.profile import profile
 
 CASES, CHUNK = 300, 50
 LORA = {

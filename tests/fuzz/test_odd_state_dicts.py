@@ -10,12 +10,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from laws import little_memory
 
-from strata.lora_math import family, state_dict
+from strata.lora_math import family
 from strata.lora_math.adapters import Adapter, from_record
 from strata.lora_math.energy import squared_norm
 from strata.lora_math.errors import StrataError
 from strata.lora_math.extremes import largest
 from strata.lora_math.fuse import apply_all_
+from strata.lora_math.reading import state_dict
 
 WEIGHTS = {
     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q": (16, 8),

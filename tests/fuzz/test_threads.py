@@ -12,11 +12,12 @@ import torch
 from broken_bytes import pack
 
 from strata.lora_math.errors import StrataError
-from strata.nodes.comfy import library, routes
-from strata.nodes.comfy import profile as profiles
-from strata.nodes.comfy.apply import apply_lora
-from strata.nodes.comfy.block_weights import BlockSpec
+from strata.nodes import routes
+from strata.nodes.apply import apply_lora
+from strata.nodes.comfy import library
 from strata.nodes.comfy.library import CACHE, LoraCache
+from strata.nodes.desk import profile as profiles
+from strata.nodes.fitting.block_spec import BlockSpec
 
 NAMES = [f"{i}.safetensors" for i in range(5)] + ["sub/5.safetensors"]
 MODULE = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from strata.lora_math.layer import Layer
-from strata.lora_math.state_dict import StateDict
+from strata.lora_math.reading.state_dict import StateDict
 
 KINDS = ("linear", "conv1d", "conv2d", "conv2d_1x1", "conv2d_strided", "conv2d_grouped", "conv3d")
 

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_layers import as_layer, make
 
-from strata.lora_math import state_dict
 from strata.lora_math.adapters import (
     BOFT,
     IA3,
@@ -29,6 +28,7 @@ from strata.lora_math.adapters import (
 from strata.lora_math.adapters.base import TILE
 from strata.lora_math.energy import CHUNK, squared_norm
 from strata.lora_math.low_rank import LowRank
+from strata.lora_math.reading import state_dict
 
 OUT, IN, RANK = 16, 12, 3
 SHAPES = {

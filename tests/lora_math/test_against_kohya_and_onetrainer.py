@@ -7,7 +7,7 @@ import torch
 from reference_layers import by_forward, by_weight, error, make, run
 from torch import Tensor
 
-from strata.lora_math import state_dict
+from strata.lora_math.reading import state_dict
 
 
 def full_turn(blocks: Tensor, alpha: float, out: int, multiplier: float = 1.0) -> Tensor:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from reference_layers import KINDS, by_forward, by_weight, error, make
 
-from strata.lora_math import state_dict
+from strata.lora_math.reading import state_dict
 
 LoCon = lycoris.modules.locon.LoConModule
 LoHa = lycoris.modules.loha.LohaModule

@@ -9,7 +9,7 @@ import torch
 from peft.tuners.boft.layer import BOFTLayer
 from reference_layers import by_forward, by_weight, error, make
 
-from strata.lora_math import state_dict
+from strata.lora_math.reading import state_dict
 
 
 class Model(torch.nn.Module):

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from strata.lora_math import files
+from strata.lora_math.reading import files
 
 TENSORS = {
     "a.lora_up.weight": torch.randn(8, 2),

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from strata.lora_math.metadata import Rules
-from strata.lora_math.state_dict import parse
+from strata.lora_math.reading.peft_config import Rules
+from strata.lora_math.reading.state_dict import parse
 
 
 def header(**fields):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from strata.lora_math import state_dict
 from strata.lora_math.adapters import from_record
-from strata.lora_math.rows import rows_of
+from strata.lora_math.adapters.rows import rows_of
+from strata.lora_math.reading import state_dict
 
 SIZES, INPUTS = (24, 8, 8), 16
 TOTAL = sum(SIZES)

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strata.lora_math import state_dict
-from strata.lora_math.state_dict import is_lora_key, parse, split_key
+from strata.lora_math.reading import state_dict
+from strata.lora_math.reading.state_dict import is_lora_key, parse, split_key
 
 MODULE = "base_model.model.blocks.0.attn.to_q"
 

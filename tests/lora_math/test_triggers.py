@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from strata.lora_math.triggers import MAX_WORDS, trigger_words
+from strata.lora_math.reading.trigger_words import MAX_WORDS, trigger_words
 
 HEADER = {
     "modelspec.trigger_phrase": "phrase one, phrase two",

@@ -21,9 +21,11 @@ import torch
 from diffusers_names import Rows
 from naming_files import CASES, File, Fused, files, text_files
 
-from strata.lora_math import convert, family, state_dict
+from strata.lora_math import family
+from strata.lora_math.reading import state_dict
+from strata.lora_math.reading import xlabs as convert
 from strata.nodes.comfy import targets as our_targets
-from strata.nodes.comfy.fit import match
+from strata.nodes.fitting.fit import match
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ import torch
 from strata.lora_math.blocks import BlockTextError, layout_of, save_preset
 from strata.lora_math.errors import StrataError
 from strata.nodes.block_weights import StrataLoraBlockWeights
-from strata.nodes.comfy.block_weights import BlockSpec
+from strata.nodes.fitting.block_spec import BlockSpec
 from strata.nodes.loader import StrataLoraLoader
 
 
@@ -241,7 +241,7 @@ class TestNode:
     def test_an_edited_preset_counts_in_the_next_run(self, sd15, tmp_path, monkeypatch):
         model, clip, name = sd15
         file = tmp_path / "block_presets.json"
-        monkeypatch.setattr("strata.nodes.comfy.block_weights.user_preset_file", lambda: str(file))
+        monkeypatch.setattr("strata.nodes.fitting.block_spec.user_preset_file", lambda: str(file))
         report = lambda: load(name, model, clip, BlockSpec("mine"))[3]  # noqa: E731
         with pytest.raises(BlockTextError, match="mine"):
             report()

@@ -12,9 +12,10 @@ import pytest
 import text_encoder_names
 import torch
 
-from strata.lora_math import family, state_dict
-from strata.nodes.comfy.fit import match
+from strata.lora_math import family
+from strata.lora_math.reading import state_dict
 from strata.nodes.comfy.targets import clip_targets, model_family, model_targets
+from strata.nodes.fitting.fit import match
 
 # Files that names and widths cannot tell apart from another family's: there the answer must be "unknown".
 OPEN = {

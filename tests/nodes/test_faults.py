@@ -17,13 +17,15 @@ import small_models
 import torch
 from faults import ERRORS, INTERRUPT, AtKernel, Fault, Injected, interrupt
 
-from strata.lora_math import fuse, stack, state_dict
+from strata.lora_math import fuse, stack
 from strata.lora_math.errors import StrataError
-from strata.nodes.comfy import apply as applying
-from strata.nodes.comfy import fit, library, live_run, patch, targets
+from strata.lora_math.reading import state_dict
+from strata.nodes import apply as applying
+from strata.nodes.comfy import library, live_run, patch, targets
 from strata.nodes.comfy.library import CACHE
 from strata.nodes.comfy.live import LiveLora, attach
 from strata.nodes.comfy.live_layers import split
+from strata.nodes.fitting import fit
 from strata.nodes.loader import StrataLoraLoader
 
 FAMILY = "SD3"

@@ -9,7 +9,7 @@ import pytest
 from strata.lora_math.blocks import FAMILIES, builtin_layout
 from strata.lora_math.tags import read_tags
 from strata.nodes import StrataExtension
-from strata.nodes.comfy.block_weights import BlockSpec
+from strata.nodes.fitting.block_spec import BlockSpec
 
 DOCS = Path(__file__).resolve().parents[2] / "web" / "docs"
 SCHEMAS = [node.define_schema() for node in asyncio.run(StrataExtension().get_node_list())]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from strata.lora_math.errors import StrataError
-from strata.lora_math.files import LoraFileError
+from strata.lora_math.reading.files import LoraFileError
 from strata.nodes.comfy.library import LoraCache, file_key, open_lora, resolve
 from strata.nodes.loader import StrataLoraLoader
 

@@ -11,14 +11,14 @@ from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
 from strata.lora_math.blocks import layout_of
-from strata.nodes.comfy.amounts import Amount
-from strata.nodes.comfy.apply import apply_lora
-from strata.nodes.comfy.block_weights import BlockSpec
-from strata.nodes.comfy.fit import fit
+from strata.nodes.apply import apply_lora
 from strata.nodes.comfy.library import CACHE
 from strata.nodes.comfy.magnitudes import SAMPLE, magnitudes
-from strata.nodes.comfy.profile import profile
 from strata.nodes.comfy.targets import model_targets
+from strata.nodes.desk.profile import profile
+from strata.nodes.fitting.amounts import Amount
+from strata.nodes.fitting.block_spec import BlockSpec
+from strata.nodes.fitting.fit import fit
 from strata.nodes.loader import StrataLoraLoader
 
 CPU = torch.device("cpu")

@@ -20,9 +20,9 @@ import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
 from strata.lora_math.blocks import layout_of
-from strata.nodes.comfy.block_weights import BlockSpec
 from strata.nodes.comfy.live_layers import PACKED, split
 from strata.nodes.comfy.targets import model_targets
+from strata.nodes.fitting.block_spec import BlockSpec
 from strata.nodes.loader import StrataLoraLoader
 
 CPU = torch.device("cpu")

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 
 from strata.lora_math.errors import StrataError
-from strata.lora_math.triggers import trigger_words
-from strata.nodes.comfy import profile
+from strata.lora_math.reading.trigger_words import trigger_words
+from strata.nodes.desk import profile
 
 ROUTES = [
     ("GET", "/strata/lora?name=sd15.safetensors", None),

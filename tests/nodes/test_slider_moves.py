@@ -7,8 +7,9 @@ import sampling
 import torch
 
 from strata.benchmarks.cycles import Moves, State, changed, weights
-from strata.nodes.comfy import block_weights, profile
 from strata.nodes.comfy.library import CACHE
+from strata.nodes.desk import profile
+from strata.nodes.fitting import block_spec as block_weights
 
 FAMILY = "SD3"
 MOVES, WARM = 1000, 300

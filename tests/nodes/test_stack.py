@@ -8,10 +8,10 @@ import small_models
 import torch
 
 from strata.lora_math.errors import StrataError
-from strata.nodes.comfy.block_weights import BlockSpec
-from strata.nodes.comfy.stack import StackEntry, read_stack
+from strata.nodes.fitting.block_spec import BlockSpec
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.prompt import CLIP_FIRST, MODEL_FIRST, StrataLoraFromPrompt
+from strata.nodes.stack import StackEntry, read_stack
 
 
 @pytest.fixture

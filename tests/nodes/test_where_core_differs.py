@@ -10,7 +10,7 @@ import comfy.weight_adapter
 import pytest
 import torch
 
-from strata.lora_math import state_dict
+from strata.lora_math.reading import state_dict
 
 OUT, IN = 8, 6
 

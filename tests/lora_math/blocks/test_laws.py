@@ -6,15 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strata.lora_math.blocks import (
-    FAMILIES,
-    BlockTextError,
-    BlockWeights,
-    Rule,
-    builtin_layout,
-    format_weights,
-    parse,
-)
+from strata.lora_math.blocks import FAMILIES, BlockTextError, BlockWeights, Rule, builtin_layout, format_weights, parse
 from strata.lora_math.blocks.groups import FILTERS
 from strata.lora_math.blocks.selector import Selector
 from strata.lora_math.blocks.vectors import forms

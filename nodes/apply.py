@@ -8,19 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import comfy.hooks
-
-from ...lora_math.blocks import ResolvedWeights
-from ...lora_math.errors import StrataError
-from ...lora_math.triggers import trigger_words
-from . import live, patch, report
-from .block_weights import BlockSpec, layout_for, resolved
-from .fit import fit
-from .library import CACHE, Lora
-from .live_layers import split
-from .side import NOTHING, Side
+from ..lora_math.blocks import ResolvedWeights
+from ..lora_math.errors import StrataError
+from ..lora_math.reading.trigger_words import trigger_words
+from .comfy import live, patch
+from .comfy.library import CACHE, Lora
+from .comfy.live_layers import split
+from .comfy.targets import Targets, clip_targets, model_targets
+from .fitting.block_spec import BlockSpec, layout_for, resolved
+from .fitting.fit import fit
+from .fitting.side import NOTHING, Side
+from .report import lora as report
 from .stack import StackEntry
-from .targets import Targets, clip_targets, model_targets
 
 OnProblem = Literal["error", "warn"]
 Apply = Literal["patch", "live"]
@@ -81,11 +80,11 @@ def apply_lora(
     on_problem: OnProblem,
     block_weights: BlockSpec | None = None,
     apply: Apply = "patch",
-    keyframes: comfy.hooks.HookKeyframeGroup | None = None,
+    keyframes=None,
 ) -> Applied:
     """Raises StrataError when the LoRA cannot be used here and ``on_problem`` is "error"; with "warn" nothing is patched then.
 
-    keyframes: the model's strength over time; what it can change is live whatever ``apply`` says.
+    keyframes: a HookKeyframeGroup, the model's strength over time; what it can change is live whatever ``apply`` says.
     """
     for name, strength in (("strength_model", strength_model), ("strength_clip", strength_clip)):
         if not math.isfinite(strength):
@@ -142,7 +141,7 @@ def _patched(target, lora: Lora, side: Side, changes: Mapping):
     return clone
 
 
-def _live(model, lora: Lora, side: Side, keyframes: comfy.hooks.HookKeyframeGroup | None):
+def _live(model, lora: Lora, side: Side, keyframes):
     """(a clone of a MODEL with the LoRA beside its layers, lines for the report). What cannot be live is patched."""
     changes = _changes(lora, side)
     if model is None or not changes:

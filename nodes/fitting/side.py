@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...lora_math.blocks import ResolvedWeights
+from ..comfy.targets import Targets
 from .fit import EMPTY, Fit
-from .targets import Targets
 
 
 @dataclass(frozen=True, eq=False)

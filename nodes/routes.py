@@ -14,11 +14,11 @@ from functools import wraps
 from aiohttp import web
 from server import PromptServer
 
-from ...lora_math.blocks import FAMILIES, BlockTextError, Layout, builtin_layout, delete_preset, save_preset
-from ...lora_math.errors import StrataError
-from . import desk
-from .block_weights import BlockSpec, preset_names, presets_of, user_preset_file
-from .profile import profile
+from ..lora_math.blocks import FAMILIES, BlockTextError, Layout, builtin_layout, delete_preset, save_preset
+from ..lora_math.errors import StrataError
+from .desk import words as desk
+from .desk.profile import profile
+from .fitting.block_spec import BlockSpec, preset_names, presets_of, user_preset_file
 
 MAX_BODY = 100_000  # bytes; a weights text is one line of at most 20 000 characters
 MAX_NAME = 100

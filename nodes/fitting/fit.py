@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 
 from ...lora_math import family
 from ...lora_math.adapters import Adapter
-from ...lora_math.state_dict import Entry
-from .library import Lora
-from .targets import Target, Targets
+from ...lora_math.reading.state_dict import Entry
+from ..comfy.library import Lora
+from ..comfy.targets import Target, Targets
 
 
 @dataclass(frozen=True, eq=False)

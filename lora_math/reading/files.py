@@ -21,8 +21,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from .errors import StrataError
-from .extremes import largest
+from ..errors import StrataError
+from ..extremes import largest
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ...lora_math.blocks import FAMILIES, Block, BlockTextError, Layout, Location, Rule, builtin_layout
 from ...lora_math.blocks.grammar import check_names
 from ...lora_math.blocks.layout import OTHER, TE, make_blocks
-from .block_weights import BlockSpec
+from ..fitting.block_spec import BlockSpec
 
 DEFAULT_FAMILY = "SDXL"  # what an empty text shows before anything says which model it is for
 

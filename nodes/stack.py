@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from ...lora_math.errors import StrataError
-from .block_weights import BlockSpec
+from ..lora_math.errors import StrataError
+from .fitting.block_spec import BlockSpec
 
 
 class StackEntry(tuple):

@@ -11,10 +11,10 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from . import quirks
-from .adapters import WEIGHT_ADAPTERS, Adapter, Diff, DoRA, Padded, Parts, Rule
-from .errors import StrataError
-from .metadata import Rules
+from ..adapters import WEIGHT_ADAPTERS, Adapter, Diff, DoRA, Padded, Parts, Rule
+from ..errors import StrataError
+from . import split_qkv as quirks
+from .peft_config import Rules
 from .unsupported import method_of
 
 _SUFFIXES: dict[str, str] = {".alpha": "alpha", ".scalar": "scalar"}

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from ...lora_math.blocks import Layout
-from ...lora_math.state_dict import Entry
+from ...lora_math.reading.state_dict import Entry
+from ..comfy.library import Lora
+from ..comfy.targets import Target, Targets
 from .fit import Fit
-from .library import Lora
 from .side import Side
-from .targets import Target, Targets
 
 
 @dataclass

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .adapters import Adapter, Diff, DoRA, LoRA
-from .adapters.base import register
-from .adapters.dora import OUT
+from . import Adapter, Diff, DoRA, LoRA
+from .base import register
+from .dora import OUT
 
 
 @register

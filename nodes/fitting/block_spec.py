@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from weakref import WeakKeyDictionary
 
-import folder_paths
-
 from ...lora_math.blocks import (
     FAMILIES,
     BlockTextError,
@@ -27,7 +25,8 @@ from ...lora_math.blocks import (
 from ...lora_math.blocks.presets import builtin_presets
 from ...lora_math.blocks.vectors import is_vector
 from ...lora_math.errors import StrataError
-from .targets import Targets
+from ..comfy.targets import Targets
+from ..comfy.user_files import user_file
 
 AUTO = "auto"
 
@@ -113,7 +112,7 @@ def _layout(targets: Targets, is_model: bool) -> Layout:
 
 def user_preset_file() -> str:
     """Where a person's own presets are kept: JSON in ComfyUI's user folder."""
-    return os.path.join(folder_paths.get_user_directory(), "default", "strata", "block_presets.json")
+    return user_file("block_presets.json")
 
 
 def presets_of(family: str | None) -> dict[str, Preset]:

@@ -9,22 +9,20 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import folder_paths
-
 from ...lora_math import family as families
 from ...lora_math.blocks import FAMILIES, Layout, builtin_layout, layout_of
 from ...lora_math.blocks.layout import MODEL_PREFIX, OTHER, TE
 from ...lora_math.errors import StrataError
 from ...lora_math.module_blocks import block_of, place_of
-from ...lora_math.state_dict import Entry
-from ...lora_math.triggers import trigger_words
-from . import report
-from .amounts import Amount
-from .block_weights import layout_for
-from .desk import groups, resized
-from .fit import Fit, fits_of, is_text_encoder
-from .library import CACHE, Lora, file_key, path_of, resolve
-from .targets import Targets
+from ...lora_math.reading.state_dict import Entry
+from ...lora_math.reading.trigger_words import trigger_words
+from ..comfy.library import CACHE, Lora, file_key, path_of, place_in_folders, resolve
+from ..comfy.targets import Targets
+from ..fitting.amounts import Amount
+from ..fitting.block_spec import layout_for
+from ..fitting.fit import Fit, fits_of, is_text_encoder
+from ..report import lora as report
+from .words import groups, resized
 
 Met = tuple[Targets, Fit]
 MAX_METADATA, MAX_VALUE, MAX_LEFTOVERS = 120, 1500, 100
@@ -60,7 +58,7 @@ def profile(name: str) -> Profile:
     A link that leads out of the ``loras`` folders is one: the loader follows it as ComfyUI does, but a web page is told nothing.
     """
     path = path_of(name)
-    if not any(folder_paths.is_within_directory(folder, path) for folder in folder_paths.get_folder_paths("loras")):
+    if place_in_folders(path) is None:
         raise StrataError(
             f"LoRA '{name}' is a link to a file outside of your loras folders. The loader uses it, but it is not shown here: "
             "name the folder where it really is as a loras folder in extra_model_paths.yaml."
@@ -223,7 +221,5 @@ def _preview(path: str) -> dict | None:
     stem = os.path.splitext(path)[0]
     if not any(os.path.isfile(stem + middle + end) for middle in ("", ".preview") for end in PREVIEWS):
         return None
-    for at, folder in enumerate(folder_paths.get_folder_paths("loras")):
-        if folder_paths.is_within_directory(folder, path):
-            return {"folder": at, "file": os.path.relpath(path, folder).replace(os.sep, "/")}
-    return None
+    place = place_in_folders(path)
+    return None if place is None else {"folder": place[0], "file": place[1]}

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from ...lora_math.adapters import Adapter, DoRA, LoHa, LoKr, LoRA
 from ...lora_math.adapters.dora import OUT
-from ...lora_math.state_dict import Entry
-from .side import Side
-from .wording import some, spread
+from ...lora_math.reading.state_dict import Entry
+from ...lora_math.wording import some, spread
+from ..fitting.side import Side
 
 _BY_NAME = {
     "OFT": "OFT turns by strength, negative the other way (ComfyUI squares the strength and ignores rescale)",

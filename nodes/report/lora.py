@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ...lora_math.blocks import ResolvedWeights
 from ...lora_math.family import RELATIVES, component
-from ...lora_math.files import show_size
-from ...lora_math.state_dict import Entry
-from .amounts import by_block
+from ...lora_math.reading.files import show_size
+from ...lora_math.reading.state_dict import Entry
+from ...lora_math.wording import SHOWN, number, some, spread, tensors
+from ..comfy.library import Lora
+from ..comfy.targets import Key, Targets, taken_apart
+from ..fitting.amounts import by_block
+from ..fitting.fit import Fit, count, is_text_encoder, text_encoder_of
+from ..fitting.side import Side
 from .differences import differences
-from .fit import Fit, count, is_text_encoder, text_encoder_of
-from .library import Lora
-from .side import Side
-from .targets import Key, Targets, taken_apart
-from .wording import SHOWN, number, some, spread, tensors
 
 
 def describe(lora: Lora) -> str:

@@ -1,0 +1,1 @@
+"""What the user is told: verdicts, reports, and where ComfyUI would have computed something else."""
