@@ -1,8 +1,7 @@
 // @ts-check
 // What the browser adds to this pack's nodes. Every node works without it.
-// @ts-ignore served by ComfyUI
-import { app } from '../../scripts/app.js'
 import { installDesk } from './desk/install.js'
+import { app } from './lib/comfy.js'
 import { loadStyles } from './lib/dom.js'
 import { loadWords } from './lib/i18n.js'
 import { forget } from './lib/server.js'
@@ -16,15 +15,15 @@ app.registerExtension({
       id: RANGE_SETTING,
       category: ['Strata', 'Sliders', 'Range'],
       name: 'Strata: slider range',
-      tooltip: 'Strength sliders span this much to both sides of 0. Any value from -100 to 100 stays valid: type it in the details under the sliders.',
+      tooltip:
+        'Strength sliders span this much to both sides of 0. Any value from -100 to 100 stays valid: type it in the details under the sliders.',
       type: 'number',
       defaultValue: DEFAULT_RANGE,
-      attrs: { min: 0.5, max: 100, step: 0.5 }
-    }
+      attrs: { min: 0.5, max: 100, step: 0.5 },
+    },
   ],
   async setup() {
-    loadStyles()
-    await loadWords()
+    await Promise.all([loadStyles(), loadWords()])
   },
   nodeCreated(node) {
     if (node.comfyClass === 'StrataLoraBlockWeights') installDesk(node)
@@ -32,5 +31,5 @@ app.registerExtension({
   },
   refreshComboInNodes() {
     forget()
-  }
+  },
 })

@@ -1,40 +1,71 @@
 // @ts-check
 // The bar over the faders: presets, which model and LoRA they are about, what the bars behind them show, and the tools.
-import { attribute, el, setText } from '../lib/dom.js'
-import { valueOf } from '../lib/graph.js'
+import { attribute, el, flag, setText } from '../lib/dom.js'
 import { t } from '../lib/i18n.js'
-import { NONE } from './texts.js'
+
+/** @typedef {import('./desk.js').DeskView} DeskView */
 
 export class Bar {
-  /** @param {any} desk */
+  /** @param {DeskView} desk */
   constructor(desk) {
     this.desk = desk
     const { texts } = desk
     /** @param {'reset' | 'invert' | 'paste' | 'copy'} name @param {() => void} run */
     const tool = (name, run) =>
-      el('button', { type: 'button', class: 'strata-button', 'data-act': name, title: t(`${name}Hint`), text: t(name), on: { click: run } })
-    this.openMenu = el('button', { type: 'button', class: 'strata-button', 'data-act': 'presets', 'aria-haspopup': 'dialog',
-      on: { click: () => desk.menu.toggle() } })
+      el('button', {
+        type: 'button',
+        class: 'strata-button',
+        'data-act': name,
+        title: t(`${name}Hint`),
+        text: t(name),
+        on: { click: run },
+      })
+    this.openMenu = el('button', {
+      type: 'button',
+      class: 'strata-button strata-preset',
+      'data-act': 'presets',
+      'aria-haspopup': 'dialog',
+      on: { click: () => desk.menu.toggle() },
+    })
     this.about = el('span', { class: 'strata-about' })
     this.legend = el('span', { class: 'strata-legend' })
-    this.tools = [tool('reset', () => texts.reset()), tool('invert', () => texts.invert()), tool('paste', () => texts.pasteFromClipboard())]
-    this.element = el('div', { class: 'strata-bar' }, this.openMenu, this.about, this.legend, ...this.tools, tool('copy', () => texts.copyAll()))
+    this.invert = tool('invert', () => texts.invert())
+    this.reset = tool('reset', () => texts.reset())
+    this.paste = tool('paste', () => texts.pasteFromClipboard())
+    this.element = el(
+      'div',
+      { class: 'strata-bar' },
+      this.openMenu,
+      this.about,
+      this.legend,
+      el('div', { class: 'strata-tools' }, this.reset, this.invert, this.paste, tool('copy', () => texts.copyAll())),
+    )
   }
 
   draw() {
-    const { layout, profile, lora, node, linked, amounts } = this.desk
+    const { layout, profile, lora, linked, amounts, inverted } = this.desk
     const parts = [layout?.family ?? '']
-    const name = lora?.split(/[\\/]/).pop().replace(/\.\w+$/, '')
+    const name = lora?.split(/[\\/]/).pop()?.replace(/\.\w+$/, '') ?? ''
     if (profile && !profile.error) {
       const other = profile.family && profile.layout?.family !== layout?.family
-      parts.push(other ? t('otherFamily', { lora: name, family: profile.family }) : name)
+      parts.push(other ? t('otherFamily', { lora: name, family: profile.family ?? '' }) : name)
     }
     setText(this.about, parts.filter(Boolean).join(' · '))
     attribute(this.about, 'title', [lora, profile?.about].filter(Boolean).join('\n'))
     setText(this.legend, amounts?.word ?? '')
-    attribute(this.legend, 'title', amounts?.hint ?? null)
-    const preset = valueOf(node, 'preset')
-    setText(this.openMenu, `${preset && preset !== NONE ? preset : t('presets')} ▾`)
-    for (const button of [...this.tools, this.openMenu]) attribute(button, 'disabled', linked ? true : null)
+    attribute(this.legend, 'title', amounts?.hint)
+    setText(this.openMenu, `${this.#preset()} ▾`)
+    attribute(this.openMenu, 'title', this.#preset())
+    flag(this.invert, 'aria-pressed', inverted)
+    for (const button of [this.reset, this.invert, this.paste, this.openMenu]) {
+      attribute(button, 'disabled', linked ? true : null)
+    }
+  }
+
+  /** The preset that the weights came from, with a star once they are others. */
+  #preset() {
+    const { preset } = this.desk
+    if (!preset || this.desk.presetState === 'unknown') return t('presets')
+    return this.desk.presetState === 'edited' ? `${preset}*` : preset
   }
 }

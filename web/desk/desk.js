@@ -1,129 +1,205 @@
 // @ts-check
 // The desk of one node. The truth is the node's text: the desk edits it, and redraws from what it means.
-// @ts-ignore served by ComfyUI
-import { app } from '../../../scripts/app.js'
-import { passMiddle, passWheel, shield } from '../lib/canvas.js'
+import { passMiddle, passWheel } from '../lib/canvas.js'
+import { app } from '../lib/comfy.js'
 import { attribute, el } from '../lib/dom.js'
-import { beginChange, endChange, isLinked, loaderBehind, setWidget, valueOf } from '../lib/graph.js'
+import { isLinked, loaderBehind, setWidget, valueOf, widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
+import { shield } from '../lib/keys.js'
 import { leave, takePlace } from '../lib/place.js'
 import { getLayout, getLora, getSettings, keepSettings, knownLora, knownSettings } from '../lib/server.js'
+import { oneStep } from '../lib/undo.js'
 import { Amounts } from './amounts.js'
 import { Bar } from './bar.js'
+import { FaderMenu } from './fader_menu.js'
 import { Foot } from './foot.js'
 import { Hands } from './hands.js'
+import { Masters } from './masters.js'
 import { PresetMenu } from './presets.js'
 import { Silence } from './silence.js'
 import { peak, rowsHeight, Strips } from './strips.js'
-import { edited } from './text.js'
+import { edited, example } from './text.js'
 import { NONE, Texts } from './texts.js'
 
+/** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
+/** @typedef {import('../lib/server.js').Layout} Layout */
+/** @typedef {import('../lib/server.js').Settings} Settings */
+/** @typedef {import('../lib/server.js').Profile} Profile */
+/** @typedef {import('../lib/server.js').Question} Question */
+/** @typedef {Record<string, number>} Weights fader -> weight */
+
 const AUTO = 'auto'
+const FIRST_FAMILY = 'SDXL' // whose faders stand there before anything says which
 const TYPING = 150 // ms of rest before a typed text is read
-const CHROME = 62 // px of toolbar, foot and gaps
+const LINE = 24 // px of the bar and of the foot, while each is one line
+const GAPS = 14 // px between the parts of a desk
 const FAR = 0.45 // canvas zoom below which small things are left out
+const REFOCUS = 1500 // ms after which a fader of a node that came anew is not the one that went
 
 /** A fader that had the focus when ComfyUI's undo replaced its node. */
 let refocus = { id: '', name: '', until: 0 }
 
 export class DeskView {
+  /** @type {Layout | null} */
+  layout = null
+  /** What acts: the text's weights, turned around where the node says so. @type {Settings | null} */
+  settings = null
+  /** Of the LoRA that the desk is about. @type {Profile | null} */
+  profile = null
+  /** Of that LoRA in each block, where it is one for this layout. @type {Amounts | null} */
+  amounts = null
+  /** @type {string | null} */
+  lora = null
+  /** What is wrong with the text, or with the preset that stands in for it. */
+  error = ''
+  /** Whether a wire decides the weights. */
+  linked = false
+  /** Whether hands may move the faders. */
+  enabled = false
+  /** Whether a hand holds a fader. */
+  held = false
+  /** Whether the weights are still those of the preset that the node names; unknown where there is no such preset. */
+  presetState = /** @type {'same' | 'edited' | 'unknown'} */ ('unknown')
+
+  /** @type {Settings | null} */
+  #presetSettings = null
+  /** @type {string | null} */
+  #pointed = null
+  #signature = ''
+  #round = 0
+  #writing = false
+  /** What ComfyUI calls the text. @type {string | null} */
+  #label = null
+  #chrome = 2 * LINE
+
+  /** @param {GraphNode} node */
   constructor(node) {
     this.node = node
-    /** @type {import('../lib/server.js').Layout | null} */
-    this.layout = null
-    /** @type {import('../lib/server.js').Settings | null} */
-    this.settings = null
-    this.profile = null
-    /** @type {Amounts | null} of the LoRA, where it is one for this layout */
-    this.amounts = null
-    this.lora = null
-    this.error = ''
-    this.linked = false
-    this.enabled = false
-    this.held = false
-    this.pointed = null
-    this.signature = ''
-    this.round = 0
     this.silence = new Silence(this)
+    this.masters = new Masters(this)
     this.texts = new Texts(this)
     this.strips = new Strips()
-    this.hands = new Hands(/** @type {any} */ (this))
+    this.hands = new Hands(this)
     this.menu = new PresetMenu(this)
+    this.faderMenu = new FaderMenu(this)
     this.bar = new Bar(this)
     this.foot = new Foot(this)
-    this.element = el('div', { class: 'strata strata-desk', tabindex: -1, role: 'group', 'aria-label': t('desk'), on: {
-      keydown: shield,
-      copy: (event) => this.texts.copied(event),
-      paste: (event) => this.texts.pasted(event),
-      focusin: (event) => this.point(this.strips.nameOf(event.target) ?? this.pointed),
-      click: (event) => this.clicked(event),
-      wheel: (event) => this.wheel(event),
-      pointerdown: passMiddle,
-      contextmenu: (event) => this.strips.nameOf(event.target) && event.stopPropagation()
-    } }, this.bar.element, this.strips.element, this.foot.element)
-    this.reserve()
-    this.observer = new ResizeObserver(() => this.arrange())
+    /** @type {HTMLElement} */
+    this.element = el(
+      'div',
+      {
+        class: 'strata strata-desk',
+        tabindex: -1,
+        role: 'group',
+        'aria-label': t('desk'),
+        on: {
+          keydown: shield,
+          copy: (event) => this.texts.copied(event),
+          paste: (event) => this.texts.pasted(event),
+          focusin: (event) => this.point(this.strips.nameOf(event.target) ?? this.#pointed),
+          pointerleave: () => this.point(null),
+          click: (event) => this.#clicked(event),
+          wheel: (event) => passWheel(event, this.element.hasAttribute('data-capture-wheel')),
+          pointerdown: passMiddle,
+          contextmenu: (event) => this.#rightClicked(event),
+        },
+      },
+      this.bar.element,
+      this.strips.element,
+      this.foot.element,
+    )
+    this.#reserve()
+    this.observer = new ResizeObserver(() => this.#arrange())
     this.observer.observe(this.element)
   }
 
   // What the node says
 
-  question() {
-    const { node } = this
-    const text = String(valueOf(node, 'weights') ?? '')
-    const preset = valueOf(node, 'preset')
-    const family = valueOf(node, 'layout')
-    const spoken = text.trim() ? text : preset && preset !== NONE ? preset : ''
-    return { text: spoken, family: family && family !== AUTO ? family : null, lora: this.lora, seed: valueOf(node, 'seed') ?? 0, invert: false }
+  /** The name of the preset that the node has, if any. @returns {string | null} */
+  get preset() {
+    const name = valueOf(this.node, 'preset')
+    return typeof name === 'string' && name && name !== NONE ? name : null
   }
 
-  /** Called by the clock and by every callback: looks whether anything that the picture depends on is another. */
+  /** Whether 1 minus each weight of the text acts. */
+  get inverted() {
+    return valueOf(this.node, 'invert') === true
+  }
+
+  get #text() {
+    return String(valueOf(this.node, 'weights') ?? '')
+  }
+
+  /** @returns {Question} */
+  question() {
+    const family = valueOf(this.node, 'layout')
+    return {
+      text: this.#text.trim() ? this.#text : this.preset ?? '',
+      family: typeof family === 'string' && family && family !== AUTO ? family : null,
+      lora: this.lora,
+      seed: Number(valueOf(this.node, 'seed') ?? 0),
+      invert: this.inverted,
+    }
+  }
+
+  /** Looks whether anything that the picture depends on is another. */
   tick() {
-    if (!this.node.graph || this.held) return
+    if (!this.node.graph || this.held || this.#writing) return
     takePlace(this.node, this.element)
-    const loader = loaderBehind(this.node)
-    this.lora = loader?.lora ?? null
-    const linked = ['weights', 'preset', 'layout'].some((name) => isLinked(this.node, name))
-    const signature = JSON.stringify([this.question(), linked, valueOf(this.node, 'invert'), this.lora && knownLora(this.lora) ? 1 : 0])
+    this.lora = loaderBehind(this.node)?.lora ?? null
+    const linked = ['weights', 'preset', 'layout', 'invert'].some((name) => isLinked(this.node, name))
+    const known = this.lora !== null && knownLora(this.lora) !== undefined
+    const signature = JSON.stringify([this.question(), this.preset, linked, known])
     this.element.classList.toggle('far', (app.canvas?.ds?.scale ?? 1) < FAR)
-    if (signature === this.signature) return
-    this.signature = signature
+    if (signature === this.#signature) return
+    this.#signature = signature
     this.linked = linked
-    this.refresh()
+    this.#refresh()
   }
 
   /** Reads everything anew. An older reading that comes late is dropped. */
-  async refresh() {
-    const round = ++this.round
+  async #refresh() {
+    const round = ++this.#round
     const question = this.question()
-    const known = knownSettings(question)
     const profile = question.lora ? knownLora(question.lora) ?? getLora(question.lora) : null
+    const known = knownSettings(question)
     if (!known) {
       this.foot.say(t('reading'))
       if (this.settings) await new Promise((done) => setTimeout(done, TYPING))
-      if (round !== this.round) return
+      if (round !== this.#round) return
     }
-    const [settings, found] = await Promise.all([known ?? getSettings(question), profile])
-    if (round !== this.round) return
-    const family = settings.family ?? question.family ?? this.layout?.family ?? 'SDXL'
+    const [settings, found, preset] = await Promise.all([
+      known ?? getSettings(question),
+      profile,
+      this.preset && this.#text.trim() ? getSettings({ ...question, text: this.preset, invert: false }) : null,
+    ])
+    // Weights that a lost preset was to say can be set by hand again: the text then counts, and not the name.
+    const lost = settings.error !== undefined && !this.#text.trim()
+    const usable = lost ? await getSettings({ ...question, text: '', invert: false }) : settings
+    if (round !== this.#round) return
+    const family = usable.family ?? question.family ?? this.layout?.family ?? FIRST_FAMILY
     const own = found?.layout?.family === family ? found.layout : null
-    const layout = own ?? (this.layout?.family === family && !this.layout?.ofLora ? this.layout : await getLayout(family))
-    if (round !== this.round) return
+    const asBefore = this.layout?.family === family && !this.layout.ofLora
+    const layout = own ?? (asBefore && this.layout ? this.layout : await getLayout(family))
+    if (round !== this.#round) return
     if (own) own.ofLora = true
-    this.show(layout, settings, found)
+    this.#presetSettings = preset && !preset.error ? preset : null
+    this.error = settings.error ?? ''
+    this.#show(layout, usable, found)
   }
 
-  show(layout, settings, profile) {
+  /** @param {Layout} layout @param {Settings} settings @param {Profile | null} profile */
+  #show(layout, settings, profile) {
     this.profile = profile
-    this.error = settings.error ?? ''
     if (!settings.error) this.settings = settings
     else this.settings ??= { family: layout.family, text: '', values: {}, fine: {}, plain: true, notes: [] }
     if (!layout.groups) return
     if (!sameLayout(this.layout, layout)) this.layout = layout // one that is as before keeps its faders
     const fits = profile && !profile.error && profile.layout?.family === layout.family
     this.amounts = fits ? new Amounts(profile.blocks) : null
-    this.enabled = !this.linked && !this.error
-    this.arrange()
+    this.enabled = !this.linked && !settings.error
+    this.#comparePreset()
+    this.#arrange()
     this.draw()
     if (refocus.id === String(this.node.id) && Date.now() < refocus.until) {
       this.strips.sliders.get(refocus.name)?.focus({ preventScroll: true })
@@ -131,18 +207,38 @@ export class DeskView {
     }
   }
 
+  #comparePreset() {
+    const { settings } = this
+    if (!this.preset || !settings || this.error) this.presetState = 'unknown'
+    else if (!this.#text.trim()) this.presetState = this.inverted ? 'edited' : 'same'
+    else if (!this.#presetSettings) this.presetState = 'unknown'
+    else this.presetState = sameWeights(settings, this.#presetSettings) ? 'same' : 'edited'
+  }
+
   // The picture
 
-  arrange() {
+  #arrange() {
     const width = this.strips.element.clientWidth
     if (!this.layout || !width) return
     const rebuilt = this.strips.build(this.layout, width)
-    if (this.reserve()) this.grow()
+    this.#fit()
     if (rebuilt) this.draw()
   }
 
+  /** The foot says something else, which may need more lines or fewer. */
+  fitFoot() {
+    if (this.layout && this.strips.element.clientWidth) this.#fit()
+  }
+
+  #fit() {
+    // The page's measures do not know of the canvas's zoom.
+    const [bar, foot] = [this.bar.element.offsetHeight, this.foot.element.offsetHeight]
+    if (bar && foot) this.#chrome = bar + foot
+    if (this.#reserve()) this.#grow()
+  }
+
   /** Room for the rows, in the renderer that lays out by style. Returns whether that is another now. */
-  reserve() {
+  #reserve() {
     const height = `${this.minHeight}px`
     if (this.element.style.minHeight === height) return false
     this.element.style.minHeight = height
@@ -153,15 +249,15 @@ export class DeskView {
   keepSize() {
     if (this.layout) return
     this.strips.rows = 1
-    this.reserve()
+    this.#reserve()
   }
 
   get minHeight() {
-    return CHROME + rowsHeight(Math.max(1, this.strips.rows))
+    return this.#chrome + GAPS + rowsHeight(Math.max(1, this.strips.rows))
   }
 
   /** A layout with more rows needs a taller node; a node is never made smaller. */
-  grow() {
+  #grow() {
     const { node } = this
     if (!node.graph || node.flags?.collapsed) return
     const [width, height] = node.size
@@ -179,52 +275,88 @@ export class DeskView {
     attribute(this.element, 'aria-invalid', this.error ? true : null)
     this.bar.draw()
     this.foot.draw()
-    this.drawPointed()
+    this.#drawPointed()
+    this.#drawExample(this.layout)
   }
 
-  drawPointed() {
+  /**
+   * An example of a text for this model, in the empty field; the Vue renderer has no such place, so there it stands behind the label.
+   *
+   * @param {Layout} layout
+   */
+  #drawExample(layout) {
+    const widget = widgetOf(this.node, 'weights')
+    if (!widget) return
+    this.#label ??= widget.label || widget.name
+    const text = example(layout)
+    if (widget.element instanceof HTMLTextAreaElement) widget.element.placeholder = text
+    const label = text && !this.#text.trim() ? t('exampleFor', { label: this.#label, example: text }) : this.#label
+    if (widget.label !== label) widget.label = label
+  }
+
+  #drawPointed() {
     const name = this.target()
     for (const [other, slider] of this.strips.sliders) slider.classList.toggle('pointed', other === name)
   }
 
   // What hands ask
 
-  target() {
-    return this.pointed && this.strips.sliders.has(this.pointed) ? this.pointed : null
+  /** Whether the desk itself is setting the node's widgets right now. */
+  get isWriting() {
+    return this.#writing
   }
 
+  /** The fader that is pointed at. */
+  target() {
+    return this.#pointed && this.strips.sliders.has(this.#pointed) ? this.#pointed : null
+  }
+
+  /** Points at a fader; with null, at the one that has the focus, if any. @param {string | null} name */
   point(name) {
-    const focused = this.strips.nameOf(document.activeElement)
-    const wanted = name ?? focused ?? (document.activeElement === this.foot.input ? this.pointed : null)
-    if (wanted === this.pointed && !this.held) return
-    this.pointed = wanted
-    this.drawPointed()
+    const focus = document.activeElement
+    const inside = this.element.contains(focus)
+    const wanted = name ?? this.strips.nameOf(focus) ?? (inside ? this.#pointed : null)
+    if (wanted === this.#pointed && !this.held) return
+    this.#pointed = wanted
+    this.#drawPointed()
     this.foot.point()
   }
 
+  /** @param {string} name @param {string} first */
   type(name, first) {
     this.point(name)
     this.foot.type(name, first)
   }
 
+  /** The weight of a fader, or the greatest of a master's. @param {string} name */
   valueOf(name) {
     const values = this.members(name).map((member) => this.settings?.values[member] ?? 1)
     return values.length === 1 ? values[0] : peak(values)
   }
 
+  /** The faders of a master, or the fader itself. @param {string} name @returns {string[]} */
   members(name) {
     if (!name.endsWith('*')) return [name]
-    return this.layout?.groups.find((group) => `${group.name}*` === name)?.blocks.map((block) => block.name) ?? []
+    const group = this.layout?.groups.find((group) => `${group.name}*` === name)
+    return group?.blocks.map((block) => block.name) ?? []
   }
 
+  /** The changes that set a fader, or scale the group of a master, to a value. @param {string} name @param {number} value @returns {Weights} */
+  at(name, value) {
+    return name.endsWith('*') ? this.masters.scaled(name, value) : { [name]: value }
+  }
+
+  /** @param {string[]} names */
   mute(names) {
     this.silence.mute(names)
   }
 
+  /** @param {string[]} names */
   solo(names) {
     this.silence.solo(names)
   }
 
+  /** @param {boolean} held */
   hold(held) {
     this.held = held
     this.element.classList.toggle('held', held)
@@ -234,54 +366,95 @@ export class DeskView {
     }
   }
 
-  /** One edit: the text is written here and nowhere else. @param {Record<string, number>} changes */
+  /** Moves faders, as one step of undo. @param {Weights} changes */
   change(changes) {
     if (!this.enabled || !this.settings || !this.layout) return
-    this.round++ // a reading under way is of an older text
-    this.settings = edited(this.layout, this.settings, changes)
-    this.writeText(this.settings.text)
-    keepSettings(this.question(), this.settings)
-    this.signature = ''
-    this.draw()
+    this.#round++ // a reading under way is of an older text
+    const settings = edited(this.layout, this.settings, changes)
+    this.edit(() => this.write(settings.text), () => {
+      this.error = ''
+      this.settings = settings
+      keepSettings(this.question(), settings)
+    })
   }
 
-  writeText(text) {
+  /** Puts a text into the node that acts as it is written. Within ``edit``. @param {string} text */
+  write(text) {
     setWidget(this.node, 'weights', text)
+    setWidget(this.node, 'invert', false)
   }
 
-  /** One step of undo. */
-  together(run) {
-    beginChange()
-    run()
-    endChange()
-    this.tick()
+  /**
+   * One step of undo, after which the desk reads the node anew.
+   *
+   * @param {() => void} run
+   * @param {() => void} [known] tells what the node says now, before anybody asks the server
+   */
+  edit(run, known) {
+    const outer = this.#writing
+    this.#writing = true
+    try {
+      oneStep(run)
+    } finally {
+      this.#writing = outer
+    }
+    this.foot.complain('')
+    if (known) {
+      known()
+      this.#comparePreset()
+      this.draw()
+    }
+    this.#signature = ''
+    if (!outer) this.tick()
   }
 
-  clicked(event) {
-    const button = event.target.closest?.('.strata-head [data-act]')
-    if (!button || !this.enabled) return
+  /** @param {MouseEvent} event */
+  #clicked(event) {
+    const button = event.target instanceof Element ? event.target.closest('.strata-head [data-act]') : null
+    if (!(button instanceof HTMLElement) || !this.enabled) return
     const members = this.members(`${button.dataset.names}*`)
-    this.together(() => (button.dataset.act === 'mute' ? this.mute(members) : this.solo(members)))
+    if (button.dataset.act === 'mute') this.mute(members)
+    else this.solo(members)
   }
 
-  /** The Vue renderer takes every wheel before its nodes see it, but for an element that is marked so and has the focus. */
+  /** @param {MouseEvent} event */
+  #rightClicked(event) {
+    const name = this.strips.nameOf(event.target)
+    if (!name) return
+    event.preventDefault()
+    event.stopPropagation()
+    if (this.enabled) this.faderMenu.open(name, event.clientX, event.clientY)
+  }
+
+  /**
+   * The Vue renderer takes every wheel before its nodes see it, but for an element that is marked so and has the focus.
+   *
+   * @param {boolean} claimed
+   */
   claimWheel(claimed) {
     attribute(this.element, 'data-capture-wheel', claimed && this.enabled ? true : null)
-    if (claimed && this.enabled && !this.element.contains(document.activeElement)) this.element.focus({ preventScroll: true })
-  }
-
-  wheel(event) {
-    if (!this.menu.contains(event.target)) passWheel(event, this.element.hasAttribute('data-capture-wheel'))
+    if (claimed && this.enabled && !this.element.contains(document.activeElement)) {
+      this.element.focus({ preventScroll: true })
+    }
   }
 
   dispose() {
     const name = this.strips.nameOf(document.activeElement)
-    if (name) refocus = { id: String(this.node.id), name, until: Date.now() + 1500 }
-    this.round++
+    if (name) refocus = { id: String(this.node.id), name, until: Date.now() + REFOCUS }
+    this.#round++
+    this.hands.dispose()
     this.observer.disconnect()
-    this.menu.close()
+    this.menu.popup.close()
+    this.faderMenu.popup.close()
     leave(this.node, this.element)
   }
 }
 
-const sameLayout = (one, other) => one?.family === other.family && JSON.stringify(one?.groups) === JSON.stringify(other.groups)
+/** @param {Layout | null} one @param {Layout} other */
+const sameLayout = (one, other) =>
+  one?.family === other.family && JSON.stringify(one.groups) === JSON.stringify(other.groups)
+
+/** @param {Settings} one @param {Settings} other */
+const sameWeights = (one, other) =>
+  Object.entries(other.values).every(([name, value]) => one.values[name] === value) &&
+  JSON.stringify(one.fine) === JSON.stringify(other.fine)

@@ -1,113 +1,131 @@
 // @ts-check
 // The line under the faders: the fader that is pointed at, its weight as a number to type, mute and solo, and what there is to say.
-import { attribute, el, setText } from '../lib/dom.js'
-import { beginChange, endChange, valueOf } from '../lib/graph.js'
+import { attribute, el, flag, setText } from '../lib/dom.js'
 import { t } from '../lib/i18n.js'
-import { formatNumber } from './text.js'
+import { NumberField } from '../lib/number_field.js'
+
+/** @typedef {import('./desk.js').DeskView} DeskView */
 
 export class Foot {
-  /** @param {any} desk */
+  /** What to say about no fader in particular. */
+  #hint = ''
+  /** What a hand's last wish failed with. */
+  #complaint = ''
+  /** The fader whose number is being typed: the pointer may be over another by now. @type {string | null} */
+  #typing = null
+
+  /** @param {DeskView} desk */
   constructor(desk) {
     this.desk = desk
-    this.hint = ''
-    /** The fader whose number is being typed: the pointer may be over another by now. @type {string | null} */
-    this.typing = null
-    this.input = /** @type {HTMLInputElement} */ (el('input', { class: 'strata-input', inputmode: 'decimal', autocomplete: 'off', spellcheck: 'false',
-      on: { keydown: (event) => this.typed(event), blur: () => this.endTyping(true) } }))
+    this.field = new NumberField({
+      label: t('desk'),
+      take: (value) => {
+        const name = this.#typing
+        if (name && desk.enabled) desk.change(desk.at(name, value))
+      },
+      refuse: (message) => this.complain(message),
+      left: (key) => this.#left(key),
+    })
+    this.field.element.addEventListener('focus', () => (this.#typing ??= desk.target()))
+    this.field.element.addEventListener('blur', () => (this.#typing = null))
     this.name = el('b', { class: 'strata-name' })
-    this.muteButton = this.button('mute', 'M')
-    this.soloButton = this.button('solo', 'S')
+    this.mute = this.#button('mute')
+    this.solo = this.#button('solo')
     this.readout = el('span', { class: 'strata-readout' })
     this.note = el('div', { class: 'strata-note', role: 'status' })
-    this.element = el('div', { class: 'strata-foot' }, this.name, this.input, this.muteButton, this.soloButton, this.readout, this.note)
+    this.element = el(
+      'div',
+      { class: 'strata-foot' },
+      this.name,
+      this.field.element,
+      this.mute,
+      this.solo,
+      this.readout,
+      this.note,
+    )
   }
 
   /** @param {'mute' | 'solo'} act */
-  button(act, text) {
+  #button(act) {
     const run = () => {
       const name = this.desk.target()
-      if (name) this.desk[act](this.desk.members(name))
+      if (name && this.desk.enabled) this.desk[act](this.desk.members(name))
     }
-    return el('button', { type: 'button', class: `strata-${act}`, 'data-act': act, text, on: { click: run } })
+    return el('button', { type: 'button', class: `strata-${act}`, 'data-act': act, text: t(act), on: { click: run } })
   }
 
+  /** @param {string} text */
   say(text) {
     setText(this.readout, text)
   }
 
+  /** Says why a wish was not granted, until the next one; an empty text: it is granted now. @param {string} message */
+  complain(message) {
+    if (message === this.#complaint) return
+    this.#complaint = message
+    this.draw()
+  }
+
   /** What is wrong or worth knowing, then whatever concerns the fader pointed at. */
   draw() {
-    const { linked, error, profile, node, lora, settings } = this.desk
-    let note = settings?.notes?.[0] ?? ''
+    const { linked, error, profile, lora, settings, inverted } = this.desk
+    const wrong = this.#complaint || (linked ? '' : error) || profile?.error || ''
+    let note = settings?.notes[0] ?? ''
     if (linked) note = t('linked')
-    else if (error) note = error
-    else if (profile?.error) note = profile.error
-    else if (valueOf(node, 'invert')) note = t('seeInput')
+    else if (wrong) note = wrong
+    else if (inverted) note = t('inverted', { text: settings?.text || 'default=1' })
     else if (!lora) note = t('noLora')
-    this.hint = note ? '' : t('hint')
+    this.#hint = note ? '' : t('hint')
     setText(this.note, note)
-    attribute(this.note, 'title', settings?.notes?.join('\n') || note)
-    this.note.classList.toggle('wrong', Boolean(error || profile?.error))
+    attribute(this.note, 'title', settings?.notes.join('\n') || note)
+    const isWrong = note !== '' && note === wrong
+    this.note.classList.toggle('wrong', isWrong)
+    this.element.classList.toggle('talking', isWrong || (inverted && !linked))
     this.point()
+    this.desk.fitFoot()
   }
 
+  /** Shows the fader that is pointed at. */
   point() {
     const { desk } = this
-    const name = desk.target()
+    const name = this.#typing ?? desk.target()
     const members = name ? desk.members(name) : []
-    desk.element.classList.toggle('pointing', Boolean(name))
+    const usable = Boolean(name && desk.enabled)
+    this.element.classList.toggle('pointing', Boolean(name))
     setText(this.name, name ? (name.endsWith('*') ? t('all', { name: name.slice(0, -1) }) : name) : '')
-    if (document.activeElement !== this.input) this.input.value = name ? formatNumber(desk.valueOf(name)) : ''
-    attribute(this.input, 'aria-label', name ? t('weight', { name }) : t('desk'))
-    attribute(this.input, 'disabled', name && desk.enabled ? null : true)
-    for (const [button, lit, hint] of [
-      [this.muteButton, desk.silence.muted, 'muteHint'],
-      [this.soloButton, desk.silence.soloed, 'soloHint']
-    ]) {
-      attribute(button, 'aria-pressed', members.length > 0 && members.every((member) => lit.has(member)))
-      attribute(button, 'title', name ? t(hint, { name }) : null)
-      attribute(button, 'disabled', name && desk.enabled ? null : true)
+    attribute(this.name, 'title', name)
+    this.field.show(name ? desk.valueOf(name) : null)
+    attribute(this.field.element, 'aria-label', name ? t('weight', { name }) : t('desk'))
+    attribute(this.field.element, 'disabled', usable ? null : true)
+    for (const button of [this.mute, this.solo]) {
+      const act = button === this.mute ? 'mute' : 'solo'
+      const lit = act === 'mute' ? desk.silence.muted : desk.silence.soloed
+      flag(button, 'aria-pressed', members.length > 0 && members.every((member) => lit.has(member)))
+      attribute(button, 'title', name ? t(`${act}Hint`, { name }) : null)
+      attribute(button, 'disabled', usable ? null : true)
     }
-    this.say(name ? this.describe(name, members) : this.hint)
+    this.say(name ? this.#describe(name, members) : this.#hint)
+    attribute(this.readout, 'title', this.readout.textContent)
   }
 
-  describe(name, members) {
+  /** @param {string} name @param {string[]} members */
+  #describe(name, members) {
     const { settings, amounts } = this.desk
     const rules = settings?.fine[name]
     return [amounts?.describe(members), rules && t('finer', { rules: rules.join(', ') })].filter(Boolean).join(' · ')
   }
 
-  // Numbers by keyboard
-
-  /** Starts typing the weight of a fader; first: the key that was pressed on it. */
+  /** Starts typing the weight of a fader. @param {string} name @param {string} first the key that was pressed on it */
   type(name, first) {
-    this.input.value = first || this.input.value
-    this.typing = name
-    this.input.focus({ preventScroll: true })
-    if (!first) this.input.select()
+    this.#typing = name
+    this.point()
+    this.field.start(first)
   }
 
-  typed(event) {
-    event.stopPropagation()
-    if (event.key !== 'Enter' && event.key !== 'Escape' && event.key !== 'Tab') return
-    const name = this.typing ?? this.desk.target()
-    this.endTyping(event.key !== 'Escape')
-    if (event.key !== 'Tab' && name) {
-      event.preventDefault()
-      this.desk.strips.sliders.get(name)?.focus({ preventScroll: true })
-    }
-  }
-
-  endTyping(keep) {
-    const { desk } = this
-    const name = this.typing ?? desk.target()
-    this.typing = null
-    const value = Number(this.input.value.replace(',', '.'))
-    const wanted = keep && name && desk.enabled && this.input.value.trim() !== '' && Number.isFinite(value)
-    if (wanted && value !== desk.valueOf(name)) {
-      beginChange()
-      desk.change(Object.fromEntries(desk.members(name).map((member) => [member, value])))
-      endChange()
-    } else this.input.value = name ? formatNumber(desk.valueOf(name)) : ''
+  /** @param {'Enter' | 'Escape' | 'Tab' | ''} key */
+  #left(key) {
+    const name = this.#typing
+    this.#typing = null
+    if (key !== 'Tab' && name) this.desk.strips.sliders.get(name)?.focus({ preventScroll: true })
   }
 }

@@ -1,94 +1,111 @@
 // @ts-check
 // Hands on the faders: drag, paint, wheel, keys. Turns them into changes of weights; what those mean is the desk's business.
-// @ts-ignore served by ComfyUI
-import { app } from '../../../scripts/app.js'
-import { beginChange, endChange } from '../lib/graph.js'
-import { peak } from './strips.js'
+import { app } from '../lib/comfy.js'
+import { isPlain } from '../lib/keys.js'
+import { snapTo } from '../lib/numbers.js'
+import { oneStep, UndoStep } from '../lib/undo.js'
+
+/** @typedef {import('./desk.js').DeskView} DeskView */
+/** @typedef {import('./strips.js').Place} Place */
+/** @typedef {Record<string, number>} Weights fader -> weight */
+/**
+ * @typedef {object} Stroke a press of the pointer, from down to up
+ * @property {number} id of the pointer
+ * @property {string} name the fader that is held
+ * @property {Place} held
+ * @property {Place[]} faders
+ * @property {number} x where it began, in px of the screen
+ * @property {number} y
+ * @property {number} lastX
+ * @property {number} lastY
+ * @property {number} offset from the pointer to the middle of the cap
+ * @property {boolean} onCap
+ * @property {'' | 'drag' | 'paint'} mode
+ * @property {Weights} pending changes that the next frame makes
+ * @property {number} frame
+ */
 
 const STEP = 0.05
 const FINE = 0.01
 const PAGE = 0.25
 const SLACK = 4 // px before a press becomes a drag
 const GRAB = 9 // px around a cap that count as the cap
-const LIMIT = 100
-
-/** To the step, without the dust of binary fractions. */
-export const snap = (value, fine) => {
-  const step = fine ? FINE : STEP
-  return Math.min(LIMIT, Math.max(-LIMIT, Number((Math.round(value / step) * step).toFixed(2))))
-}
-
-/**
- * @typedef {object} Desk what hands need of it
- * @property {import('./strips.js').Strips} strips
- * @property {boolean} enabled
- * @property {(name: string) => number} valueOf
- * @property {(name: string) => string[]} members the faders of a master, or the fader itself
- * @property {(changes: Record<string, number>) => void} change
- * @property {(names: string[]) => void} mute
- * @property {(names: string[]) => void} solo
- * @property {(name: string | null) => void} point
- * @property {(name: string, text: string) => void} type
- * @property {(held: boolean) => void} hold
- * @property {(claimed: boolean) => void} claimWheel
- */
+const REACH = 40 // px above and below the faders that a stroke may stray
 
 export class Hands {
-  /** @param {Desk} desk */
+  /** @type {Stroke | null} */
+  #stroke = null
+  /** The fader pressed last: clicks of a captured pointer are told of the whole surface only. */
+  #pressed = ''
+  /** One step of undo for a drag, and one for a key that is held and repeats. */
+  #dragging = new UndoStep()
+  #repeating = new UndoStep()
+
+  /** @param {DeskView} desk */
   constructor(desk) {
     this.desk = desk
-    this.stroke = null
-    /** The fader pressed last: clicks of a captured pointer are told of the whole surface only. */
-    this.pressed = ''
     const surface = desk.strips.element
-    surface.addEventListener('pointerdown', (event) => this.press(event))
-    surface.addEventListener('pointermove', (event) => this.move(event))
-    surface.addEventListener('pointerup', (event) => this.release(event))
-    surface.addEventListener('pointercancel', (event) => this.release(event))
-    surface.addEventListener('lostpointercapture', (event) => this.release(event))
-    surface.addEventListener('pointerleave', () => this.leave())
-    surface.addEventListener('dblclick', (event) => this.reset(event))
-    surface.addEventListener('wheel', (event) => this.wheel(event), { passive: false })
-    surface.addEventListener('keydown', (event) => this.key(event))
+    surface.addEventListener('pointerdown', (event) => this.#press(event))
+    surface.addEventListener('pointermove', (event) => this.#move(event))
+    surface.addEventListener('pointerup', (event) => this.#release(event))
+    surface.addEventListener('pointercancel', (event) => this.#release(event))
+    surface.addEventListener('lostpointercapture', (event) => this.#release(event))
+    surface.addEventListener('pointerleave', () => this.#stroke || this.desk.claimWheel(false))
+    surface.addEventListener('dblclick', (event) => this.#reset(event))
+    surface.addEventListener('wheel', (event) => this.#wheel(event), { passive: false })
+    surface.addEventListener('keydown', (event) => this.#key(event))
+    surface.addEventListener('keyup', () => this.#repeating.end())
+    surface.addEventListener('focusout', () => this.#repeating.end())
   }
 
-  press(event) {
-    const name = this.desk.strips.nameOf(event.target)
-    if (event.button !== 0 || !name || !this.desk.enabled || app.canvas?.read_only) return
+  /** The desk goes, perhaps in the middle of a stroke. */
+  dispose() {
+    const stroke = this.#stroke
+    this.#stroke = null
+    if (stroke?.frame) cancelAnimationFrame(stroke.frame)
+    this.#dragging.end()
+    this.#repeating.end()
+  }
+
+  /** @param {PointerEvent} event */
+  #press(event) {
+    const { desk } = this
+    const name = desk.strips.nameOf(event.target)
+    if (event.button !== 0 || !name || app.canvas?.read_only) return
     event.stopPropagation()
-    this.pressed = name
-    const slider = this.desk.strips.sliders.get(name)
-    slider?.focus({ preventScroll: true })
+    this.#pressed = name
+    desk.strips.sliders.get(name)?.focus({ preventScroll: true })
+    if (!desk.enabled) return
     if (event.altKey) {
       event.preventDefault()
-      this.once(() => this.desk.solo(this.desk.members(name)))
+      desk.solo(desk.members(name))
       return
     }
-    const faders = this.desk.strips.geometry()
+    const faders = desk.strips.geometry()
     const held = faders.find((fader) => fader.name === name)
     if (!held) return
-    const cap = held.bottom - this.share(this.desk.valueOf(name)) * (held.bottom - held.top)
+    const cap = held.bottom - this.#share(desk.valueOf(name)) * (held.bottom - held.top)
     const onCap = Math.abs(event.clientY - cap) <= GRAB
-    const members = this.desk.members(name)
-    this.stroke = {
-      id: event.pointerId, name, held, faders, x: event.clientX, y: event.clientY, lastX: event.clientX, lastY: event.clientY,
-      offset: onCap ? cap - event.clientY : 0, mode: '', members, before: Object.fromEntries(members.map((m) => [m, this.desk.valueOf(m)])),
-      pending: {}, frame: 0, touched: new Set(), onCap
-    }
+    const { clientX: x, clientY: y, pointerId: id } = event
+    const offset = onCap ? cap - y : 0
+    const now = { x, y, lastX: x, lastY: y }
+    this.#stroke = { id, name, held, faders, ...now, offset, onCap, mode: '', pending: {}, frame: 0 }
     try {
-      this.desk.strips.element.setPointerCapture(event.pointerId)
+      desk.strips.element.setPointerCapture(id)
     } catch {
       // A pointer that is gone already cannot be captured: its release follows.
     }
-    beginChange()
-    this.desk.hold(true)
+    this.#dragging.begin()
+    desk.hold(true)
   }
 
-  move(event) {
-    const stroke = this.stroke
+  /** @param {PointerEvent} event */
+  #move(event) {
+    const stroke = this.#stroke
     if (!stroke) {
       this.desk.claimWheel(event.altKey)
-      this.desk.point(this.desk.strips.nameOf(event.target) ?? null)
+      const name = this.desk.strips.nameOf(event.target)
+      if (name) this.desk.point(name)
       return
     }
     if (event.pointerId !== stroke.id) return
@@ -97,150 +114,167 @@ export class Hands {
     const dy = Math.abs(event.clientY - stroke.y)
     if (!stroke.mode) {
       if (Math.max(dx, dy) < SLACK) return
-      stroke.mode = stroke.name.endsWith('*') ? 'master' : dx > 0.6 * dy ? 'paint' : 'drag'
+      stroke.mode = !isMaster(stroke.name) && dx > 0.6 * dy ? 'paint' : 'drag'
     }
-    if (stroke.mode === 'paint') this.paint(stroke, event)
-    else this.queue(stroke, this.pulled(stroke, event))
+    this.#queue(stroke, stroke.mode === 'paint' ? this.#painted(stroke, event) : this.#pulled(stroke, event))
     stroke.lastX = event.clientX
     stroke.lastY = event.clientY
   }
 
-  /** What the held fader, or the group behind a held master, is dragged to. */
-  pulled(stroke, event) {
-    const value = snap(this.valueAt(stroke.held, event.clientY + stroke.offset), event.shiftKey)
-    if (stroke.mode !== 'master') return { [stroke.name]: value }
-    const from = peak(Object.values(stroke.before))
-    return Object.fromEntries(stroke.members.map((m) => [m, from === 0 ? value : snap((stroke.before[m] * value) / from, true)]))
+  /** What the held fader, or the group behind a held master, is dragged to. @param {Stroke} stroke @param {PointerEvent} event */
+  #pulled(stroke, event) {
+    return this.desk.at(stroke.name, snap(this.#valueAt(stroke.held, event.clientY + stroke.offset), event.shiftKey))
   }
 
-  /** Every fader that the stroke crossed since the last event gets the height at which it was crossed. */
-  paint(stroke, event) {
+  /**
+   * Every fader that the stroke crossed since the last event gets the height at which it was crossed.
+   *
+   * @param {Stroke} stroke
+   * @param {PointerEvent} event
+   */
+  #painted(stroke, event) {
+    /** @type {Weights} */
     const changes = {}
     const [left, right] = [Math.min(stroke.lastX, event.clientX), Math.max(stroke.lastX, event.clientX)]
     for (const fader of stroke.faders) {
-      const inRow = event.clientY >= fader.top - 40 && event.clientY <= fader.bottom + 40 && fader.top === stroke.held.top
-      if (!inRow || fader.name.endsWith('*') || fader.right <= left || fader.left > right) continue
+      const near = event.clientY >= fader.top - REACH && event.clientY <= fader.bottom + REACH
+      if (!near || fader.top !== stroke.held.top || isMaster(fader.name)) continue
+      if (fader.right <= left || fader.left > right) continue
       const middle = Math.min(right, Math.max(left, (fader.left + fader.right) / 2))
       const along = event.clientX === stroke.lastX ? 1 : (middle - stroke.lastX) / (event.clientX - stroke.lastX)
-      changes[fader.name] = snap(this.valueAt(fader, stroke.lastY + along * (event.clientY - stroke.lastY)), event.shiftKey)
+      const y = stroke.lastY + along * (event.clientY - stroke.lastY)
+      changes[fader.name] = snap(this.#valueAt(fader, y), event.shiftKey)
     }
-    this.queue(stroke, changes)
+    return changes
   }
 
-  /** At most one change a frame. */
-  queue(stroke, changes) {
+  /** At most one change a frame. @param {Stroke} stroke @param {Weights} changes */
+  #queue(stroke, changes) {
     Object.assign(stroke.pending, changes)
-    for (const name of Object.keys(changes)) stroke.touched.add(name)
-    stroke.frame ||= requestAnimationFrame(() => this.flush(stroke))
+    stroke.frame ||= requestAnimationFrame(() => this.#flush(stroke))
   }
 
-  flush(stroke) {
+  /** @param {Stroke} stroke */
+  #flush(stroke) {
     if (stroke.frame) cancelAnimationFrame(stroke.frame)
     stroke.frame = 0
     const changes = stroke.pending
     stroke.pending = {}
-    if (Object.keys(changes).length) this.desk.change(changes)
     const names = Object.keys(changes)
-    this.desk.point(stroke.mode === 'master' ? stroke.name : names[names.length - 1] ?? stroke.name)
+    if (names.length) this.desk.change(changes)
+    this.desk.point(stroke.mode === 'paint' ? names[names.length - 1] ?? stroke.name : stroke.name)
   }
 
-  release(event) {
-    const stroke = this.stroke
+  /** @param {PointerEvent} event */
+  #release(event) {
+    const stroke = this.#stroke
     if (!stroke || event.pointerId !== stroke.id) return
     if (event.type === 'pointerup') {
       event.stopPropagation()
       if (!stroke.mode && !stroke.onCap) {
-        stroke.mode = stroke.name.endsWith('*') ? 'master' : 'drag'
-        this.queue(stroke, this.pulled(stroke, event))
+        stroke.mode = 'drag'
+        this.#queue(stroke, this.#pulled(stroke, event))
       }
     }
-    this.flush(stroke)
-    this.stroke = null
-    if (this.desk.strips.element.hasPointerCapture?.(stroke.id)) this.desk.strips.element.releasePointerCapture(stroke.id)
+    this.#flush(stroke)
+    this.#stroke = null
+    const surface = this.desk.strips.element
+    if (surface.hasPointerCapture?.(stroke.id)) surface.releasePointerCapture(stroke.id)
     this.desk.hold(false)
-    endChange()
+    this.#dragging.end()
   }
 
-  leave() {
-    if (this.stroke) return
-    this.desk.claimWheel(false)
-    this.desk.point(null)
-  }
-
-  reset(event) {
-    const name = this.desk.strips.nameOf(event.target) ?? this.pressed
-    if (!name || !this.desk.enabled || event.altKey || event.target.closest?.('button')) return
+  /** @param {MouseEvent} event */
+  #reset(event) {
+    const name = this.desk.strips.nameOf(event.target) ?? this.#pressed
+    if (!name || event.altKey || (event.target instanceof Element && event.target.closest('button'))) return
     event.stopPropagation()
     event.preventDefault()
-    this.once(() => this.desk.change(all(this.desk.members(name), 1)))
+    this.desk.change(all(this.desk.members(name), 1))
   }
 
-  /** With Alt the wheel turns a fader; else it is the canvas's, as everywhere. */
-  wheel(event) {
+  /** With Alt the wheel turns a fader; else it is the canvas's, as everywhere. @param {WheelEvent} event */
+  #wheel(event) {
     const name = this.desk.strips.nameOf(event.target)
     if (!event.altKey || event.ctrlKey || !name || !this.desk.enabled) return
     event.preventDefault()
     event.stopPropagation()
     const up = -Math.sign(event.deltaY || event.deltaX)
-    this.once(() => this.nudge(name, up * (event.shiftKey ? FINE : STEP), event.shiftKey))
+    this.#nudge(name, up * (event.shiftKey ? FINE : STEP), event.shiftKey)
     this.desk.point(name)
   }
 
-  key(event) {
+  /** @param {KeyboardEvent} event */
+  #key(event) {
     const name = this.desk.strips.nameOf(event.target)
     if (event.key === 'Alt') this.desk.claimWheel(true)
-    if (!name || event.ctrlKey || event.metaKey) return
-    const run = this.action(event, name)
-    if (!run) return
+    if (!name || !isPlain(event)) return
+    const { move, edit } = this.#meaning(event, name)
+    if (!move && !edit) return
     event.preventDefault()
-    event.stopPropagation()
-    run()
-  }
-
-  /** @returns {(() => void) | null} */
-  action(event, name) {
-    const { desk } = this
-    if (event.key === 'ArrowLeft' || event.key === 'ArrowRight') return () => this.step(name, event.key === 'ArrowRight' ? 1 : -1)
-    if (!desk.enabled || event.altKey) return null
-    const up = { ArrowUp: STEP, ArrowDown: -STEP, PageUp: PAGE, PageDown: -PAGE }[event.key]
-    if (up) return () => this.nudge(name, event.shiftKey ? Math.sign(up) * FINE : up, event.shiftKey)
-    if (event.key === 'Home' || event.key === 'End') {
-      return () => desk.change(all(desk.members(name), desk.strips.range[event.key === 'Home' ? 0 : 1]))
+    if (move) move()
+    else if (edit && this.desk.enabled) {
+      if (event.repeat) this.#repeating.begin()
+      oneStep(edit)
     }
-    if (event.key === 'Delete' || event.key === 'Backspace') return () => desk.change(all(desk.members(name), 1))
-    if (event.key === 'm' || event.key === 'M') return () => desk.mute(desk.members(name))
-    if (event.key === 's' || event.key === 'S') return () => desk.solo(desk.members(name))
-    if (event.key === 'Enter') return () => desk.type(name, '')
-    if (/^[-+.,\d]$/.test(event.key)) return () => desk.type(name, event.key)
-    return null
   }
 
-  step(name, by) {
+  /**
+   * What a key does: move the focus, which a desk that cannot be edited allows too, or edit.
+   *
+   * @param {KeyboardEvent} event
+   * @param {string} name
+   * @returns {{move?: () => void, edit?: () => void}}
+   */
+  #meaning(event, name) {
+    const { desk } = this
+    const { key, shiftKey: fine } = event
+    if (key === 'ArrowLeft' || key === 'ArrowRight') {
+      return { move: () => this.#step(name, key === 'ArrowRight' ? 1 : -1) }
+    }
+    const up = { ArrowUp: STEP, ArrowDown: -STEP, PageUp: PAGE, PageDown: -PAGE }[key]
+    if (up) return { edit: () => this.#nudge(name, fine ? Math.sign(up) * FINE : up, fine) }
+    if (key === 'Home') return { edit: () => desk.change(desk.at(name, desk.strips.range[0])) }
+    if (key === 'End') return { edit: () => desk.change(desk.at(name, desk.strips.range[1])) }
+    if (key === 'Delete' || key === 'Backspace') return { edit: () => desk.change(all(desk.members(name), 1)) }
+    if (key === 'm' || key === 'M') return { edit: () => desk.mute(desk.members(name)) }
+    if (key === 's' || key === 'S') return { edit: () => desk.solo(desk.members(name)) }
+    if (key === 'Enter') return { edit: () => desk.type(name, '') }
+    if (/^[-+.,\d]$/.test(key)) return { edit: () => desk.type(name, key) }
+    return {}
+  }
+
+  /** @param {string} name @param {number} by */
+  #step(name, by) {
     const names = [...this.desk.strips.sliders.keys()]
     const next = names[names.indexOf(name) + by]
     if (next) this.desk.strips.sliders.get(next)?.focus({ preventScroll: true })
   }
 
-  nudge(name, by, fine) {
-    const members = this.desk.members(name)
-    this.desk.change(Object.fromEntries(members.map((member) => [member, snap(this.desk.valueOf(member) + by, fine || Math.abs(by) < STEP)])))
+  /** @param {string} name @param {number} by @param {boolean} fine */
+  #nudge(name, by, fine) {
+    const value = snap(this.desk.valueOf(name) + by, fine || Math.abs(by) < STEP)
+    this.desk.change(this.desk.at(name, value))
   }
 
-  once(run) {
-    beginChange()
-    run()
-    endChange()
-  }
-
-  share(value) {
+  /** How far up a fader a weight stands, 0 to 1. @param {number} value */
+  #share(value) {
     const [low, high] = this.desk.strips.range
     return Math.min(1, Math.max(0, (value - low) / (high - low)))
   }
 
-  valueAt(fader, y) {
+  /** @param {Place} fader @param {number} y */
+  #valueAt(fader, y) {
     const [low, high] = this.desk.strips.range
     return low + ((fader.bottom - y) / (fader.bottom - fader.top)) * (high - low)
   }
 }
 
+/** @param {number} value @param {boolean} fine */
+const snap = (value, fine) => snapTo(value, fine ? FINE : STEP)
+
+/** @param {string} name */
+const isMaster = (name) => name.endsWith('*')
+
+/** @param {string[]} names @param {number} value @returns {Weights} */
 const all = (names, value) => Object.fromEntries(names.map((name) => [name, value]))

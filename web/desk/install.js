@@ -1,14 +1,22 @@
 // @ts-check
 // Puts a desk under the widgets of a StrataLoraBlockWeights node.
 import { SELECT_ON } from '../lib/canvas.js'
-import { widgetOf } from '../lib/graph.js'
+import { chain, follow } from '../lib/comfy.js'
+import { isLinked, showWidget, widgetOf } from '../lib/graph.js'
+import { t } from '../lib/i18n.js'
 import { unwatch, watch } from '../lib/watch.js'
 import { DeskView } from './desk.js'
 import { NONE } from './texts.js'
 
+/** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
+
 const WIDTH = 440 // of a new node: sixty faders fit
 const TEXT_LINES = 46 // px: the text is one line, and the desk is its editor
 
+/** Widgets whose place the desk takes: its menu of presets, and its button that inverts. */
+const REPLACED = ['preset', 'invert']
+
+/** @param {GraphNode} node */
 export function installDesk(node) {
   const desk = new DeskView(node)
   const widget = node.addDOMWidget('strata_desk', 'STRATA_DESK', desk.element, {
@@ -20,19 +28,37 @@ export function installDesk(node) {
     margin: 8,
     getMinHeight: () => desk.minHeight + 16,
     getValue: () => '',
-    setValue: () => {}
+    setValue: () => {},
   })
   widget.serialize = false
+  widget.label = t('desk')
   const text = widgetOf(node, 'weights')
   if (text?.options) {
     text.options.getMinHeight = () => TEXT_LINES
     text.options.getMaxHeight = () => TEXT_LINES
   }
-  for (const name of ['layout', 'preset', 'weights', 'seed', 'invert']) follow(node, name, desk)
-  chain(node, 'onConnectionsChange', () => queueMicrotask(() => desk.tick()))
+  /** One that a wire decides is shown, so that the wire has an end. */
+  const show = () => {
+    for (const name of REPLACED) showWidget(node, name, isLinked(node, name))
+  }
+  show()
+  for (const name of ['layout', 'weights', 'seed', 'invert']) follow(widgetOf(node, name), () => desk.tick())
+  follow(widgetOf(node, 'preset'), (value) => {
+    // A preset that something else than the desk's menu has chosen writes its text, too.
+    if (typeof value === 'string' && value !== NONE && !desk.isWriting) desk.texts.usePreset(value)
+    else desk.tick()
+  })
+  chain(node, 'onConnectionsChange', () =>
+    queueMicrotask(() => {
+      show()
+      desk.tick()
+    }))
   chain(node, 'onConfigure', () => {
     desk.keepSize() // before ComfyUI compares the size with what is needed
-    queueMicrotask(() => desk.tick())
+    queueMicrotask(() => {
+      show()
+      desk.tick()
+    })
   })
   chain(node, 'onRemoved', () => {
     unwatch(desk)
@@ -42,27 +68,4 @@ export function installDesk(node) {
   watch(desk)
   const [width, height] = node.size
   node.setSize([Math.max(width, WIDTH), Math.max(height, node.computeSize()[1])])
-}
-
-/** A change by hand shows at once; the choice of a preset writes its text. */
-function follow(node, name, desk) {
-  const widget = widgetOf(node, name)
-  if (!widget) return
-  const before = widget.callback
-  widget.callback = function (...values) {
-    const result = before?.apply(this, values)
-    if (name === 'preset' && !desk.texts.choosing && values[0] && values[0] !== NONE) desk.texts.usePreset(values[0])
-    else desk.tick()
-    return result
-  }
-}
-
-/** Runs after the node's own handler. */
-export function chain(node, name, run) {
-  const before = node[name]
-  node[name] = function (...values) {
-    const result = before?.apply(this, values)
-    run.apply(this, values)
-    return result
-  }
 }

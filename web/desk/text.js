@@ -1,10 +1,13 @@
 // @ts-check
 // Weights texts as the desk writes them: canonical rules, NAME=value, and a default. What a typed text means, only the server says.
 
-/** @typedef {import('../lib/server.js').Layout} Layout @typedef {import('../lib/server.js').Settings} Settings */
+import { formatNumber } from '../lib/numbers.js'
 
-/** The shortest text of a number that reads back as the same number. */
-export const formatNumber = (value) => String(Object.is(value, -0) ? 0 : value)
+/** @typedef {import('../lib/server.js').Layout} Layout */
+/** @typedef {import('../lib/server.js').Settings} Settings */
+/** @typedef {import('../lib/server.js').Group} Group */
+/** @typedef {import('../lib/server.js').Block} Block */
+/** @typedef {Record<string, number>} Weights fader -> weight */
 
 /**
  * The settings after some faders were moved. Of the two texts that say it the shorter is taken: the old rules with new ones behind
@@ -12,7 +15,7 @@ export const formatNumber = (value) => String(Object.is(value, -0) ? 0 : value)
  *
  * @param {Layout} layout
  * @param {Settings} settings
- * @param {Record<string, number>} changes fader -> weight
+ * @param {Weights} changes
  * @returns {Settings}
  */
 export function edited(layout, settings, changes) {
@@ -26,13 +29,20 @@ export function edited(layout, settings, changes) {
   return { ...settings, text, values, fine }
 }
 
-/** The rules of a canonical text, the default apart. */
+/** The rules of a canonical text, the default apart. @param {string} text */
 export function split(text) {
   const rules = text ? text.split(', ') : []
   const last = rules[rules.length - 1]
   return last?.startsWith('default=') ? { rules: rules.slice(0, -1), rest: rules.slice(-1) } : { rules, rest: [] }
 }
 
+/**
+ * The old rules with new ones behind them. Rules for single faders at the end of the old text are replaced where they are set anew.
+ *
+ * @param {Layout} layout
+ * @param {string} text
+ * @param {Weights} changes
+ */
 function appended(layout, text, changes) {
   const { rules, rest } = split(text)
   const names = new Map(layout.groups.flatMap((group) => group.blocks.map((block) => [block.name, block.rule])))
@@ -50,7 +60,12 @@ function appended(layout, text, changes) {
   return [...rules, ...[...own].map((rule) => rule.join('=')), ...rest].join(', ')
 }
 
-/** One text for these values: a default, then groups, runs and single blocks that differ from it. */
+/**
+ * One text for these values: a default, then groups, runs and single blocks that differ from it.
+ *
+ * @param {Layout} layout
+ * @param {Weights} values
+ */
 export function compact(layout, values) {
   const used = new Map()
   for (const value of Object.values(values)) used.set(value, (used.get(value) ?? 0) + 1)
@@ -62,6 +77,12 @@ export function compact(layout, values) {
   return texts.reduce((best, text) => (text.length < best.length ? text : best))
 }
 
+/**
+ * @param {Group} group
+ * @param {Weights} values
+ * @param {number} rest the default
+ * @returns {string[]}
+ */
 function groupRules({ name, blocks }, values, rest) {
   const own = blocks.map((block) => values[block.name])
   if (own.every((value) => value === rest)) return []
@@ -75,10 +96,17 @@ function groupRules({ name, blocks }, values, rest) {
   return grouped.join(', ').length < plain.join(', ').length ? grouped : plain
 }
 
-/** Neighbours with the same weight are one rule: IN4-8=0.5. */
+/**
+ * Neighbours with the same weight are one rule: IN4-8=0.5.
+ *
+ * @param {string} name
+ * @param {Block[]} blocks
+ * @param {number[]} own
+ * @param {number} rest
+ */
 function runs(name, blocks, own, rest) {
   const rules = []
-  for (let from = 0; from < blocks.length; ) {
+  for (let from = 0; from < blocks.length;) {
     let to = from
     const numbered = blocks[from].rule.startsWith(name) && /^\d+$/.test(blocks[from].rule.slice(name.length))
     while (numbered && to + 1 < blocks.length && own[to + 1] === own[from]) to++
@@ -89,4 +117,20 @@ function runs(name, blocks, own, rest) {
     from = to + 1
   }
   return rules
+}
+
+/**
+ * A text that somebody could write for this layout, as an example.
+ *
+ * @param {Layout} layout
+ */
+export function example(layout) {
+  const many = layout.groups.filter(({ name, blocks }) => blocks.length > 5 && name !== 'TE')
+  const [first, last] = [many[0], many[many.length - 1]]
+  if (!first) return ''
+  const run = (/** @type {Group} */ group) => {
+    const third = Math.floor(group.blocks.length / 3)
+    return `${group.blocks[third].rule}-${group.blocks[2 * third].rule.slice(group.name.length)}=0.5`
+  }
+  return [run(first), ...(last === first ? [] : [`${last.name}*=1`]), 'TE=0.4', 'default=0'].join(', ')
 }

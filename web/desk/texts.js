@@ -1,55 +1,70 @@
 // @ts-check
 // Whole weights texts: reset, invert, presets, and the clipboard. Each puts one text into the node, as one step of undo.
-// @ts-ignore served by ComfyUI
-import { app } from '../../../scripts/app.js'
-import { copyText, setWidget } from '../lib/graph.js'
+import { app } from '../lib/comfy.js'
+import { copyText } from '../lib/dom.js'
+import { setWidget } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { getSettings } from '../lib/server.js'
 
+/** @typedef {import('./desk.js').DeskView} DeskView */
+
+/** What the node's list of presets says for none of them. */
 export const NONE = 'none'
 
 export class Texts {
-  /** @param {any} desk */
+  /** @param {DeskView} desk */
   constructor(desk) {
     this.desk = desk
-    this.choosing = false // the preset combo is being set from here
   }
 
+  /** Everything back to what an untouched node has. */
   reset() {
     const { desk } = this
-    desk.silence.forget()
-    desk.together(() => {
+    desk.edit(() => {
+      desk.silence.forget()
+      desk.masters.forget()
       setWidget(desk.node, 'preset', NONE)
-      desk.writeText('')
+      desk.write('')
     })
   }
 
+  /** 1 minus each weight that acts now. A node that says so by its switch gets its own text back instead of a second turn. */
   async invert() {
-    const settings = await getSettings({ ...this.desk.question(), invert: true })
-    if (!settings.error) this.desk.together(() => this.desk.writeText(settings.text))
+    const { desk } = this
+    const question = desk.question()
+    if (question.invert) {
+      desk.edit(() => setWidget(desk.node, 'invert', false))
+      return
+    }
+    const settings = await getSettings({ ...question, invert: true })
+    if (settings.error) desk.foot.complain(settings.error)
+    else if (same(question, desk.question())) desk.edit(() => desk.write(settings.text))
   }
 
-  /** A preset, by name: its text goes into the node, so that the workflow outlives the preset. */
+  /** A preset, by name: its text goes into the node, so that the workflow outlives the preset. @param {string} name */
   async usePreset(name) {
     const { desk } = this
-    const settings = await getSettings({ ...desk.question(), text: name })
-    this.choosing = true
-    desk.together(() => {
+    const settings = await getSettings({ ...desk.question(), text: name, invert: false })
+    if (settings.error) {
+      desk.foot.complain(settings.error)
+      return
+    }
+    desk.edit(() => {
       setWidget(desk.node, 'preset', name)
-      if (!settings.error) desk.writeText(settings.text)
+      desk.write(settings.text)
     })
-    this.choosing = false
   }
 
-  /** Whatever can be read becomes names; whatever cannot stays as it is, with its error. */
+  /** Whatever can be read becomes names; whatever cannot stays as it is, with its error. @param {string} text */
   async useText(text) {
     const { desk } = this
     const line = text.trim().replace(/\s*\n\s*/g, ' ')
     if (!line) return
-    const settings = await getSettings({ ...desk.question(), text: line })
-    desk.together(() => desk.writeText(settings.error ? text : settings.text))
+    const settings = await getSettings({ ...desk.question(), text: line, invert: false })
+    desk.edit(() => desk.write(settings.error ? text : settings.text))
   }
 
+  /** The text of what acts. */
   copyable() {
     return (this.desk.error ? this.desk.question().text : this.desk.settings?.text) ?? ''
   }
@@ -79,8 +94,12 @@ export class Texts {
     try {
       text = await navigator.clipboard.readText()
     } catch {
-      text = await app.extensionManager.dialog.prompt({ title: t('desk'), message: t('pasteHere'), defaultValue: '' })
+      const question = { title: t('desk'), message: t('pasteHere'), defaultValue: '' }
+      text = await app.extensionManager?.dialog.prompt(question)
     }
     if (text) this.useText(text)
   }
 }
+
+/** @param {object} one @param {object} other */
+const same = (one, other) => JSON.stringify(one) === JSON.stringify(other)

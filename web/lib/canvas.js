@@ -1,7 +1,6 @@
 // @ts-check
 // Manners of a node's own element towards the canvas behind it.
-// @ts-ignore served by ComfyUI
-import { app } from '../../../scripts/app.js'
+import { app, isVue } from './comfy.js'
 
 /**
  * When ComfyUI selects the node and brings it to the front. Its own choice, the click, comes after the hand's edit is done: inside a
@@ -12,21 +11,16 @@ export const SELECT_ON = ['mousedown']
 /**
  * Over a node drawn on the canvas the wheel has to be handed to it; nodes in the page hand it on themselves.
  *
+ * @param {WheelEvent} event
  * @param {boolean} [claimed] the element has kept the wheel from the page, but has no use for it
  */
 export function passWheel(event, claimed = false) {
-  if (globalThis.LiteGraph?.vueNodesMode && !claimed) return
+  if (isVue() && !claimed) return
   event.preventDefault()
   app.canvas?.processMouseWheel(event)
 }
 
-/** The middle button drags the canvas. */
+/** The middle button drags the canvas. @param {PointerEvent} event */
 export function passMiddle(event) {
   if (event.button === 1) app.canvas?.processMouseDown(event)
-}
-
-/** Keys that mean something here must not reach the canvas: Delete would remove the node. */
-export function shield(event) {
-  const copying = (event.ctrlKey || event.metaKey) && ['c', 'v', 'x', 'a'].includes(event.key.toLowerCase())
-  if (copying || ['Delete', 'Backspace'].includes(event.key)) event.stopPropagation()
 }

@@ -1,38 +1,55 @@
 // @ts-check
 // Elements from text and properties. Never from markup: file headers are strangers' words.
 
+/** @typedef {{[name: string]: unknown} & {on?: {[K in keyof HTMLElementEventMap]?: (event: HTMLElementEventMap[K]) => unknown}}} Properties */
+
 /**
- * @param {string} tag
- * @param {Record<string, any>} [properties] class, text, title, on (events), style, data-*, aria-* and other attributes
+ * @template {keyof HTMLElementTagNameMap} K
+ * @param {K} tag
+ * @param {Properties} [properties] class, text, title, on (events), style, data-*, aria-* and other attributes
  * @param {...(Node | string | null | undefined)} children
- * @returns {HTMLElement}
+ * @returns {HTMLElementTagNameMap[K]}
  */
 export function el(tag, properties = {}, ...children) {
   const element = document.createElement(tag)
   for (const [name, value] of Object.entries(properties)) {
     if (value === undefined || value === null || value === false) continue
-    if (name === 'class') element.className = value
-    else if (name === 'text') element.textContent = value
-    else if (name === 'on') for (const [event, run] of Object.entries(value)) element.addEventListener(event, run)
-    else element.setAttribute(name, value === true ? '' : String(value))
+    if (name === 'class') element.className = String(value)
+    else if (name === 'text') element.textContent = String(value)
+    else if (name === 'on') {
+      for (const [event, run] of Object.entries(/** @type {object} */ (value))) element.addEventListener(event, run)
+    } else element.setAttribute(name, value === true ? '' : String(value))
   }
   element.append(...children.filter((child) => child !== null && child !== undefined))
   return element
 }
 
-/** Sets an attribute or takes it away, and touches the page only where that changes something. */
+/**
+ * Sets an attribute or takes it away, and touches the page only where that changes something.
+ *
+ * @param {Element} element
+ * @param {string} name
+ * @param {string | number | boolean | null | undefined} value null, undefined and false take it away
+ */
 export function attribute(element, name, value) {
-  if (value === null || value === false) {
+  if (value === null || value === undefined || value === false) {
     if (element.hasAttribute(name)) element.removeAttribute(name)
   } else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, String(value))
 }
 
-/** @param {HTMLElement} element @param {string} text */
+/** A state that is said in both cases, such as aria-pressed. @param {Element} element @param {string} name @param {boolean} value */
+export const flag = (element, name, value) => attribute(element, name, value ? 'true' : 'false')
+
+/** @param {Element} element @param {string} text */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text
 }
 
-/** A line drawing of 24 units. @param {string} path */
+/**
+ * A line drawing of 24 units.
+ *
+ * @param {string} path
+ */
 export function icon(path) {
   const drawing = document.createElementNS('http://www.w3.org/2000/svg', 'svg')
   drawing.setAttribute('viewBox', '0 0 24 24')
@@ -43,10 +60,19 @@ export function icon(path) {
   return drawing
 }
 
-/** Loads this pack's style sheet into the page, once. */
-export function loadStyles() {
-  const href = new URL('../strata.css', import.meta.url).href
-  if (![...document.styleSheets].some((sheet) => sheet.href === href)) {
-    document.head.append(el('link', { rel: 'stylesheet', href }))
+/** Writes text to the clipboard; false where the browser forbids it. @param {string} text */
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text)
+    return true
+  } catch {
+    return false
   }
+}
+
+/** Loads this pack's style sheet, for whatever document it is in. */
+export async function loadStyles() {
+  const sheet = new CSSStyleSheet()
+  document.adoptedStyleSheets.push(sheet)
+  await sheet.replace(await (await fetch(new URL('../strata.css', import.meta.url))).text())
 }

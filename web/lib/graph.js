@@ -1,20 +1,33 @@
 // @ts-check
 // Widgets by name, wherever their values are kept, and the way from a BLOCK_WEIGHTS output to the loader that takes it, through reroutes
 // and subgraphs.
-// @ts-ignore served by ComfyUI
-import { app } from '../../../scripts/app.js'
+import { app } from './comfy.js'
+
+/** @typedef {import('./comfy.js').GraphNode} GraphNode */
+/** @typedef {import('./comfy.js').Graph} Graph */
+/** @typedef {import('./comfy.js').Slot} Slot */
+/** @typedef {import('./comfy.js').Widget} Widget */
 
 const SUBGRAPH_INPUT = -10 // the ids under which links begin at a subgraph's own inputs
 const SUBGRAPH_OUTPUT = -20 // and end at its own outputs
 const FARTHEST = 32
 
+/** @param {GraphNode} node @param {string} name */
 export const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name)
+
+/** @param {GraphNode} node @param {string} name @returns {unknown} */
 export const valueOf = (node, name) => keeperOf(node, name)?.widget.value ?? widgetOf(node, name)?.value
 
-/** Whether a value comes by wire, so that no widget here decides it. */
+/** Whether a value comes by wire, so that no widget here decides it. @param {GraphNode} node @param {string} name */
 export const isLinked = (node, name) => isTaken(slotOf(node, name)) && !keeperOf(node, name)
 
-/** Writes a widget as a hand on it would: value, callback, redraw. */
+/**
+ * Writes a widget as a hand on it would: value, callback, redraw.
+ *
+ * @param {GraphNode} node
+ * @param {string} name
+ * @param {unknown} value
+ */
 export function setWidget(node, name, value) {
   const kept = keeperOf(node, name)
   if (!kept || kept.widget.value === value) return
@@ -23,34 +36,64 @@ export function setWidget(node, name, value) {
   node.graph?.setDirtyCanvas?.(true, false)
 }
 
+/**
+ * Whether a widget is shown on its node, in both renderers. ComfyUI's canvas reads one place, its page the other.
+ *
+ * @param {GraphNode} node
+ * @param {string} name
+ * @param {boolean} shown
+ */
+export function showWidget(node, name, shown) {
+  const widget = widgetOf(node, name)
+  if (!widget || Boolean(widget.hidden) === !shown) return
+  widget.hidden = !shown
+  if (widget.options) widget.options.hidden = !shown
+  // The page notices a list of widgets that is another, and no change inside one.
+  if (node.graph) node.widgets = [...(node.widgets ?? [])]
+  node.graph?.setDirtyCanvas?.(true, true)
+}
+
+/** @param {GraphNode} node @param {string} name */
 const slotOf = (node, name) => node.inputs?.find((slot) => slot.name === name)
+
+/** @param {Slot | undefined} slot @returns {slot is Slot & {link: number}} */
 const isTaken = (slot) => slot?.link !== null && slot?.link !== undefined
 
 /**
  * The widget that decides a value: the node's own or, where that was promoted out of a subgraph, the subgraph's.
  *
- * @returns {{node: any, widget: any} | null} null where a wire decides, or several uses of one subgraph each on their own
+ * @param {GraphNode} node
+ * @param {string} name
+ * @returns {{node: GraphNode, widget: Widget} | null} null where a wire decides, or several uses of one subgraph each on their own
  */
 export const keeperOf = (node, name) => keeper(node, slotOf(node, name), widgetOf(node, name), 0)
 
+/**
+ * @param {GraphNode} node
+ * @param {Slot | undefined} slot
+ * @param {Widget | undefined} widget
+ * @param {number} depth
+ * @returns {{node: GraphNode, widget: Widget} | null}
+ */
 function keeper(node, slot, widget, depth) {
   if (!isTaken(slot)) return widget ? { node, widget } : null
   const link = linkOf(node.graph, slot.link)
-  if (Number(link?.origin_id) !== SUBGRAPH_INPUT || depth > FARTHEST) return null
+  if (!link || Number(link.origin_id) !== SUBGRAPH_INPUT || depth > FARTHEST) return null
   const hosts = [...hostsOf(node.graph)]
-  const outer = hosts[0]?.inputs[link.origin_slot]
+  const outer = hosts[0]?.inputs?.[link.origin_slot]
   return hosts.length === 1 && outer ? keeper(hosts[0], outer, hosts[0].getWidgetFromSlot(outer), depth + 1) : null
 }
 
-/** What a node's last run told the browser. ComfyUI keeps it through undo, other tabs and the history. @returns {any} */
-export function outputOf(node) {
-  const { graph } = node
-  return app.nodeOutputs?.[!graph || graph === graph.rootGraph ? node.id : `${graph.id}:${node.id}`]
-}
-
+/** @param {Graph | null} graph @param {number} id */
 const linkOf = (graph, id) => graph?.getLink?.(id) ?? graph?.links?.get?.(id)
 
-/** @returns {{node: any, lora: string | null} | null} the first loader behind an output; lora null where its name comes by wire */
+/**
+ * The first loader behind an output.
+ *
+ * @param {GraphNode} node
+ * @param {number} [slot]
+ * @returns {{node: GraphNode, lora: string | null} | null} lora null where its name comes by wire
+ */
 export function loaderBehind(node, slot = 0) {
   for (const found of consumers(node.graph, node.outputs?.[slot]?.links ?? [], 0)) {
     const name = valueOf(found, 'lora_name')
@@ -59,6 +102,12 @@ export function loaderBehind(node, slot = 0) {
   return null
 }
 
+/**
+ * @param {Graph | null} graph
+ * @param {number[]} linkIds
+ * @param {number} depth
+ * @returns {Generator<GraphNode>}
+ */
 function* consumers(graph, linkIds, depth) {
   if (!graph || depth > FARTHEST) return
   for (const id of linkIds) {
@@ -84,6 +133,14 @@ function* consumers(graph, linkIds, depth) {
   }
 }
 
+/**
+ * The nodes that stand for a subgraph, wherever they are.
+ *
+ * @param {Graph | null} subgraph
+ * @param {Graph | undefined} [graph]
+ * @param {number} [depth]
+ * @returns {Generator<GraphNode>}
+ */
 function* hostsOf(subgraph, graph = app.rootGraph ?? app.graph, depth = 0) {
   if (depth > FARTHEST) return
   for (const node of graph?.nodes ?? []) {
@@ -93,16 +150,32 @@ function* hostsOf(subgraph, graph = app.rootGraph ?? app.graph, depth = 0) {
   }
 }
 
-/** Everything between these two is one step of ComfyUI's undo. */
-export const beginChange = () => app.canvas?.emitBeforeChange?.()
-export const endChange = () => app.canvas?.emitAfterChange?.()
-
-/** Writes text to the clipboard; false where the browser forbids it. */
-export async function copyText(text) {
-  try {
-    await navigator.clipboard.writeText(text)
-    return true
-  } catch {
-    return false
+/**
+ * Every node of a type, in open subgraphs and closed ones.
+ *
+ * @param {string} type
+ * @param {Graph | undefined} [graph]
+ * @param {number} [depth]
+ * @returns {Generator<GraphNode>}
+ */
+export function* nodesOf(type, graph = app.rootGraph ?? app.graph, depth = 0) {
+  if (depth > FARTHEST) return
+  for (const node of graph?.nodes ?? []) {
+    if (node.subgraph) yield* nodesOf(type, node.subgraph, depth + 1)
+    if (node.type === type) yield node
   }
+}
+
+/**
+ * The ids under which a run knows a node: its own, behind those of the nodes that its subgraph is used by ("7:3").
+ *
+ * @param {GraphNode} node
+ * @param {number} [depth]
+ * @returns {Generator<string>}
+ */
+export function* pathsOf(node, depth = 0) {
+  const { graph } = node
+  if (!graph || depth > FARTHEST) return
+  if (!graph.rootGraph || graph === graph.rootGraph) yield String(node.id)
+  else for (const host of hostsOf(graph)) for (const path of pathsOf(host, depth + 1)) yield `${path}:${node.id}`
 }

@@ -1,63 +1,83 @@
 // @ts-check
 // What the pack's routes know, asked for once and kept.
-// @ts-ignore served by ComfyUI
-import { api } from '../../../scripts/api.js'
+import { api } from './comfy.js'
 import { t } from './i18n.js'
 
 /**
- * @typedef {{name: string, rule: string}} Block
- * @typedef {{family: string | null, groups: {name: string, blocks: Block[]}[], ofLora?: boolean}} Layout
+ * @typedef {{name: string, rule: string}} Block rule: the left side that sets it alone
+ * @typedef {{name: string, blocks: Block[]}} Group
+ * @typedef {{family: string | null, groups: Group[], ofLora?: boolean, error?: string}} Layout ofLora: in the depth of the LoRA's model
  * @typedef {{family: string | null, text: string, values: Record<string, number>, fine: Record<string, string[]>, plain: boolean,
  *   notes: string[], error?: string}} Settings
+ * @typedef {{text: string, family: string | null, lora: string | null, seed: number, invert: boolean}} Question what a text means, and where
+ * @typedef {{share: number, tensors: number, relative?: number}} Row share: of the squared norm; relative: of the norm
+ * @typedef {{algorithms: string[], rank: string, alpha: string, size: string}} Facts
+ * @typedef {{family: string | null, about: string, facts?: Facts, fit: string, fits?: {family: string | null, used: number, total: number} | null,
+ *   problem: string, trigger_words: string[], metadata: [string, string][], leftovers: [string, string][], leftover_count: number,
+ *   preview: {folder: number, file: string} | null, layout: Layout | null, blocks: Record<string, Row>, error?: string}} Profile of a LoRA file
+ * @typedef {{name: string, weights: string, about: string, families: string[], user: boolean}} Preset
+ * @typedef {{presets: Preset[], names: string[], error?: string}} Presets those that fit a family, and the names of all
  */
 
 const KEPT = 400
+/** @type {Map<string, {value?: unknown, promise?: Promise<any>}>} */
 const cache = new Map()
 
-/** Forgets everything, or one LoRA: files may have changed. */
+/** Forgets everything, or one LoRA: files may have changed. @param {string} [lora] */
 export function forget(lora) {
   for (const key of [...cache.keys()]) if (lora === undefined || key === `lora ${lora}`) cache.delete(key)
 }
 
-/** @returns {Promise<any>} the profile of a LoRA, or {error} */
+/** @param {string} name @returns {Promise<Profile>} */
 export const getLora = (name) => once(`lora ${name}`, () => ask(`/strata/lora?name=${encodeURIComponent(name)}`))
 
-/** @returns {Promise<Layout>} */
+/** @param {string} family @returns {Promise<Layout>} */
 export const getLayout = (family) =>
   once(`layout ${family}`, () => ask(`/strata/layout?family=${encodeURIComponent(family)}`))
 
-/** @returns {Promise<Settings>} what a text means: {text, family, lora, seed, invert} */
+/** @param {Question} question @returns {Promise<Settings>} */
 export const getSettings = (question) => once(settingsKey(question), () => send('POST', '/strata/weights', question))
 
-/** What is known already, without asking. */
-export const knownSettings = (question) => settled(settingsKey(question))
-export const knownLora = (name) => settled(`lora ${name}`)
+/** What is known already, without asking. @param {Question} question */
+export const knownSettings = (question) => /** @type {Settings | undefined} */ (settled(settingsKey(question)))
 
-/** Keeps settings that the desk made itself, so that nobody asks for them. */
+/** @param {string} name */
+export const knownLora = (name) => /** @type {Profile | undefined} */ (settled(`lora ${name}`))
+
+/** Keeps settings that the desk made itself, so that nobody asks for them. @param {Question} question @param {Settings} settings */
 export function keepSettings(question, settings) {
   keep(settingsKey(question), { value: settings })
 }
 
+/** @param {string | null | undefined} family @returns {Promise<Presets>} */
 export const getPresets = (family) => ask(`/strata/presets?family=${encodeURIComponent(family ?? '')}`)
+
+/** @param {{name: string, weights: string, family: string | null}} preset @returns {Promise<Presets>} */
 export const savePreset = (preset) => changed(send('POST', '/strata/presets', preset))
+
+/** @param {{name: string, family: string | null}} preset @returns {Promise<Presets>} */
 export const deletePreset = (preset) => changed(send('DELETE', '/strata/presets', preset))
 
+/** @param {Question} question */
 function settingsKey({ text, family, lora, seed, invert }) {
-  return `weights ${JSON.stringify([text, family ?? null, lora ?? null, seed ?? 0, invert ?? false])}`
+  return `weights ${JSON.stringify([text, family, lora, seed, invert])}`
 }
 
+/** A name may mean something else from now on. @param {Promise<Presets>} answer */
 async function changed(answer) {
   const found = await answer
   for (const key of [...cache.keys()]) if (key.startsWith('weights ')) cache.delete(key)
   return found
 }
 
+/** @param {string} key */
 const settled = (key) => cache.get(key)?.value
 
+/** @param {string} key @param {() => Promise<any>} fetchIt @returns {Promise<any>} */
 function once(key, fetchIt) {
   const known = cache.get(key)
   if (known) return known.promise ?? Promise.resolve(known.value)
-  /** @type {{value?: any, promise?: Promise<any>}} */
+  /** @type {{value?: unknown, promise?: Promise<any>}} */
   const entry = {}
   entry.promise = fetchIt().then((value) => {
     if (value.offline) cache.delete(key)
@@ -71,17 +91,26 @@ function once(key, fetchIt) {
   return entry.promise
 }
 
+/** @param {string} key @param {{value?: unknown, promise?: Promise<any>}} entry */
 function keep(key, entry) {
   cache.delete(key)
   cache.set(key, entry)
-  if (cache.size > KEPT) cache.delete(cache.keys().next().value)
+  for (const oldest of cache.size > KEPT ? cache.keys() : []) {
+    cache.delete(oldest)
+    break
+  }
 }
 
+/** @param {string} path */
 const ask = (path) => read(() => api.fetchApi(path))
 
+/** @param {string} method @param {string} path @param {object} body */
 const send = (method, path, body) =>
-  read(() => api.fetchApi(path, { method, body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } }))
+  read(() =>
+    api.fetchApi(path, { method, body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } })
+  )
 
+/** @param {() => Promise<Response>} request */
 async function read(request) {
   try {
     return await (await request()).json()

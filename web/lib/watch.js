@@ -1,27 +1,68 @@
 // @ts-check
-// Wires, combos, languages and renderers change in ways that no single event tells. One slow clock looks at what the desks depend on,
-// and it runs only while there is something to look after.
+// When to look at the graph again. Every item that is watched is asked to look, cheaply, and redraws only where something is another.
+//
+// What a hand does reaches us as an event: a widget's callback, a wire (onConnectionsChange), undo and redo and the end of every change
+// (graphChanged), a run, another graph on the screen (litegraph:set-graph), and for the rest the end of a press, a key or a turn of the
+// wheel. Three things have no event in ComfyUI 1.47: a value that another extension's code sets, the answer that a file came by, and a wire
+// at the far end of a chain of reroutes or subgraphs that such code lays. For those one clock looks once a second.
+import { api, app } from './comfy.js'
+import { note, RUN_EVENTS } from './runs.js'
 
-const PERIOD = 200 // ms
-/** @type {Set<{tick(): void}>} */
+/** @typedef {{tick(): void}} Item */
+
+const PERIOD = 1000 // ms
+const HANDS = ['pointerup', 'keyup', 'change', 'wheel']
+
+/** @type {Set<Item>} */
 const watched = new Set()
 let clock = 0
+let waiting = 0
+/** @type {AbortController | null} */
+let listening = null
 
-/** @param {{tick(): void}} item */
+/** @param {Item} item */
 export function watch(item) {
   watched.add(item)
-  if (!clock) clock = setInterval(tick, PERIOD)
+  if (!listening) start()
 }
 
-/** @param {{tick(): void}} item */
+/** @param {Item} item */
 export function unwatch(item) {
   watched.delete(item)
-  if (!watched.size && clock) {
-    clearInterval(clock)
-    clock = 0
-  }
+  if (!watched.size) stop()
 }
 
-function tick() {
-  if (!document.hidden) for (const item of [...watched]) item.tick()
+/** Looks before the next frame; many wishes are one look. */
+export function lookSoon() {
+  waiting ||= requestAnimationFrame(() => {
+    waiting = 0
+    look()
+  })
+}
+
+function start() {
+  listening = new AbortController()
+  const { signal } = listening
+  for (const kind of HANDS) addEventListener(kind, lookSoon, { capture: true, passive: true, signal })
+  app.canvas?.canvas.addEventListener('litegraph:set-graph', lookSoon, { signal })
+  api.addEventListener('graphChanged', lookSoon, { signal })
+  for (const kind of RUN_EVENTS) {
+    api.addEventListener(kind, (event) => {
+      note(event)
+      lookSoon()
+    }, { signal })
+  }
+  clock = setInterval(() => !document.hidden && look(), PERIOD)
+}
+
+function stop() {
+  listening?.abort()
+  listening = null
+  clearInterval(clock)
+  cancelAnimationFrame(waiting)
+  waiting = 0
+}
+
+function look() {
+  for (const item of [...watched]) item.tick()
 }

@@ -1,12 +1,16 @@
 // @ts-check
 // Puts the quiet line under the sliders of a StrataLoraLoader, and keeps the sliders to a usable range.
-import { chain } from '../desk/install.js'
 import { SELECT_ON } from '../lib/canvas.js'
+import { chain, follow } from '../lib/comfy.js'
 import { widgetOf } from '../lib/graph.js'
+import { t } from '../lib/i18n.js'
 import { unwatch, watch } from '../lib/watch.js'
 import { LoaderLine } from './line.js'
-import { fitRange, follow } from './strengths.js'
+import { fitRange, followStrengths, STRENGTHS } from './strengths.js'
 
+/** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
+
+/** @param {GraphNode} node */
 export function installLoader(node) {
   const line = new LoaderLine(node)
   const widget = node.addDOMWidget('strata_line', 'STRATA_LINE', line.element, {
@@ -18,24 +22,18 @@ export function installLoader(node) {
     getMinHeight: () => line.minHeight + 12,
     getMaxHeight: () => (line.open ? undefined : line.minHeight + 12),
     getValue: () => '',
-    setValue: () => {}
+    setValue: () => {},
   })
   widget.serialize = false
+  widget.label = t('file')
   fitRange(node)
-  follow(node)
-  const combo = widgetOf(node, 'lora_name')
-  if (combo) {
-    const before = combo.callback
-    combo.callback = function (...values) {
-      const result = before?.apply(this, values)
-      line.tick()
-      return result
-    }
-  }
+  followStrengths(node)
+  for (const name of ['lora_name', ...STRENGTHS]) follow(widgetOf(node, name), () => line.tick())
   chain(node, 'onConfigure', () => {
     fitRange(node)
     queueMicrotask(() => line.tick())
   })
+  chain(node, 'onConnectionsChange', () => queueMicrotask(() => line.tick()))
   chain(node, 'onExecuted', () => line.executed())
   chain(node, 'onAdded', () => watch(line))
   chain(node, 'onRemoved', () => {

@@ -1,37 +1,79 @@
 // @ts-check
 // The loader's quiet line: what the file is before the first run, what the loader did after it; and the details behind it.
-// @ts-ignore served by ComfyUI
-import { api } from '../../../scripts/api.js'
 import { passWheel } from '../lib/canvas.js'
-import { attribute, el, icon, setText } from '../lib/dom.js'
-import { beginChange, copyText, endChange, isLinked, outputOf, valueOf } from '../lib/graph.js'
+import { api } from '../lib/comfy.js'
+import { attribute, copyText, el, flag, icon, setText } from '../lib/dom.js'
+import { isLinked, valueOf, widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
+import { shield } from '../lib/keys.js'
+import { NumberField } from '../lib/number_field.js'
 import { leave, takePlace } from '../lib/place.js'
+import { failureOf, outputOf } from '../lib/runs.js'
 import { forget, getLora, knownLora } from '../lib/server.js'
+import { oneStep } from '../lib/undo.js'
 import { fitRange, isLinkedPair, linkPair, reachOf, setStrength, STRENGTHS } from './strengths.js'
+import { describe, withoutName } from './verdict.js'
 
-const CHAIN = 'M10 14a4 4 0 0 0 5.7 0l3.6-3.6a4 4 0 0 0-5.7-5.7l-1.2 1.2M14 10a4 4 0 0 0-5.7 0l-3.6 3.6a4 4 0 0 0 5.7 5.7l1.2-1.2'
+/** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
+/** @typedef {import('../lib/server.js').Profile} Profile */
+/** @typedef {{verdict: string, report: string, wrong: boolean}} Run what the last run of this LoRA told */
+
+const CHAIN =
+  'M10 14a4 4 0 0 0 5.7 0l3.6-3.6a4 4 0 0 0-5.7-5.7l-1.2 1.2M14 10a4 4 0 0 0-5.7 0l-3.6 3.6a4 4 0 0 0 5.7 5.7l1.2-1.2'
 const LINE = 26 // px
 const DETAILS = 230
+const TOLD = 900 // ms for which a button says that it has copied
 
 export class LoaderLine {
+  /** @type {string | null} */
+  lora = null
+  /** @type {Profile | null} */
+  profile = null
+  /** @type {Run | null} */
+  ran = null
+
+  #round = 0
+  #signature = ''
+  #lead = LINE
+
+  /** @param {GraphNode} node */
   constructor(node) {
     this.node = node
-    this.lora = null
-    this.profile = null
-    /** @type {{verdict: string, report: string, warned: boolean} | null} the last run of this LoRA */
-    this.ran = null
-    this.round = 0
-    this.signature = ''
     this.text = el('span', { class: 'strata-verdict', role: 'status' })
-    this.more = el('button', { type: 'button', class: 'strata-button', 'data-act': 'details', 'aria-expanded': 'false', title: t('details'), 'aria-label': t('details'), text: '▸', on: { click: () => this.toggle() } })
-    this.pair = el('button', { type: 'button', class: 'strata-button', 'data-act': 'link', 'aria-pressed': 'false', title: t('link'), 'aria-label': t('link'), on: { click: () => this.togglePair() } }, icon(CHAIN))
-    this.beyond = el('button', { type: 'button', class: 'strata-button', 'data-act': 'beyond', on: { click: () => this.typeExact() } })
-    this.details = el('div', { class: 'strata-details', hidden: true, 'data-capture-wheel': 'true', tabindex: -1 })
-    this.element = el('div', { class: 'strata strata-line', on: {
-      keydown: (event) => (event.target instanceof HTMLInputElement || ['Delete', 'Backspace'].includes(event.key)) && event.stopPropagation(),
-      wheel: (event) => this.wheel(event)
-    } }, el('div', { class: 'strata-lead' }, this.more, this.text, this.beyond, this.pair), this.details)
+    this.more = this.#button('details', '▸', () => this.toggle())
+    flag(this.more, 'aria-expanded', false)
+    this.pair = this.#button('link', icon(CHAIN), () => this.#togglePair())
+    this.beyond = el('button', {
+      type: 'button',
+      class: 'strata-button',
+      'data-act': 'beyond',
+      hidden: true,
+      on: { click: () => this.#typeExact() },
+    })
+    /** Strengths by name: number fields that live as long as the line, so that drawing takes nobody's typing away. */
+    this.exact = new Map(STRENGTHS.map((name) => [name, this.#exact(name)]))
+    this.problem = el('div', { class: 'strata-note wrong', role: 'alert' })
+    this.more_to_read = el('div', {})
+    this.details = el(
+      'div',
+      { class: 'strata-details', hidden: true, 'data-capture-wheel': 'true', tabindex: -1 },
+      el('div', { class: 'strata-sheet' }, this.#strengths(), this.more_to_read),
+    )
+    this.lead = el('div', { class: 'strata-lead' }, this.more, this.text, this.beyond, this.pair)
+    this.element = el(
+      'div',
+      { class: 'strata strata-line', on: { keydown: shield, wheel: (event) => this.#wheel(event) } },
+      this.lead,
+      this.details,
+    )
+    this.observer = new ResizeObserver(() => this.#fit())
+    this.observer.observe(this.element)
+  }
+
+  /** @param {'details' | 'link'} act @param {Node | string} face @param {() => void} run */
+  #button(act, face, run) {
+    const words = { type: 'button', class: 'strata-button', 'data-act': act, title: t(act), 'aria-label': t(act) }
+    return el('button', { ...words, on: { click: run } }, face)
   }
 
   get open() {
@@ -39,9 +81,10 @@ export class LoaderLine {
   }
 
   get minHeight() {
-    return LINE + (this.open ? DETAILS : 0)
+    return this.#lead + (this.open ? DETAILS : 0)
   }
 
+  /** Looks whether anything that the line depends on is another. */
   tick() {
     const { node } = this
     if (!node.graph) return
@@ -50,155 +93,216 @@ export class LoaderLine {
     const lora = typeof name === 'string' && name && !isLinked(node, 'lora_name') ? name : null
     const strengths = STRENGTHS.map((strength) => valueOf(node, strength))
     const ran = lastRun(node, lora)
-    const signature = JSON.stringify([lora, this.open, isLinkedPair(node), strengths, lora && knownLora(lora) ? 1 : 0, ran])
-    if (signature === this.signature) return
-    this.signature = signature
+    const known = lora !== null && knownLora(lora) !== undefined
+    const signature = JSON.stringify([lora, this.open, isLinkedPair(node), strengths, known, ran])
+    if (signature === this.#signature) return
+    this.#signature = signature
     this.lora = lora
     this.ran = ran
     fitRange(node)
-    this.refresh()
+    this.#refresh()
   }
 
-  async refresh() {
-    const round = ++this.round
+  async #refresh() {
+    const round = ++this.#round
     this.profile = this.lora ? knownLora(this.lora) ?? this.profile : null
-    this.draw()
+    this.#draw()
     if (!this.lora || knownLora(this.lora)) return
     const found = await getLora(this.lora)
-    if (round !== this.round) return
+    if (round !== this.#round) return
     this.profile = found
-    this.draw()
+    this.#draw()
   }
 
   /** After a run the file has met a model, maybe another one than before: what is known of it is asked for anew. */
   executed() {
     if (this.lora) forget(this.lora)
-    this.signature = ''
+    this.#signature = ''
     this.tick()
   }
 
-  draw() {
+  #draw() {
     const { profile, ran } = this
     const wrong = profile?.error || profile?.problem || ''
-    const strange = profile?.leftover_count ? t('leftovers', { count: profile.leftover_count }) : ''
-    const told = profile && !profile.error ? [profile.about, profile.fit, strange].filter(Boolean).join(' · ') : ''
-    setText(this.text, ran ? ran.verdict : wrong || told)
+    const told = profile && !profile.error ? describe(profile) : ''
+    const isWrong = ran ? ran.wrong : Boolean(wrong)
+    setText(this.text, ran ? ran.verdict : wrong ? withoutName(wrong, this.lora) : told)
     attribute(this.text, 'title', ran ? ran.report : wrong || told)
-    this.text.classList.toggle('wrong', ran ? ran.warned : Boolean(wrong))
-    const stopped = this.stopped()
+    this.text.classList.toggle('wrong', isWrong)
+    const stopped = this.#stopped()
     attribute(this.beyond, 'hidden', stopped && !this.open ? null : true)
     setText(this.beyond, stopped ? t('beyond', { reach: reachOf(this.node, stopped) }) : '')
-    attribute(this.beyond, 'title', stopped ? t('beyondHint', { name: stopped }) : null)
-    attribute(this.pair, 'aria-pressed', isLinkedPair(this.node))
-    attribute(this.more, 'aria-expanded', this.open)
+    attribute(this.beyond, 'title', stopped ? t('beyondHint', { name: this.#label(stopped) }) : null)
+    flag(this.pair, 'aria-pressed', isLinkedPair(this.node))
+    flag(this.more, 'aria-expanded', this.open)
     setText(this.more, this.open ? '▾' : '▸')
     attribute(this.details, 'hidden', this.open ? null : true)
-    this.element.style.minHeight = `${this.minHeight}px`
-    if (this.open) this.drawDetails()
-    else this.details.replaceChildren()
+    this.more_to_read.replaceChildren(...(this.open ? this.#sections(isWrong ? ran?.report || wrong : '') : []))
+    for (const [name, field] of this.exact) field.show(Number(valueOf(this.node, name)))
+    this.#fit()
   }
 
-  drawDetails() {
-    if (this.details.contains(document.activeElement) && document.activeElement instanceof HTMLInputElement) return
-    const { profile, ran } = this
-    const parts = [el('section', {}, el('h4', { text: t('exact') }), ...STRENGTHS.map((name) => this.exact(name)))]
-    if (profile?.preview) parts.push(this.picture(profile))
-    if (profile && !profile.error) {
-      const words = profile.trigger_words ?? []
-      parts.push(section(t('triggers'), words.length
-        ? [...words.map((word) => this.word(word, word)), ...(words.length > 1 ? [this.word(t('copyAll'), words.join(', '))] : [])]
-        : [el('em', { text: t('none') })]))
-    }
-    if (ran?.report) parts.push(section(t('report'), [el('pre', { text: ran.report })]))
-    if (profile?.leftovers?.length) parts.push(section(t('leftovers', { count: profile.leftover_count }), [table(profile.leftovers)]))
-    if (profile?.metadata?.length) parts.push(section(t('metadata'), [table(profile.metadata)]))
-    this.details.replaceChildren(...parts)
+  /** Room for a message that is longer than the line: what is wrong is whole on the node. */
+  #fit() {
+    if (this.lead.offsetHeight) this.#lead = Math.max(LINE, this.lead.offsetHeight + 2)
+    const height = `${this.minHeight}px`
+    if (this.element.style.minHeight === height) return
+    this.element.style.minHeight = height
+    this.#resize(this.node.size[1])
   }
+
+  /** @param {number} wanted px of the node's height; it gets more where it needs more */
+  #resize(wanted) {
+    const { node } = this
+    if (!node.graph || node.flags?.collapsed) return
+    const [width, height] = node.size
+    const needed = Math.max(wanted, node.computeSize()[1])
+    if (needed !== height) node.setSize([width, needed])
+    node.graph.setDirtyCanvas?.(true, true)
+  }
+
+  /** @param {string} wrong */
+  #sections(wrong) {
+    const { profile, ran } = this
+    const parts = []
+    if (wrong) parts.push(section(t('problem'), [el('pre', { class: 'wrong', text: wrong })]))
+    if (profile?.preview) parts.push(this.#picture(profile.preview))
+    if (profile && !profile.error) parts.push(section(t('triggers'), this.#words(profile.trigger_words)))
+    if (ran?.report && !wrong) parts.push(section(t('report'), [el('pre', { text: ran.report })]))
+    if (profile?.leftovers?.length) {
+      parts.push(section(t('leftovers', { count: profile.leftover_count }), [table(profile.leftovers)]))
+    }
+    if (profile?.metadata?.length) parts.push(section(t('metadata'), [table(profile.metadata)]))
+    return parts
+  }
+
+  // Strengths
 
   /** A strength whose slider can go no further: ComfyUI cuts what is typed there to what the slider spans. */
-  stopped() {
+  #stopped() {
     return STRENGTHS.find((name) => Math.abs(Number(valueOf(this.node, name))) >= reachOf(this.node, name))
   }
 
-  typeExact() {
-    const name = this.stopped()
+  #typeExact() {
+    const name = this.#stopped()
     this.toggle()
-    const field = /** @type {HTMLInputElement | null} */ (this.details.querySelector(`[data-strength=${name}]`))
-    field?.focus({ preventScroll: true })
-    field?.select()
+    if (name) this.exact.get(name)?.start()
   }
 
-  /** A number field for a strength: the slider reaches only as far as people usually go. */
-  exact(name) {
-    const set = (event) => {
-      const value = Number(event.target.value)
-      if (event.target.value.trim() === '' || !Number.isFinite(value)) return
-      beginChange()
-      setStrength(this.node, name, value)
-      endChange()
-    }
-    const input = el('input', { type: 'number', min: -100, max: 100, step: 0.01, value: valueOf(this.node, name), 'aria-label': name, 'data-strength': name,
-      on: { change: set, keydown: (event) => event.key === 'Enter' && set(event) } })
-    return el('label', { class: 'strata-exact' }, el('span', { text: name }), input)
+  /** A strength's name in the language of the page. @param {string} name */
+  #label(name) {
+    return widgetOf(this.node, name)?.label || name
   }
 
-  word(shown, copied) {
-    const button = el('button', { type: 'button', class: 'strata-word', title: t('copyWord'), text: shown, on: { click: async () => {
+  /** A number field for a strength: the slider reaches only as far as people usually go. @param {string} name */
+  #exact(name) {
+    const field = new NumberField({
+      label: name,
+      take: (value) => oneStep(() => setStrength(this.node, name, value)),
+      refuse: (message) => setText(this.problem, message),
+    })
+    field.element.dataset.strength = name
+    return field
+  }
+
+  #strengths() {
+    const rows = [...this.exact].map(([name, field]) =>
+      el('label', { class: 'strata-exact' }, el('span', { text: this.#label(name) }), field.element)
+    )
+    return section(t('exact'), [...rows, this.problem])
+  }
+
+  #togglePair() {
+    oneStep(() => linkPair(this.node, !isLinkedPair(this.node)))
+    this.tick()
+  }
+
+  // What is in the file
+
+  /** @param {string[]} words */
+  #words(words) {
+    if (!words?.length) return [el('em', { text: t('none') })]
+    const all = words.length > 1 ? [this.#word(t('copyAll'), words.join(', '))] : []
+    return [...words.map((word) => this.#word(word, word)), ...all]
+  }
+
+  /** @param {string} shown @param {string} copied */
+  #word(shown, copied) {
+    const copy = async () => {
       if (!(await copyText(copied))) return
       setText(button, t('copied'))
-      setTimeout(() => setText(button, shown), 900)
-    } } })
+      setTimeout(() => setText(button, shown), TOLD)
+    }
+    const button = el('button', {
+      type: 'button',
+      class: 'strata-word',
+      title: t('copyWord'),
+      text: shown,
+      on: { click: copy },
+    })
     return button
   }
 
-  picture(profile) {
-    const { folder, file } = profile.preview
+  /** @param {{folder: number, file: string}} preview */
+  #picture({ folder, file }) {
     const path = `/experiment/models/preview/loras/${folder}/${file.split('/').map(encodeURIComponent).join('/')}`
-    return el('img', { class: 'strata-picture', alt: '', loading: 'lazy', src: api.apiURL(path), on: { error: (event) => event.target.remove() } })
+    const picture = el('img', { class: 'strata-picture', alt: '', loading: 'lazy', src: api.apiURL(path) })
+    picture.addEventListener('error', () => picture.remove())
+    return picture
   }
 
   toggle() {
     const { node } = this
-    const before = this.minHeight
+    const [before, height] = [this.minHeight, node.size[1]]
     node.properties ??= {}
     if (this.open) delete node.properties.strata_details
     else node.properties.strata_details = true
     this.tick()
-    node.setSize([node.size[0], Math.max(node.size[1] + this.minHeight - before, node.computeSize()[1])])
-    node.graph?.setDirtyCanvas?.(true, true)
+    this.#resize(height + this.minHeight - before)
   }
 
-  togglePair() {
-    beginChange()
-    linkPair(this.node, !isLinkedPair(this.node))
-    endChange()
-    this.tick()
-  }
-
-  wheel(event) {
-    const scrolls = this.details.contains(event.target) && this.details.scrollHeight > this.details.clientHeight
-    if (scrolls && this.details.contains(document.activeElement)) {
-      event.stopPropagation()
-      return
-    }
-    passWheel(event)
+  /** @param {WheelEvent} event */
+  #wheel(event) {
+    const inside = event.target instanceof Node && this.details.contains(event.target)
+    const scrolls = inside && this.details.scrollHeight > this.details.clientHeight
+    if (scrolls && this.details.contains(document.activeElement)) event.stopPropagation()
+    else passWheel(event)
   }
 
   dispose() {
-    this.round++
+    this.#round++
+    this.observer.disconnect()
     leave(this.node, this.element)
   }
 }
 
-/** What the last run told, as long as it was of the LoRA that is chosen now; a name by wire is nobody's choice. */
+/**
+ * What the last run told, as long as it was of the LoRA that is chosen now; a name by wire is nobody's choice.
+ *
+ * @param {GraphNode} node
+ * @param {string | null} lora
+ * @returns {Run | null}
+ */
 function lastRun(node, lora) {
+  const failure = failureOf(node)
+  if (failure) {
+    failure.about ??= { lora }
+    const same = /** @type {{lora: string | null}} */ (failure.about).lora === lora
+    if (same) return { verdict: withoutName(failure.text, lora), report: failure.text, wrong: true }
+  }
   const output = outputOf(node)
   const verdict = output?.strata_verdict?.[0]
-  if (verdict === undefined || (lora !== null && output.strata_lora?.[0] !== lora)) return null
-  const shown = verdict.startsWith(`${lora}: `) ? verdict.slice(`${lora}: `.length) : verdict // the name stands above already
-  return { verdict: shown, report: output.strata_report?.[0] ?? '', warned: Boolean(output.strata_warned?.[0]) }
+  if (verdict === undefined || (lora !== null && output?.strata_lora?.[0] !== lora)) return null
+  return {
+    verdict: withoutName(String(verdict), lora),
+    report: String(output?.strata_report?.[0] ?? ''),
+    wrong: Boolean(output?.strata_warned?.[0]),
+  }
 }
 
+/** @param {string} title @param {Node[]} children */
 const section = (title, children) => el('section', {}, el('h4', { text: title }), ...children)
 
-const table = (rows) => el('dl', {}, ...rows.flatMap(([name, value]) => [el('dt', { text: name }), el('dd', { text: value })]))
+/** @param {[string, string][]} rows */
+const table = (rows) =>
+  el('dl', {}, ...rows.flatMap(([name, value]) => [el('dt', { text: name }), el('dd', { text: value })]))

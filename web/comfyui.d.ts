@@ -1,0 +1,144 @@
+/** What this pack uses of ComfyUI's frontend, and nothing more. Seen in versions 1.47.12 and 1.58.1. */
+
+export interface Slot {
+  name: string
+  type?: string
+  label?: string
+  link?: number | null
+  links?: number[] | null
+  /** The links of a subgraph's own input, seen from inside. */
+  linkIds?: number[]
+  widget?: { name: string }
+}
+
+export interface Link {
+  origin_id: number | string
+  origin_slot: number
+  target_id: number | string
+  target_slot: number
+}
+
+export interface WidgetOptions {
+  min?: number
+  max?: number
+  step?: number
+  step2?: number
+  precision?: number
+  hidden?: boolean
+  read_only?: boolean
+  values?: unknown
+  getMinHeight?: () => number
+  getMaxHeight?: () => number | undefined
+  [name: string]: unknown
+}
+
+export interface Widget {
+  name: string
+  type: string
+  label?: string
+  value: unknown
+  y: number
+  width?: number
+  hidden?: boolean
+  serialize?: boolean
+  computedDisabled?: boolean
+  computedHeight?: number
+  options?: WidgetOptions
+  /** Of a widget that is an element of the page; a multiline text's is its textarea. */
+  element?: HTMLElement
+  node?: GraphNode
+  callback?: (this: Widget, value: any, ...rest: any[]) => unknown
+  triggerDraw?: () => void
+}
+
+export interface DomWidgetOptions extends WidgetOptions {
+  serialize?: boolean
+  hideOnZoom?: boolean
+  hideInPanel?: boolean
+  selectOn?: string[]
+  margin?: number
+  getValue?: () => string
+  setValue?: (value: string) => void
+}
+
+export interface GraphNode {
+  id: number | string
+  type: string
+  comfyClass?: string
+  title?: string
+  graph: Graph | null
+  /** Of a node that stands for a subgraph: what is inside. */
+  subgraph?: Graph
+  inputs?: Slot[]
+  outputs?: Slot[]
+  widgets?: Widget[]
+  properties?: Record<string, unknown>
+  size: [number, number]
+  pos: [number, number]
+  flags?: { collapsed?: boolean }
+  setSize(size: [number, number]): void
+  computeSize(): [number, number]
+  getWidgetFromSlot(slot: Slot): Widget | undefined
+  addDOMWidget(name: string, type: string, element: HTMLElement, options: DomWidgetOptions): Widget
+  onAdded?: (...values: any[]) => unknown
+  onRemoved?: (...values: any[]) => unknown
+  onConfigure?: (...values: any[]) => unknown
+  onExecuted?: (...values: any[]) => unknown
+  onConnectionsChange?: (...values: any[]) => unknown
+}
+
+export interface Graph {
+  id: string
+  rootGraph?: Graph
+  nodes: GraphNode[]
+  inputs: Slot[]
+  links?: { get?(id: number): Link | undefined }
+  getLink?(id: number): Link | undefined
+  getNodeById(id: number | string): GraphNode | null
+  setDirtyCanvas?(foreground: boolean, background: boolean): void
+}
+
+export interface Canvas {
+  canvas: HTMLCanvasElement
+  ds?: { scale: number }
+  read_only?: boolean
+  emitBeforeChange?(): void
+  emitAfterChange?(): void
+  processMouseWheel(event: WheelEvent): void
+  processMouseDown(event: PointerEvent): void
+}
+
+/** ComfyUI's undo of one workflow. While its count is above zero no step is recorded. */
+export interface ChangeTracker {
+  changeCount: number
+}
+
+export interface App {
+  canvas?: Canvas
+  graph?: Graph
+  rootGraph?: Graph
+  nodeOutputs?: Record<string, Record<string, unknown[]>>
+  extensionManager?: {
+    setting?: { get(id: string): unknown }
+    dialog: { prompt(question: { title: string; message: string; defaultValue: string }): Promise<string | null> }
+    workflow?: { activeWorkflow?: { changeTracker?: ChangeTracker } | null }
+  }
+  registerExtension(extension: Extension): void
+}
+
+export interface Extension {
+  name: string
+  settings?: Record<string, unknown>[]
+  setup?(): Promise<void> | void
+  nodeCreated?(node: GraphNode): void
+  refreshComboInNodes?(): void
+}
+
+export interface Api extends EventTarget {
+  fetchApi(path: string, options?: RequestInit): Promise<Response>
+  apiURL(path: string): string
+}
+
+declare global {
+  var LiteGraph: { vueNodesMode?: boolean } | undefined
+}

@@ -1,0 +1,63 @@
+// @ts-check
+// What a right click on a fader offers: the things that keys do too.
+import { el } from '../lib/dom.js'
+import { t } from '../lib/i18n.js'
+import { shield, walk } from '../lib/keys.js'
+import { Popup } from '../lib/popup.js'
+
+/** @typedef {import('./desk.js').DeskView} DeskView */
+
+export class FaderMenu {
+  /** @param {DeskView} desk */
+  constructor(desk) {
+    this.desk = desk
+    this.element = el('div', {
+      class: 'strata-menu strata-choices',
+      role: 'menu',
+      on: { keydown: (event) => this.#key(event) },
+    })
+    this.popup = new Popup(this.element)
+  }
+
+  /** @param {string} name of a fader or a master @param {number} x @param {number} y in px of the page */
+  open(name, x, y) {
+    const { desk } = this
+    const members = desk.members(name)
+    const isIn = (/** @type {Set<string>} */ lit) => members.every((member) => lit.has(member))
+    this.element.setAttribute('aria-label', name)
+    this.element.replaceChildren(
+      this.#item(isIn(desk.silence.muted) ? t('unmute') : t('mute'), 'M', () => desk.mute(members)),
+      this.#item(isIn(desk.silence.soloed) ? t('unsolo') : t('solo'), 'S', () => desk.solo(members)),
+      this.#item(t('toOne'), '⌫', () => desk.change(Object.fromEntries(members.map((member) => [member, 1])))),
+      this.#item(t('typeWeight'), '↵', () => desk.type(name, '')),
+    )
+    const opener = desk.strips.sliders.get(name) ?? null
+    this.popup.open({ host: desk.element, opener })
+    this.popup.moveTo(x, y)
+    this.#items()[0].focus({ preventScroll: true })
+  }
+
+  /** @param {string} text @param {string} key @param {() => void} run */
+  #item(text, key, run) {
+    const choose = () => {
+      this.popup.close(true)
+      run()
+    }
+    return el(
+      'button',
+      { type: 'button', class: 'strata-item', role: 'menuitem', on: { click: choose } },
+      el('span', { text }),
+      el('kbd', { text: key }),
+    )
+  }
+
+  #items() {
+    return /** @type {HTMLElement[]} */ ([...this.element.children])
+  }
+
+  /** @param {KeyboardEvent} event */
+  #key(event) {
+    shield(event)
+    walk(event, this.#items())
+  }
+}

@@ -1,0 +1,36 @@
+// @ts-check
+// What runs told: outputs that ComfyUI keeps, and failures, which it keeps nowhere that a node could ask.
+import { app } from './comfy.js'
+import { pathsOf } from './graph.js'
+
+/** @typedef {import('./comfy.js').GraphNode} GraphNode */
+/** @typedef {{text: string, about?: unknown}} Failure about: of which choice it is, for whoever wants to remember that */
+
+/** Node by its path ("3", or "7:3" inside a subgraph) -> what the run that failed there said. @type {Map<string, Failure>} */
+const failures = new Map()
+
+/** The events of ComfyUI's socket that tell of runs. */
+export const RUN_EVENTS = ['execution_start', 'executed', 'execution_error']
+
+/** @param {Event} event one of them */
+export function note(event) {
+  const { detail } = /** @type {CustomEvent} */ (event)
+  if (event.type === 'execution_start') failures.clear()
+  else if (event.type === 'executed') failures.delete(String(detail.node))
+  else if (event.type === 'execution_error') {
+    failures.set(String(detail.node_id), { text: String(detail.exception_message).trim() })
+  }
+}
+
+/** What stopped the last run, where it was this node. @param {GraphNode} node @returns {Failure | null} */
+export function failureOf(node) {
+  if (!failures.size) return null
+  for (const path of pathsOf(node)) if (failures.has(path)) return failures.get(path) ?? null
+  return null
+}
+
+/** What a node's last run told the browser. ComfyUI keeps it through undo, other tabs and the history. @param {GraphNode} node */
+export function outputOf(node) {
+  const { graph } = node
+  return app.nodeOutputs?.[!graph || graph === graph.rootGraph ? String(node.id) : `${graph.id}:${node.id}`]
+}

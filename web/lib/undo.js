@@ -1,0 +1,46 @@
+// @ts-check
+// Steps of ComfyUI's undo. What happens between the beginning and the end of a step is taken back by one Ctrl+Z.
+import { app } from './comfy.js'
+
+const trackerNow = () => app.extensionManager?.workflow?.activeWorkflow?.changeTracker
+
+/**
+ * A step that may last: a drag, a key that is held. Whoever begins one ends it in every case, its own removal included, because ComfyUI
+ * records nothing before that.
+ */
+export class UndoStep {
+  isOpen = false
+  /** @type {ReturnType<typeof trackerNow>} */
+  #tracker = undefined
+
+  begin() {
+    if (this.isOpen) return
+    this.isOpen = true
+    this.#tracker = trackerNow()
+    app.canvas?.emitBeforeChange?.()
+  }
+
+  end() {
+    if (!this.isOpen) return
+    this.isOpen = false
+    const tracker = this.#tracker
+    // The event reaches the workflow on the screen. A step that began in another one is ended there, or that one's undo is dead.
+    if (!tracker || tracker === trackerNow()) app.canvas?.emitAfterChange?.()
+    else tracker.changeCount--
+  }
+}
+
+/**
+ * Makes one step of whatever a function does before it returns.
+ *
+ * @param {() => void} run
+ */
+export function oneStep(run) {
+  const step = new UndoStep()
+  step.begin()
+  try {
+    run()
+  } finally {
+    step.end()
+  }
+}
