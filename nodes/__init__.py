@@ -1,17 +1,19 @@
 """The nodes of the pack, one file per family; a class here holds a schema and a short execute()."""
 
 from comfy_api.latest import ComfyExtension, io
-from server import PromptServer
 
 from . import routes
 from .block_weights import StrataLoraBlockWeights
+from .comfy.web_server import web_server
 from .loader import StrataLoraLoader
 from .prompt import StrataLoraFromPrompt
 
 
 class StrataExtension(ComfyExtension):
     async def on_load(self) -> None:
-        routes.register(PromptServer.instance)
+        server = web_server()
+        if server is not None:
+            routes.register(server)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [StrataLoraLoader, StrataLoraBlockWeights, StrataLoraFromPrompt]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -135,9 +134,9 @@ def _patched(target, lora: Lora, side: Side, changes: Mapping):
     if target is None or not changes:
         return target
     clone = target.clone()
-    _patch(clone, changes, _identity(lora, side), lora.name)
+    patch.add(clone, changes, lora.name, _identity(lora, side))
     if lora.metadata:
-        getattr(clone, "patcher", clone).set_attachments("lora_metadata", dict(lora.metadata))
+        patch.attach_metadata(clone, lora.metadata)
     return clone
 
 
@@ -155,16 +154,8 @@ def _live(model, lora: Lora, side: Side, keyframes):
     if ours:
         live.attach(clone, live.LiveLora(ours, _identity(lora, side), keyframes))
     if rest:
-        _patch(clone, rest, f"{_identity(lora, side)}|rest", lora.name)
+        patch.add(clone, rest, lora.name, f"{_identity(lora, side)}|rest")
     return clone, report.live_lines(len(ours), reasons, keyframes is not None)
-
-
-def _patch(clone, changes: Mapping, identity: str, file: str) -> None:
-    patcher = getattr(clone, "patcher", clone)
-    before = patcher.patches_uuid
-    patch.add(clone, changes, file)
-    # The same LoRA at the same strength on the same model is the same patched model: ComfyUI then has nothing to patch anew.
-    patcher.patches_uuid = uuid.uuid5(before, identity)
 
 
 def _changes(lora: Lora, side: Side) -> dict:

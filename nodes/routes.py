@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 
 from aiohttp import web
-from server import PromptServer
 
 from ..lora_math.blocks import FAMILIES, BlockTextError, Layout, builtin_layout, delete_preset, save_preset
 from ..lora_math.errors import StrataError
@@ -34,7 +33,8 @@ class BadRequest(ValueError):
         self.status = status
 
 
-def register(server: PromptServer) -> None:
+def register(server) -> None:
+    """Adds the pack's routes to ComfyUI's server (a ``PromptServer``)."""
     routes = server.routes
     routes.get("/strata/lora")(_json(_lora))
     routes.get("/strata/layout")(_json(_layout))

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-import comfy.lora_convert
 import folder_paths
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from ...lora_math.errors import StrataError
 from ...lora_math.reading import files, state_dict
 from ...lora_math.reading.xlabs import convert
 from ...lora_math.wording import some
+from .internals import find
 
 CACHE_BYTES = 2 << 30
 MAX_CONFIG = 1 << 20
@@ -205,8 +205,11 @@ def open_lora(name: str, path: str) -> Lora:
 
 def _converted(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """ComfyUI's own renaming of some trainers' keys; as they are where it trips over a file that only looks like one of those."""
+    convert_lora = find("comfy.lora_convert", "convert_lora", "A few trainers' files keep names that no model has.")
+    if convert_lora is None:
+        return tensors
     try:
-        return comfy.lora_convert.convert_lora(tensors)
+        return convert_lora(tensors)
     except (LookupError, AttributeError):
         return tensors
 

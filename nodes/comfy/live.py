@@ -8,13 +8,11 @@ the same weights: nothing is loaded, unloaded or patched for another strength.
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Mapping
-
-from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ...lora_math.errors import StrataError
 from . import patch
+from .internals import need
 from .live_run import LiveLora, Run
 
 KEY = "strata_live"
@@ -23,11 +21,16 @@ COMPILED = "Live LoRAs do not work on a model under torch.compile."
 
 def attach(model, lora: LiveLora) -> None:
     """Adds a live LoRA to a cloned MODEL, behind those that it has."""
+    kinds = _wrapper_kinds()
     wrappers = model.model_options["transformer_options"].setdefault("wrappers", {})
-    found = wrappers.get(WrappersMP.OUTER_SAMPLE, {}).get(KEY)
+    found = wrappers.get(kinds.OUTER_SAMPLE, {}).get(KEY)
     live = Live((*(found[0].__self__.loras if found else ()), lora))
-    wrappers.setdefault(WrappersMP.OUTER_SAMPLE, {})[KEY] = [live.outer_sample]
-    wrappers.setdefault(WrappersMP.PREPARE_SAMPLING, {})[KEY] = [live.prepare_sampling]
+    wrappers.setdefault(kinds.OUTER_SAMPLE, {})[KEY] = [live.outer_sample]
+    wrappers.setdefault(kinds.PREPARE_SAMPLING, {})[KEY] = [live.prepare_sampling]
+
+
+def _wrapper_kinds():
+    return need("comfy.patcher_extension", "WrappersMP", "apply = live")
 
 
 class Live:
@@ -38,14 +41,14 @@ class Live:
 
     def outer_sample(self, executor, *args, **kwargs):
         """Around a whole sampling run: what this wrapper starts ends here, come what may."""
-        guider = executor.class_obj
+        guider, preparing = executor.class_obj, _wrapper_kinds().PREPARE_SAMPLING
         wrappers = guider.model_options["transformer_options"]["wrappers"]  # the sampler made a copy for this run
-        wrappers[WrappersMP.PREPARE_SAMPLING] = dict(wrappers.get(WrappersMP.PREPARE_SAMPLING, {}))
+        wrappers[preparing] = dict(wrappers.get(preparing, {}))
         if is_compiled(guider.model_patcher, guider.model_options):
-            del wrappers[WrappersMP.PREPARE_SAMPLING][KEY]
+            del wrappers[preparing][KEY]
             return self._patched(guider, executor, *args, **kwargs)
         run = Run(self.loras)
-        wrappers[WrappersMP.PREPARE_SAMPLING][KEY] = [run.prepare_sampling]
+        wrappers[preparing][KEY] = [run.prepare_sampling]
         try:
             return executor(*args, **kwargs)
         finally:
@@ -55,14 +58,14 @@ class Live:
         """For a model that is loaded for another one's sampling (the negative of "Dual Model CFG Guider"): ends with its clean-up."""
         if is_compiled(model, model.model_options):
             raise StrataError(f"{COMPILED} Set the LoRA Loader to apply = patch, or remove torch.compile.")
-        run = Run(self.loras)
+        run, ending = Run(self.loras), need("comfy.patcher_extension", "CallbacksMP", "apply = live").ON_CLEANUP
 
         def stop(patcher) -> None:
-            patcher.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
+            patcher.remove_callbacks_with_key(ending, KEY)
             run.stop()
 
         result = run.prepare_sampling(executor, model, *args, **kwargs)
-        model.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, stop)
+        model.add_callback_with_key(ending, KEY, stop)
         return result
 
     def _patched(self, guider, executor, *args, **kwargs):
@@ -73,8 +76,7 @@ class Live:
         original = guider.model_patcher
         patched = original.clone()
         for lora in self.loras:
-            patch.add(patched, lora.changes)
-            patched.patches_uuid = uuid.uuid5(original.patches_uuid, lora.identity)
+            patch.add(patched, lora.changes, identity=lora.identity)
         guider.model_patcher = patched
         try:
             return executor(*args, **kwargs)
@@ -85,8 +87,9 @@ class Live:
 def is_compiled(model, model_options: Mapping | None = None) -> bool:
     """Whether torch.compile is applied to a MODEL in any of the ways that are in use: the whole model, object patches, single layers."""
     options = model.model_options if model_options is None else model_options
+    applying = _wrapper_kinds().APPLY_MODEL
     wrappers = (options.get("transformer_options", {}).get("wrappers", {}), model.wrappers)
-    if any("compile" in str(key) for kinds in wrappers for key in kinds.get(WrappersMP.APPLY_MODEL, {})):
+    if any("compile" in str(key) for kinds in wrappers for key in kinds.get(applying, {})):
         return True
     return any(_is_compiled(part) for part in (*model.object_patches.values(), *model.model.modules()))
 

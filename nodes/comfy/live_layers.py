@@ -7,14 +7,13 @@ from weakref import WeakKeyDictionary
 
 import comfy.lora
 import comfy.model_management
-import comfy.model_patcher
-import comfy.ops
 import torch
 from torch import Tensor, nn
 
 from ...lora_math.adapters import Adapter, LoRA, SetWeight
 from ...lora_math.fuse import Term
 from ...lora_math.layer import Layer
+from .internals import find, need
 from .targets import Key
 
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -96,10 +95,11 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _is_layer(module: nn.Module) -> bool:
+    if isinstance(module, _KINDS):
+        return True
     # ComfyUI's quantised layers are no nn.Linear, but its own class of that name.
-    return isinstance(module, _KINDS) or (
-        isinstance(module, comfy.ops.CastWeightBiasOp) and type(module).__name__ == "Linear"
-    )
+    kind = find("comfy.ops", "CastWeightBiasOp", "Live LoRAs on quantised layers are patched instead.")
+    return kind is not None and isinstance(module, kind) and type(module).__name__ == "Linear"
 
 
 def weight_shape(module: nn.Module) -> tuple[int, ...]:
@@ -125,7 +125,8 @@ def describe(module: nn.Module, bias: Tensor | None, **options) -> Layer:
 
 def current(patcher, key: str, device: torch.device) -> Tensor:
     """A parameter as the model computes with it, dequantised and with the model's patches, as a new float32 tensor on the device."""
-    weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, key)
+    get_key_weight = need("comfy.model_patcher", "get_key_weight", "This live LoRA (it needs the model's own weights)")
+    weight, _, convert = get_key_weight(patcher.model, key)
     if key in patcher.backup:
         weight = patcher.backup[key].weight
     elif key in patcher.hook_backup:

@@ -6,9 +6,9 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
-import comfy.hooks
 import comfy.model_management
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from ...lora_math.fuse import Term
 from ...lora_math.stack import Gains, LiveTerm, Step
 from .live_layers import current, describe, layers_of
 from .targets import Key, taken_apart
+
+if TYPE_CHECKING:
+    import comfy.hooks
 
 _running: WeakKeyDictionary[nn.Module, list[Run]] = WeakKeyDictionary()
 _lock = threading.Lock()
@@ -54,7 +57,7 @@ class Run:
     def prepare_sampling(self, executor, model, *args, **kwargs):
         """Makes room for the factors, lets ComfyUI load the model, and starts."""
         device = model.load_device
-        if not comfy.model_management.is_device_cpu(device):
+        if device.type != "cpu":
             terms = (term for terms in self.layers.values() for term in terms)
             room = stack.nbytes(terms, _dtype(model)) * 1.1 + comfy.model_management.minimum_inference_memory()
             comfy.model_management.free_memory(room, device, for_dynamic=model.is_dynamic())

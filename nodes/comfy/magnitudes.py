@@ -9,10 +9,15 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import gcd, prod
+from typing import TYPE_CHECKING
 
 import torch
-from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
+
+from .internals import find
+
+if TYPE_CHECKING:
+    from comfy.quant_ops import QuantizedTensor
 
 SAMPLE = 1 << 16  # numbers per weight
 CHUNK = 64  # of them side by side: a line or two of the memory's cache
@@ -39,6 +44,16 @@ class Magnitude:
         return prod(shape) * float(part.mean(dtype=torch.float64))
 
 
+def is_quantized(weight: Tensor) -> bool:
+    """Whether a weight is one of ComfyUI's quantised tensors: numbers of 8 bits or fewer with their scales beside them."""
+    kind = find(
+        "comfy.quant_ops",
+        "QuantizedTensor",
+        "Quantised weights are taken for plain ones: the report does not say that they were rounded, and the editor may show no bars.",
+    )
+    return kind is not None and isinstance(weight, kind)
+
+
 def magnitudes(patcher) -> Mapping[str, Magnitude]:
     """State-dict key -> magnitude, on the CPU, of what a ModelPatcher's model was loaded with, whatever patches it carries right now.
 
@@ -48,7 +63,7 @@ def magnitudes(patcher) -> Mapping[str, Magnitude]:
     for key, weight in _loaded_weights(patcher):
         if weight.numel() and not weight.is_meta:
             try:
-                sample = _quantized(weight) if isinstance(weight, QuantizedTensor) else _plain(weight)
+                sample = _quantized(weight) if is_quantized(weight) else _plain(weight)
             # A number to look at must not keep a LoRA out of a format that came after this was written.
             except Exception as problem:
                 logging.debug("[Strata] %s cannot be measured: %s", key, problem)

@@ -12,8 +12,7 @@ from functools import reduce
 
 import comfy.model_management
 import torch
-from comfy.model_patcher import ModelPatcher, wipe_lowvram_weight
-from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from ...lora_math.adapters.dense import wider
 from ...lora_math.errors import StrataError
 from ...lora_math.extremes import largest
 from ...lora_math.fuse import Term, apply_all_
+from .internals import find
 from .targets import Key, taken_apart
 
 LARGEST = 65504  # half precision's, in which most models' weights end up
@@ -76,10 +76,12 @@ class StrataPatch(WeightAdapterBase):
         return changed
 
 
-def add(model, changes: Mapping[Key, Iterable[Term]], file: str = "a LoRA") -> None:
+def add(model, changes: Mapping[Key, Iterable[Term]], file: str = "a LoRA", identity: str | None = None) -> None:
     """Patches a cloned MODEL or CLIP. What this pack has patched a weight with before becomes one patch with what is new.
 
     changes: patch key -> its terms in order; a coefficient of 0 is none. file: whose they are, for messages.
+    identity: the same for the same file and settings. The same LoRA on the same model is then the same patched model, and ComfyUI has
+    nothing to patch anew; None counts as something never seen before.
     """
     patcher = getattr(model, "patcher", model)
     patches = {}
@@ -91,13 +93,19 @@ def add(model, changes: Mapping[Key, Iterable[Term]], file: str = "a LoRA") -> N
             patches[key] = StrataPatch((), (function is not None, records))
     if not patches:
         return
-    patcher.callbacks.setdefault(CallbacksMP.ON_DETACH, {})[StrataPatch.name] = [_free_layers]
-    wrappers = patcher.model_options["transformer_options"].setdefault("wrappers", {})
-    wrappers.setdefault(WrappersMP.PREPARE_SAMPLING, {})[StrataPatch.name] = [_undo_half_a_loading]
+    before = patcher.patches_uuid
+    _clean_up_after(patcher)
     if type(patcher).add_patches is not ModelPatcher.add_patches:
         model.add_patches(patches)
-        return
-    # What add_patches does, less a state dict of the whole model at every node of a chain: ``targets`` has found each weight in one.
+    else:
+        _add_patches(patcher, patches)
+    if identity is not None:
+        patcher.patches_uuid = uuid.uuid5(before, identity)
+
+
+def _add_patches(patcher: ModelPatcher, patches: Mapping[Key, StrataPatch]) -> None:
+    """What ModelPatcher.add_patches does, less a state dict of the whole model at every node of a chain: ``targets`` has found each
+    weight in one."""
     for key, found in patches.items():
         name, offset, function = taken_apart(key)
         of_weight = patcher.patches.setdefault(name, [])
@@ -105,6 +113,23 @@ def add(model, changes: Mapping[Key, Iterable[Term]], file: str = "a LoRA") -> N
         at = next((i for i, (_, other, *_) in enumerate(of_weight) if _widens(other)), len(of_weight))
         of_weight.insert(at, (1.0, found, 1.0, offset, function))
     patcher.patches_uuid = uuid.uuid4()
+
+
+def attach_metadata(model, metadata: Mapping[str, str]) -> None:
+    """Hangs a LoRA file's metadata on a cloned MODEL or CLIP, where ComfyUI's own LoRA loader puts it and other nodes look for it."""
+    getattr(model, "patcher", model).set_attachments("lora_metadata", dict(metadata))
+
+
+def _clean_up_after(patcher) -> None:
+    """What ComfyUI leaves behind of a loading that ended early is taken off again."""
+    without = "After a run that was stopped while a model was loading, unload the models before the next one."
+    callbacks = find("comfy.patcher_extension", "CallbacksMP", without)
+    if callbacks is not None:
+        patcher.callbacks.setdefault(callbacks.ON_DETACH, {})[StrataPatch.name] = [_free_layers]
+    wrappers = find("comfy.patcher_extension", "WrappersMP", without)
+    if wrappers is not None:
+        found = patcher.model_options["transformer_options"].setdefault("wrappers", {})
+        found.setdefault(wrappers.PREPARE_SAMPLING, {})[StrataPatch.name] = [_undo_half_a_loading]
 
 
 def _undo_half_a_loading(executor, model, *args, **kwargs):
@@ -122,7 +147,14 @@ def _free_layers(patcher, unpatched: bool) -> None:
     ComfyUI does so only for a model that was loaded to the end: after half a loading into little memory the layers would keep this LoRA
     in every later run, also without it. A dynamic patcher sets them anew by itself.
     """
-    if unpatched and not patcher.is_dynamic():
+    if not unpatched or patcher.is_dynamic():
+        return
+    wipe_lowvram_weight = find(
+        "comfy.model_patcher",
+        "wipe_lowvram_weight",
+        "A LoRA that was patched into little memory may stay in layers after it was removed: reload the model then.",
+    )
+    if wipe_lowvram_weight is not None:
         for module in patcher.model.modules():
             wipe_lowvram_weight(module)
 

@@ -12,13 +12,12 @@ from weakref import WeakKeyDictionary
 
 import comfy.lora
 import torch
-from comfy.quant_ops import QuantizedTensor
-from comfy.utils import swap_scale_shift
 
 from ...lora_math import family, names, spellings
 from ...lora_math.adapters import Adapter
 from ...lora_math.adapters.rows import rows_of
-from .magnitudes import Magnitude, magnitudes
+from .internals import find
+from .magnitudes import Magnitude, is_quantized, magnitudes
 
 Shape = tuple[int, ...]
 Key = str | tuple  # a state-dict key, or (key, (axis, start, length)[, row map]) for a part of a weight
@@ -174,7 +173,7 @@ def _shapes(patcher, module: torch.nn.Module) -> dict[str, Shape]:
 
 def _coarse(module: torch.nn.Module) -> frozenset[str]:
     def tells(weight) -> bool:
-        return isinstance(weight, QuantizedTensor) or (weight.dtype.is_floating_point and weight.dtype.itemsize == 1)
+        return is_quantized(weight) or (weight.dtype.is_floating_point and weight.dtype.itemsize == 1)
 
     return frozenset(key for key, weight in module.named_parameters(remove_duplicate=False) if tells(weight))
 
@@ -212,7 +211,8 @@ def _bodies(known: Mapping[str, Key], shapes: Mapping[str, Shape], family_name: 
         bodies.setdefault(names.model_body(name), (key,))
     for layer, key in layers.items():
         for part in spellings.other_names(family_name, layer, shapes[key]):
-            bodies.setdefault(names.plain(part.name), (_part_key(key, part),))
+            if (part_key := _part_key(key, part)) is not None:
+                bodies.setdefault(names.plain(part.name), (part_key,))
     for body, keys in list(bodies.items()):
         if body.endswith("_to_out_0"):  # old attention processors had no list there
             bodies.setdefault(body[: -len("_0")], keys)
@@ -221,9 +221,13 @@ def _bodies(known: Mapping[str, Key], shapes: Mapping[str, Shape], family_name: 
     return bodies
 
 
-def _part_key(key: str, part: spellings.Part) -> Key:
+def _part_key(key: str, part: spellings.Part) -> Key | None:
+    """The patch key of a part; None where ComfyUI lacks the function that brings its halves into the model's order."""
     if part.swapped:
-        return (key, None, swap_scale_shift)
+        swap = find(
+            "comfy.utils", "swap_scale_shift", "LoRAs on the last modulation layer, by diffusers' name, do not find it."
+        )
+        return None if swap is None else (key, None, swap)
     return key if part.start is None else (key, (0, part.start, part.length))
 
 
