@@ -1,29 +1,59 @@
-"""``<lora:name:strength>`` tags in a prompt: read, checked, and taken out of the text.
+r"""``<lora:name:strength>`` tags in a prompt: read, checked, taken out of the text, and written.
 
 Programs disagree on two numbers: ComfyUI packs mean model:clip, A1111 means clip:model. Nothing in a tag tells which, so the caller says.
+
+A name may hold whatever a file system allows. A backslash takes away the meaning of one of ``\ < > : ( ) [ ] { } |`` behind it, and
+``\#3a;`` is the character of that hexadecimal number; any other backslash is just that, as in ``faces\detail``.
 """
 
 from __future__ import annotations
 
-import math
 import re
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .errors import StrataError
+from .numbers import is_number, show_number
 
-_TAG = re.compile(r"<lora:([^<>]*)>", re.IGNORECASE)
-_KEYED = re.compile(r"\s*(te|clip|unet|model|lbw|w|dyn|lbwe|x|start|stop|step)\s*=\s*(.*)", re.IGNORECASE | re.DOTALL)
+MAX_STRENGTH = 100.0  # as the widgets have it
+_SHOWN = 120  # letters of a tag in a message
+
+# Everything here is one pass over the text: no two parts of an expression can match the same letter in turn.
+_START = re.compile(r"[<\uff1c][ \t]*(?:lora|lyco)[ \t]*[:\uff1a]", re.IGNORECASE)
+_ENDS = re.compile(r"\\|[<>]")
+_COLON_OR_ESCAPE = re.compile(r"\\|:")
+_MARKS = "\\<>:()[]{}|\uff1a"
+_ESCAPE = re.compile(rf"\\(?:#([0-9a-fA-F]{{1,6}});|([{re.escape(_MARKS)}]))")
+_MUST_ESCAPE = frozenset("<>:{}\uff1a")
+_LONGEST_TIME = 40  # letters between a schedule's last colon and its bracket
+_SCHEDULE_TIME = re.compile(r"[0-9.,][0-9.,\s]*")
+
+_ALIASES = {"te": "clip", "unet": "model", "w": "lbw"}
 _SCHEDULES = ("start", "stop", "step")
+_KEYS = frozenset({"te", "clip", "unet", "model", "lbw", "w", "x", "dyn", "lbwe", *_SCHEDULES})
 
 
 @dataclass(frozen=True)
 class LoraTag:
-    """One tag. ``block_weights``: the text of its ``lbw=`` field, None where it has none."""
+    """One tag. ``block_weights``: the text of its ``lbw=`` field, never blank, None where it has none.
+
+    more: fields of the caller's own, in order, as (key, text).
+    """
 
     name: str
-    strength_model: float
-    strength_clip: float
+    strength_model: float = 1.0
+    strength_clip: float = 1.0
     block_weights: str | None = None
+    more: tuple[tuple[str, str], ...] = ()
+
+
+class Placed(NamedTuple):
+    """Where a tag stands: ``text[start:stop]``."""
+
+    start: int
+    stop: int
 
 
 def read_tags(text: str, clip_first: bool = False) -> tuple[str, list[LoraTag]]:
@@ -32,68 +62,295 @@ def read_tags(text: str, clip_first: bool = False) -> tuple[str, list[LoraTag]]:
     clip_first: what two plain numbers mean: False model:clip, True clip:model. One number is both strengths, none is 1.
     Raises StrataError, showing the tag, for whatever is not wholly understood.
     """
-    tags = [_read(match.group(0), match.group(1), clip_first) for match in _TAG.finditer(text)]
-    if not tags:
-        return text, tags
-    # A tag usually stands between commas and spaces of its own; what it leaves behind must not pile up.
-    cleaned = _TAG.sub("\0", text)
-    cleaned = re.sub(r",[ \t]*\0(?=[ \t]*(,|$))", "", cleaned, flags=re.MULTILINE)
-    cleaned = re.sub(r"[ \t]*\0[ \t]*(?=\n|$)|(?<![^\n])[ \t]*\0[ \t]*,?[ \t]*", "", cleaned)
-    cleaned = re.sub(r"[ \t]*\0[ \t]*", " ", cleaned)
-    return cleaned.strip(" \t"), tags
+    places = find_tags(text)
+    if not places:
+        return text, []
+    tags = [read_tag(text[place.start : place.stop], clip_first) for place in places]
+    _refuse_schedules(text, places)
+    return _without(text, places), tags
 
 
-def _read(tag: str, body: str, clip_first: bool) -> LoraTag:
-    name, *fields = body.split(":")
-    if not name.strip():
-        raise StrataError(f"{tag} names no LoRA. Write <lora:name:strength>.")
+def find_tags(text: str) -> list[Placed]:
+    """The places of the tags, in order. Raises StrataError for one that is not closed, or nearly a tag."""
+    found: list[Placed] = []
+    at = 0
+    while match := _START.search(text, at):
+        if match[0].lower() not in ("<lora:", "<lyco:"):
+            raise StrataError(
+                f"{_cut(text[match.start() :])} is nearly a tag. Write <lora:name:strength>, without a space in front of the first "
+                "colon and with the plain characters < : >."
+            )
+        at = _end(text, match)
+        found.append(Placed(match.start(), at))
+    return found
+
+
+def _end(text: str, start: re.Match[str]) -> int:
+    """Behind the ``>`` that closes a tag."""
+    at = start.end()
+    while match := _ENDS.search(text, at):
+        if match[0] == ">":
+            return match.end()
+        if match[0] == "<":
+            break
+        at = match.end() + 1  # an escaped character closes nothing
+    raise StrataError(
+        rf"{_cut(text[start.start() :])} is not closed. Write > behind the strength; in a name, write \< and \> for these characters."
+    )
+
+
+def read_tag(tag: str, clip_first: bool = False, also: Collection[str] = ()) -> LoraTag:
+    """The one tag that is all of this text. ``also``: keys (lower case) of fields that the caller understands; they come back in ``more``.
+
+    Raises StrataError, showing the tag, for whatever is not wholly understood.
+    """
+    if find_tags(tag) != [(0, len(tag))]:
+        raise StrataError(f"{_cut(tag)} is not a tag. Write <lora:name:strength>.")
+    name, *fields = _fields(tag[tag.index(":") + 1 : -1])
+    if not name:
+        raise StrataError(f"{_cut(tag)} names no LoRA. Write <lora:name:strength>.")
+    _refuse_wide_colons(tag, name)
+    numbers, keyed = _sorted(tag, fields, {key.lower() for key in also})
+    model, clip = _strengths(tag, numbers, keyed, clip_first)
+    more = tuple((key, text) for key, text in keyed.items() if key not in ("model", "clip", "lbw", "x"))
+    return LoraTag(_plain(name), model, clip, _block_weights(tag, keyed), more)
+
+
+def format_tag(tag: LoraTag, clip_first: bool = False) -> str:
+    """The tag as text on one line, which ``read_tag`` reads back as the same, whatever characters its name holds.
+
+    clip_first: in which order two different strengths are written.
+    """
+    strengths = [tag.strength_model, tag.strength_clip]
+    if strengths[0] == strengths[1]:
+        del strengths[1]
+    elif clip_first:
+        strengths.reverse()
+    fields = [_escaped(tag.name), *map(show_number, strengths)]
+    keyed = [] if tag.block_weights is None else [("lbw", tag.block_weights)]
+    fields += [f"{key}={_escaped_value(text)}" for key, text in (*keyed, *tag.more)]
+    return f"<lora:{':'.join(fields)}>"
+
+
+def _fields(body: str) -> list[str]:
+    """Split at the colons that no backslash stands before; escapes stay as they are."""
+    fields, start, at = [], 0, 0
+    while match := _COLON_OR_ESCAPE.search(body, at):
+        if match[0] == ":":
+            fields.append(body[start : match.start()].strip())
+            start = at = match.end()
+        else:
+            at = match.end() + 1
+    return [*fields, body[start:].strip()]
+
+
+def _sorted(tag: str, fields: Sequence[str], also: Collection[str]) -> tuple[list[float], dict[str, str]]:
+    """(the plain numbers, the other fields by key)."""
+    while fields and not fields[-1]:  # <lora:name:0.8:>
+        fields = fields[:-1]
     numbers: list[float] = []
-    keyed: dict[str, str] = {}
-    last = None
+    keyed: dict[str, list[str]] = {}
+    last = ""
     for field in fields:
-        match = _KEYED.fullmatch(field)
-        if match:
-            last = {"te": "clip", "unet": "model", "w": "lbw"}.get(match.group(1).lower(), match.group(1).lower())
+        written, separator, value = field.partition("=")
+        key = written.strip().lower()
+        if separator and (key in _KEYS or key in also):
+            last = key if key in also else _ALIASES.get(key, key)
             if last in keyed:
-                raise StrataError(f"{tag} gives {match.group(1)} twice.")
-            keyed[last] = match.group(2).strip()
-        elif last == "lbw":  # block names such as TE:clip_l have a colon of their own
-            keyed["lbw"] += f":{field}"
-        elif field.strip():
+                raise StrataError(f"{_cut(tag)} gives {written.strip()} twice.")
+            keyed[last] = [value.strip()]
+        elif last == "lbw" or last in also:  # block names such as TE:clip_l have a colon of their own
+            keyed[last].append(field)
+        elif not field:
+            raise StrataError(
+                f"{_cut(tag)} has an empty strength between two colons. Write both, such as <lora:name:1:0.3>."
+            )
+        else:
             numbers.append(_number(tag, field))
     for key in _SCHEDULES:
-        if key in keyed:
+        if key in keyed and key not in also:
             raise StrataError(
-                f"{tag}: {key}= changes strength over time, which tags cannot do here. Use keyframes on a LoRA Loader."
+                f"{_cut(tag)}: {key}= changes strength over time, which tags cannot do here. Use keyframes on a LoRA Loader."
             )
-    unknown = keyed.keys() - {"clip", "model", "lbw", "x"}
+    unknown = keyed.keys() - {"clip", "model", "lbw", "x", *also}
     if unknown:
-        raise StrataError(f"{tag}: {sorted(unknown)[0]}= is not known. Known are model=, clip=, unet=, te= and lbw=.")
+        raise StrataError(f"{_cut(tag)}: {min(unknown)}= is not known. Known are model=, clip=, unet=, te= and lbw=.")
+    return numbers, {key: _plain(":".join(parts)) for key, parts in keyed.items()}
+
+
+def _strengths(tag: str, numbers: Sequence[float], keyed: dict[str, str], clip_first: bool) -> tuple[float, float]:
+    """(model, clip). A strength by name leaves the other one as the numbers have it, 1 without any."""
     if len(numbers) > 2:
-        raise StrataError(f"{tag} has {len(numbers)} numbers; at most two have a meaning.")
+        raise StrataError(f"{_cut(tag)} has {len(numbers)} numbers; at most two have a meaning.")
     first = numbers[0] if numbers else 1.0
     second = numbers[1] if len(numbers) > 1 else first
     model, clip = (second, first) if clip_first else (first, second)
     if "model" in keyed:
         model = _number(tag, keyed["model"])
-        clip = clip if numbers or "clip" in keyed else model
     if "clip" in keyed:
         clip = _number(tag, keyed["clip"])
+    return model, clip
+
+
+def _block_weights(tag: str, keyed: dict[str, str]) -> str | None:
     lbw = keyed.get("lbw")
+    if lbw == "":
+        raise StrataError(
+            f"{_cut(tag)}: nothing stands behind lbw=. Write block weights, such as lbw=OUT*=1,default=0, or leave it out."
+        )
     if "x" in keyed:
         if lbw is None:
-            raise StrataError(f"{tag}: x= is the X of an lbw= vector, and there is none.")
-        lbw = f"lbw={lbw}:x={keyed['x']}"
-    return LoraTag(name.strip(), model, clip, lbw)
+            raise StrataError(f"{_cut(tag)}: x= is the X of an lbw= vector, and there is none.")
+        return f"lbw={lbw}:x={keyed['x']}"
+    return lbw
 
 
 def _number(tag: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    if not is_number(text):
         raise StrataError(
-            f"{tag}: '{text.strip()}' is not a number. Write <lora:name:strength>, such as <lora:style:0.8>."
+            f"{_cut(tag)}: '{_cut(text)}' is not a number. Write <lora:name:strength>, such as <lora:style:0.8>."
+        )
+    value = float(text)
+    if abs(value) > MAX_STRENGTH:
+        raise StrataError(
+            f"{_cut(tag)}: {_cut(text)} is no strength. Strengths go from {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}."
         )
     return value
+
+
+def _refuse_wide_colons(tag: str, name: str) -> None:
+    """``<lora:x\\uff1a0.8>`` means a strength; Windows has such names too, and ``\\`` in front says that this is one."""
+    rest = _ESCAPE.sub("", name)
+    piece = rest.rpartition("\uff1a")[2].strip() if "\uff1a" in rest else ""
+    if is_number(piece) or piece.partition("=")[0].strip().lower() in _KEYS:
+        raise StrataError(
+            f"{_cut(tag)} has a full-width colon in front of {_cut(piece)}. Write a plain one, or \\\uff1a where it belongs to the name."
+        )
+
+
+def _refuse_schedules(text: str, places: Sequence[Placed]) -> None:
+    """``[<lora:a:1>:<lora:b:1>:0.5]`` and ``[<lora:a:1>|<lora:b:1>]`` change LoRAs while sampling, which nothing here does: applied
+    all the time they would be another picture. Brackets that only weaken a word may hold tags.
+    """
+    # Each open bracket: [its kind, where it starts, whether it holds a tag, whether it holds a |, where its last colon is]
+    opened: list[list] = []
+    for at, character in _marks(text, places):
+        if character == "tag":
+            if opened:
+                opened[-1][2] = True
+        elif character in "[(":
+            opened.append([character, at, False, False, -1])
+        elif not opened:
+            continue
+        elif character == "|":
+            opened[-1][3] = True
+        elif character == ":":
+            opened[-1][4] = at
+        elif opened[-1][0] == {"]": "[", ")": "("}[character]:
+            _, start, tagged, alternates, colon = opened.pop()
+            scheduled = 0 <= colon >= at - _LONGEST_TIME and _SCHEDULE_TIME.fullmatch(text[colon + 1 : at].strip())
+            if character == "]" and tagged and (alternates or scheduled):
+                raise StrataError(
+                    f"{_cut(text[start : at + 1])} changes a LoRA while sampling, which tags cannot do here. Take the brackets away, "
+                    "or use keyframes on a LoRA Loader."
+                )
+            if opened:
+                opened[-1][2] |= tagged
+
+
+_MARK = re.compile(r"\\.?|[\[\]():|]", re.DOTALL)
+
+
+def _marks(text: str, places: Sequence[Placed]) -> Iterator[tuple[int, str]]:
+    """Brackets, colons and bars outside of tags, and "tag" for each of those, in order."""
+    start = 0
+    for place in (*places, Placed(len(text), len(text))):
+        for match in _MARK.finditer(text, start, place.start):
+            if match[0][0] != "\\":
+                yield match.start(), match[0]
+        if place.start < len(text):
+            yield place.start, "tag"
+        start = place.stop
+
+
+def _without(text: str, places: Sequence[Placed]) -> str:
+    """A tag usually stands between commas and spaces of its own; what it leaves behind must not pile up."""
+    kept = [text[: places[0].start]]
+    for place, following in zip(places, (*places[1:], Placed(len(text), len(text))), strict=True):
+        piece = text[place.stop : following.start]
+        right = piece.lstrip(" \t")
+        if not right and following.start < len(text):  # the next tag stands right behind: the two leave one gap
+            continue
+        _strip_end(kept)
+        line_starts = not kept or kept[-1].endswith("\n")
+        line_ends = not right or right.startswith("\n")
+        if not line_starts and kept[-1].endswith(",") and (line_ends or right.startswith(",")):
+            kept[-1] = kept[-1][:-1]
+        elif line_starts:
+            right = right.removeprefix(",").lstrip(" \t")
+        elif not line_ends and not right.startswith(","):
+            kept.append(" ")
+        kept.append(right)
+    return "".join(kept).strip(" \t")
+
+
+def _strip_end(kept: list[str]) -> None:
+    while kept:
+        kept[-1] = kept[-1].rstrip(" \t")
+        if kept[-1]:
+            return
+        kept.pop()
+
+
+def _plain(text: str) -> str:
+    """A field without its escapes."""
+    return _ESCAPE.sub(_unescape, text) if "\\" in text else text
+
+
+def _unescape(match: re.Match[str]) -> str:
+    number = match[1]
+    if number is None:
+        return match[2]
+    code = int(number, 16)
+    return chr(code) if code < 0x110000 else match[0]
+
+
+def _escaped(text: str) -> str:
+    """A field that ``_plain`` reads back: with a backslash before each character that means something, and the numbers of spaces at its
+    ends and of characters that no line of text can hold."""
+    inner = text.strip()
+    start = len(text) - len(text.lstrip()) if inner else len(text)
+    stop = start + len(inner)
+    return "".join(
+        _escaped_character(text, at, character) if start <= at < stop else f"\\#{ord(character):x};"
+        for at, character in enumerate(text)
+    )
+
+
+def _escaped_value(text: str) -> str:
+    """As ``_escaped`` for the text of a field by key, where a colon needs no backslash unless what follows reads as another field."""
+    first, *pieces = (_escaped(piece) for piece in text.split(":"))
+    written, before = [first], first
+    for piece in pieces:
+        key, separator, _ = piece.partition("=")
+        goes_on = piece and (not separator or (before.upper().endswith(("TE", "OTHER")) and key.lower() not in _KEYS))
+        written += [":" if goes_on else "\\:", piece]
+        before = piece
+    return "".join(written)
+
+
+def _escaped_character(text: str, at: int, character: str) -> str:
+    if character == "\\":  # one that would take away the meaning of what follows it, or of the colon behind the field
+        following = text[at + 1 : at + 2]
+        return "\\\\" if not following or following in _MARKS or following == "#" or following.isspace() else "\\"
+    if character in _MUST_ESCAPE:
+        return f"\\{character}"
+    if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+        return f"\\#{ord(character):x};"
+    return character
+
+
+def _cut(text: str) -> str:
+    """A tag or a part of one, for a message."""
+    line = text[: 4 * _SHOWN].partition("\n")[0]
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."

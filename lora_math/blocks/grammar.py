@@ -9,13 +9,13 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
+from ..numbers import NUMBER
 from .errors import BlockTextError
 from .groups import KNOWN_LETTERS, STREAMS
 from .layout import ENCODERS, Layout
 from .selector import Selector, parse_selector
 from .weights import BlockWeights, Rule
 
-NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
 _VALUE = re.compile(rf"({NUMBER})(?:\.\.({NUMBER}))?")
 MAX_LENGTH = 20000
 
@@ -42,7 +42,7 @@ def parse_rules(text: str) -> BlockWeights:
 
 def _items(text: str) -> Iterator[str]:
     """Split at commas, semicolons and spaces outside brackets; spaces around = belong to the rule."""
-    text = re.sub(r"\s*=\s*", "=", text.strip())
+    text = "=".join(part.strip() for part in text.split("="))
     item, depth = "", ""
     for character in text:
         if character in "{(":

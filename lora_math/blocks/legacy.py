@@ -8,11 +8,12 @@ import json
 import re
 from collections.abc import Callable
 
+from ..numbers import is_number
 from .errors import BlockTextError
 from .groups import AUX, KNOWN_LETTERS, MAIN
 from .layout import MODEL_PREFIX, OTHER, Layout
 from .selector import Selector
-from .vectors import NUMBER, forms
+from .vectors import forms
 from .weights import BlockWeights, Rule
 
 _LBW = re.compile(r"<lora:|:?\s*(?:lbw|w)\s*=", re.IGNORECASE)
@@ -38,9 +39,9 @@ def parse_lbw(text: str, read: Callable[[str, dict[str, float]], BlockWeights]) 
         name, separator, setting = (part.strip() for part in item.partition("="))
         if separator and name.lower() in ("lbw", "w") and value is None:
             value = setting
-        elif separator and name.lower() == "x" and NUMBER.fullmatch(setting):
+        elif separator and name.lower() == "x" and is_number(setting):
             placeholders["X"] = float(setting)
-        elif tagged and not separator and (at < 2 or NUMBER.fullmatch(item)):
+        elif tagged and not separator and (at < 2 or is_number(item)):
             continue  # "lora", its name and its strengths: the loader has those
         else:
             raise BlockTextError(f"{item!r} in {text!r} is not a block weight; only lbw= and x= are read here.")
@@ -49,6 +50,23 @@ def parse_lbw(text: str, read: Callable[[str, dict[str, float]], BlockWeights]) 
     weights = read(value, placeholders)
     note = ("The tag's LoRA name and strengths are not used; set them on the node.",) if tagged else ()
     return BlockWeights(weights.rules, weights.default, (*note, *weights.notes))
+
+
+def split_settings(text: str) -> tuple[str, dict[str, float]] | None:
+    """Impact's ``1,A,0;A=0.5;B=0.2;`` -> (the vector or name, its placeholders); None for anything else, rules by name included.
+
+    Raises BlockTextError for a setting that is none of A, B and X.
+    """
+    value, semicolon, rest = (part.strip() for part in text.partition(";"))
+    if not semicolon or not value or "=" in value:
+        return None
+    placeholders = {}
+    for item in filter(None, map(str.strip, rest.split(";"))):
+        name, _, setting = (part.strip() for part in item.partition("="))
+        if name.upper() not in ("A", "B", "X") or not is_number(setting):
+            raise BlockTextError(f"{item[:80]!r} behind {value[:80]!r} is not read; A=, B= and X= with a number are.")
+        placeholders[name.upper()] = float(setting)
+    return value, placeholders
 
 
 _SPEC_ITEM = re.compile(r"(default|base|in|mid|out|double|single)([0-9]{1,3})?(?:-([0-9]{1,3}))?=(.+)", re.IGNORECASE)
@@ -71,7 +89,7 @@ def parse_percent_spec(text: str, layout: Layout) -> BlockWeights:
     default, base, rules = 1.0, None, []
     for item in (item.strip() for item in text.strip()[1:].split(",")):
         match = _SPEC_ITEM.fullmatch(item)
-        if match is None or not NUMBER.fullmatch(match[4].strip()):
+        if match is None or not is_number(match[4].strip()):
             raise BlockTextError(f"{item!r} is not an item of a % form, such as %default=0,in1=1,out1-3=0.5.")
         word, first, last, value = match[1].lower(), match[2], match[3], float(match[4])
         if word in ("default", "base"):

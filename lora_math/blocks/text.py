@@ -50,6 +50,9 @@ def _parse(
         weights = legacy.parse_percent_spec(text, layout)
     elif legacy.looks_like_lbw(text):
         return legacy.parse_lbw(text, lambda value, x: _parse(value, layout, seed, presets, {**placeholders, **x}))
+    elif settings := legacy.split_settings(text):
+        value, own = settings
+        return _parse(value, layout, seed, presets, {**placeholders, **own})
     elif _labelled(text):
         label, _, vector = text.partition(":")
         dialect = vectors.INSPIRE if _INSPIRE_NAME.match(label) else None

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from ..numbers import is_number
 from .errors import BlockTextError
 from .layout import Layout
 from .selector import Selector
 from .weights import BlockWeights, Rule
 
-NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
-_PLACEHOLDER = re.compile(r"[RrUuAaBb]|[Xx](?:\s*[+-]\s*(?:[0-9]+\.?[0-9]*|\.[0-9]+))?")
+_PLACEHOLDER = re.compile(r"[RrUuAaBb]|[Xx](?:\s*[+-]\s*(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))?")
 PLACEHOLDERS = {"A": 4.0, "B": 1.0}  # Inspire's widgets as they come; lower case is half of it
 WEBUI, INSPIRE = "sd-webui", "Inspire"
 
@@ -117,7 +117,7 @@ def is_vector(text: str) -> bool:
 
 
 def _is_entry(entry: str) -> bool:
-    return bool(NUMBER.fullmatch(entry) or _PLACEHOLDER.fullmatch(entry))
+    return bool(is_number(entry) or _PLACEHOLDER.fullmatch(entry))
 
 
 def parse_vector(

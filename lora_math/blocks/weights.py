@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from ..numbers import show_number
 from .errors import BlockTextError
 from .layout import Layout, Location
 from .selector import Selector
@@ -31,8 +32,8 @@ class Rule:
             raise BlockTextError(f"{self.selector}: a ramp needs numbered blocks, such as D*=0..1 or TE:clip_l.*=0..1.")
 
     def __str__(self) -> str:
-        ramp = "" if self.end is None else f"..{format_number(self.end)}"
-        return f"{self.selector}={format_number(self.value)}{ramp}"
+        ramp = "" if self.end is None else f"..{show_number(self.end)}"
+        return f"{self.selector}={show_number(self.value)}{ramp}"
 
 
 @dataclass(frozen=True)
@@ -119,12 +120,6 @@ def _inverse(value: float) -> float:
     return float(Decimal(1) - Decimal(repr(value)))  # in decimal: 1 - 0.8 is 0.2
 
 
-def format_number(value: float) -> str:
-    """The shortest text that reads back as the same number."""
-    text = repr(float(value) + 0.0)  # + 0.0: no negative zero
-    return text[:-2] if text.endswith(".0") else text
-
-
 def format_weights(weights: BlockWeights) -> str:
     """The canonical text: one line, rules in order, the default last. ``parse(format_weights(w)) == w``."""
-    return ", ".join([*map(str, weights.rules), f"default={format_number(weights.default)}"])
+    return ", ".join([*map(str, weights.rules), f"default={show_number(weights.default)}"])

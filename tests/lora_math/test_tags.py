@@ -2,10 +2,11 @@
 
 import hypothesis.strategies as st
 import pytest
+from deadline import deadline
 from hypothesis import given
 
 from strata.lora_math.errors import StrataError
-from strata.lora_math.tags import LoraTag, read_tags
+from strata.lora_math.tags import LoraTag, find_tags, format_tag, read_tag, read_tags
 
 
 @pytest.mark.parametrize(
@@ -21,8 +22,19 @@ from strata.lora_math.tags import LoraTag, read_tags
         ("<lora:a:0.8:0.3:lbw=1,0,0,1>", 0.8, 0.3, "1,0,0,1"),
         ("<lora:a:lbw=IN4=0.5, TE:clip_l=0.2, default=0:te=0.5>", 1, 0.5, "IN4=0.5, TE:clip_l=0.2, default=0"),
         ("<lora:a:te=0.2:unet=0.9>", 0.9, 0.2, None),
-        ("<lora:a:unet=0.9>", 0.9, 0.9, None),
+        ("<lora:a:unet=0.9>", 0.9, 1, None),
         ("<lora:a:te=0.2>", 1, 0.2, None),
+        ("<lora:a:0.5:te=0.2>", 0.5, 0.2, None),
+        ("<lora:a:0.5:unet=0.2>", 0.2, 0.5, None),
+        ("<lora:a:0.5:0.4:model=0.2>", 0.2, 0.4, None),
+        ("<lyco:a:0.8>", 0.8, 0.8, None),
+        ("<LyCO:a>", 1, 1, None),
+        ("<lora:a:1.>", 1, 1, None),
+        ("<lora:a:0.8:>", 0.8, 0.8, None),
+        ("<lora: a : 0.8 >", 0.8, 0.8, None),
+        ("<lora:a:1:LBW=1,0,1;>", 1, 1, "1,0,1;"),
+        ("<lora:a:1:LBW=SD-X:1,A,1;A=0.5;B=0.2;>", 1, 1, "SD-X:1,A,1;A=0.5;B=0.2;"),
+        ("<lora:a:1:lbw=my\\:preset:te=0.5>", 1, 0.5, "my:preset"),
         ("<lora:a:0.8:lbw=X,1,X:x=0.3>", 0.8, 0.8, "lbw=X,1,X:x=0.3"),
     ],
 )
@@ -48,6 +60,10 @@ def test_a1111_counts_the_text_encoder_first():
         ("<lora:x><lora:y>", ""),
         ("a, <lora:x>, <lora:y>, b", "a, b"),
         ("line one <lora:x>\nline two", "line one\nline two"),
+        ("line one,  <lora:x> \n<lora:y>, line two", "line one\nline two"),
+        ("a cat <lora:x:1>, on a mat", "a cat, on a mat"),
+        ("a \0 cat <lora:x:1>", "a \0 cat"),
+        ("a <lora:x> \t <lora:y>\t, b", "a, b"),
         ("no tags,  here  (kept: 1.2) <b>", "no tags,  here  (kept: 1.2) <b>"),
     ],
 )
@@ -67,11 +83,35 @@ def test_names_keep_folders_and_spaces_and_order():
         ("<lora: :1>", "names no LoRA"),
         ("<lora:a:x1>", "'x1' is not a number"),
         ("<lora:a:nan>", "'nan' is not a number"),
+        ("<lora:a:0_8>", "'0_8' is not a number"),
+        ("<lora:a:\uff10.\uff18>", "is not a number"),
+        ("<lora:a:1e30>", "1e30 is no strength"),
+        ("<lora:a:te=101>", "101 is no strength"),
         ("<lora:a:1:2:3>", "3 numbers"),
+        ("<lora:a::0.3>", "an empty strength"),
         ("<lora:a:1:start=5>", "over time"),
         ("<lora:a:1:lbwe=ATTN>", "lbwe= is not known"),
-        ("<lora:a:te=1:te=2>", "twice"),
+        ("<lora:a:te=1:te=2>", "gives te twice"),
+        ("<lora:a:te=1:clip=2>", "gives clip twice"),
         ("<lora:a:x=2>", "there is none"),
+        ("<lora:a:1:lbw=>", "nothing stands behind lbw="),
+        ("<lora:a:1:lbw= :te=1>", "nothing stands behind lbw="),
+        ("< lora:a:0.8>", "nearly a tag"),
+        ("<lora :a:0.8>", "nearly a tag"),
+        ("<\tLyco:a>", "nearly a tag"),
+        ("\uff1clora:a:0.8\uff1e", "nearly a tag"),
+        ("<lora\uff1aa:0.8>", "nearly a tag"),
+        ("<lora:a\uff1a0.8>", "a full-width colon in front of 0.8"),
+        ("<lora:a\uff1ate=0.8>", "a full-width colon in front of te=0.8"),
+        ("<lora:a:0.8\uff1a0.3>", "is not a number"),
+        ("<lora:a:0.8\uff1e", "is not closed"),
+        ("<lora:a:0.8, q", "is not closed"),
+        ("<lora:a:0.8\\>", "is not closed"),
+        ("[<lora:a:0.9>:<lora:b:1.0>:0.2]", "while sampling"),
+        ("[<lora:a:1>::0.5]", "while sampling"),
+        ("[a (cat:1.2) <lora:a:1>:a dog:0.5]", "while sampling"),
+        ("[(<lora:a:1>:1.1):0.3]", "while sampling"),
+        ("[<lora:a:1>|<lora:b:1>]", "while sampling"),
     ],
 )
 def test_a_tag_that_is_not_understood_is_shown(tag, message):
@@ -80,7 +120,78 @@ def test_a_tag_that_is_not_understood_is_shown(tag, message):
     assert tag in str(error.value)
 
 
-@given(st.text(max_size=60))
+def test_an_open_tag_does_not_swallow_the_next_one():
+    with pytest.raises(StrataError, match=r"<lora:a:0\.8, q <lora:b:1> is not closed"):
+        read_tags("<lora:a:0.8, q <lora:b:1>")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[a, <lora:x:1>, b]",
+        "[note: <lora:x:1>]",
+        "(<lora:x:1>:1.2)",
+        "[a:b:0.5] <lora:x:1> [c|d]",
+        "\\[<lora:x:1>:0.5\\]",
+        "[[[ <lora:x:1> :0.5",
+        "[(a:0.5] <lora:x:1> ]",
+    ],
+)
+def test_other_brackets_around_a_tag_are_a_prompts_own(text):
+    assert [tag.name for tag in read_tags(text)[1]] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        (r"cat \(anime style\)", "cat (anime style)"),
+        ("cat (anime style)", "cat (anime style)"),
+        (r"faces\detail", "faces\\detail"),
+        (r"faces\\detail", "faces\\detail"),
+        (r"a\:b \<3\>", "a:b <3>"),
+        (r"a\#3a;b\#0a;", "a:b\n"),
+        (r"a\#fav", "a\\#fav"),
+        (r"a\#110000;", "a\\#110000;"),
+        ("v\uff1atwo", "v\uff1atwo"),
+        ("v\\\uff1a2", "v\uff1a2"),
+        ("\u4eba\u7269/\u7d20\u63cf", "\u4eba\u7269/\u7d20\u63cf"),
+    ],
+)
+def test_a_name_may_hold_any_character(written, name):
+    assert [tag.name for tag in read_tags(f"<lora:{written}:1>")[1]] == [name]
+
+
+@pytest.mark.parametrize(
+    ("tag", "text"),
+    [
+        (LoraTag("style"), "<lora:style:1>"),
+        (LoraTag("faces/detail.safetensors", 0.8, 0.3), "<lora:faces/detail.safetensors:0.8:0.3>"),
+        (LoraTag("faces\\detail"), "<lora:faces\\detail:1>"),
+        (LoraTag("a:b"), "<lora:a\\:b:1>"),
+        (LoraTag("a", 1, 1, "TE:clip_l=0.5,default=0"), "<lora:a:1:lbw=TE:clip_l=0.5,default=0>"),
+        (LoraTag("a", 1, 1, "odd:te=1"), "<lora:a:1:lbw=odd\\:te=1>"),
+        (LoraTag("a", 1, 1, None, (("note", "x: y"),)), "<lora:a:1:note=x:\\#20;y>"),
+    ],
+)
+def test_how_a_tag_is_written(tag, text):
+    assert format_tag(tag) == text
+    assert read_tag(text, also=["note"]) == tag
+
+
+def test_other_keys_are_the_callers():
+    tag = read_tag("<lora:a:1:off=:at=0:0.5:start=0.2>", also=("off", "at", "start"))
+    assert tag.more == (("off", ""), ("at", "0:0.5"), ("start", "0.2"))
+    with pytest.raises(StrataError, match="'off=' is not a number"):
+        read_tag("<lora:a:1:off=>")
+
+
+@pytest.mark.parametrize("text", ["", "a", "<lora:a> ", "<lora:a><lora:b>", "<lora:a", "lora:a:1"])
+def test_read_tag_takes_one_whole_tag(text):
+    with pytest.raises(StrataError):
+        read_tag(text)
+
+
+@given(st.text(st.sampled_from("<>lora: \t,:[]()|.5\\\n#;3a\uff1a\uff1c\0x=") | st.characters(), max_size=60))
 def test_any_text_is_read_or_refused(text):
     try:
         cleaned, tags = read_tags(text)
@@ -89,10 +200,52 @@ def test_any_text_is_read_or_refused(text):
     assert tags or cleaned == text
 
 
-names = st.text(st.characters(exclude_characters="<>:\0", exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+any_text = st.text(
+    st.sampled_from("\\<>:(){}[]|#;3a \n\uff1a=,\ud800") | st.characters(exclude_categories=[]), min_size=1
+)
+strengths = st.floats(-100, 100)
 
 
-@given(names, st.floats(-9, 9), st.floats(-9, 9))
-def test_reading_what_was_written(name, model, clip):
-    _, (tag,) = read_tags(f"<lora:{name}:{model!r}:{clip!r}>")
-    assert tag == LoraTag(name.strip(), model, clip)
+@given(
+    any_text,
+    strengths,
+    strengths,
+    st.none() | any_text.filter(str.strip),
+    st.lists(any_text, max_size=2),
+    st.booleans(),
+)
+def test_reading_and_writing_are_inverse(name, model, clip, blocks, notes, clip_first):
+    more = tuple((f"note{n}", note) for n, note in enumerate(notes))
+    tag = LoraTag(name, model + 0.0, clip + 0.0, blocks, more)
+    text = format_tag(tag, clip_first)
+    assert read_tag(text, clip_first, also=["note0", "note1"]) == tag
+    assert len(text.splitlines()) == 1
+    text.encode()  # no half of a character is left
+    assert find_tags(f"a {text}, b") == [(2, 2 + len(text))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<" + " " * 200_000,
+        "< " * 100_000,
+        "a <lora:x:1>" + " " * 200_000 + "b, <lora:y>",
+        "<lora:x>" * 20_000,
+        ", <lora:x> " * 20_000,
+        "<lora:x:" + "1" * 200_000 + ">",
+        "<lora:x:" + "1" * 200_000 + "x>",
+        "<lora:x:lbw" + " " * 200_000 + ">",
+        "<lora:" + "\\" * 200_000 + "x>",
+        "<lora:x:lbw=1" + ":1" * 100_000 + ">",
+        "[:" * 100_000 + "<lora:x>" + ":0.5 ]" * 100_000,
+        "[" * 200_000 + "<lora:x>",
+        "<lora:x\uff1a" + "\uff1a" * 200_000 + ">",
+    ],
+    ids=range(13),
+)
+def test_a_long_text_is_read_in_one_pass(text):
+    with deadline():
+        try:
+            read_tags(text)
+        except StrataError as error:
+            assert len(str(error)) < 600

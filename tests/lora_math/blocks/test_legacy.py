@@ -36,6 +36,22 @@ def test_vectors_in_tags():
     assert str(tagged) == str(parse("1,0.75,0.25,1,1,1,1,1,1,1,1,1", SDXL))
 
 
+def test_impacts_settings_behind_semicolons():
+    numbers = parse("0.5,0.2,0.25,1,1,1,1,1,1,1,1,1", SDXL)
+    for text in ("A,B,a,1,1,1,1,1,1,1,1,1;A=0.5;B=0.2;", "SD-X:A,B,a,1,1,1,1,1,1,1,1,1; b = 0.2 ;a=0.5"):
+        assert parse(text, SDXL) == parse(f"lbw={text}", SDXL) == numbers
+    assert parse("MIDD;", SD, presets=PRESETS) == parse("MIDD", SD, presets=PRESETS)
+    assert str(parse("B=0.5;default=0;", WAN)) == str(parse("B=0.5, default=0", WAN)), "rules may have semicolons"
+    with pytest.raises(BlockTextError, match="'C=1' behind 'MIDD' is not read"):
+        parse("MIDD;C=1", SD, presets=PRESETS)
+
+
+@pytest.mark.parametrize("text", ["1." + ",1" * 11, "IN4=1.", "IN*=1...5", "IN*=1.." + "2."])
+def test_a_point_behind_a_number_is_fine_everywhere(text):
+    spelled = {"IN4=1.": "IN4=1", "IN*=1...5": "IN*=1..0.5", "IN*=1..2.": "IN*=1..2"}
+    assert parse(text, SDXL) == parse(spelled.get(text, "1" + ",1" * 11), SDXL)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
