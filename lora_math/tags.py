@@ -321,10 +321,20 @@ def _escaped(text: str) -> str:
     inner = text.strip()
     start = len(text) - len(text.lstrip()) if inner else len(text)
     stop = start + len(inner)
-    return "".join(
-        _escaped_character(text, at, character) if start <= at < stop else f"\\#{ord(character):x};"
-        for at, character in enumerate(text)
-    )
+    written, following = [], ""
+    for at in reversed(range(len(text))):
+        character = text[at]
+        if not start <= at < stop or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+            piece = f"\\#{ord(character):x};"
+        elif character in _MUST_ESCAPE:
+            piece = f"\\{character}"
+        elif character == "\\" and (not following or following[0] in _MARKS or following[0] == "#"):
+            piece = "\\\\"  # a single one would take away the meaning of what follows, or of the colon behind the field
+        else:
+            piece = character
+        written.append(piece)
+        following = piece
+    return "".join(reversed(written))
 
 
 def _escaped_value(text: str) -> str:
@@ -337,17 +347,6 @@ def _escaped_value(text: str) -> str:
         written += [":" if goes_on else "\\:", piece]
         before = piece
     return "".join(written)
-
-
-def _escaped_character(text: str, at: int, character: str) -> str:
-    if character == "\\":  # one that would take away the meaning of what follows it, or of the colon behind the field
-        following = text[at + 1 : at + 2]
-        return "\\\\" if not following or following in _MARKS or following == "#" or following.isspace() else "\\"
-    if character in _MUST_ESCAPE:
-        return f"\\{character}"
-    if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
-        return f"\\#{ord(character):x};"
-    return character
 
 
 def _cut(text: str) -> str:

@@ -8,7 +8,9 @@ import json
 import re
 from collections.abc import Callable
 
+from ..errors import StrataError
 from ..numbers import is_number
+from ..tags import read_tag
 from .errors import BlockTextError
 from .groups import AUX, KNOWN_LETTERS, MAIN
 from .layout import MODEL_PREFIX, OTHER, Layout
@@ -16,7 +18,8 @@ from .selector import Selector
 from .vectors import forms
 from .weights import BlockWeights, Rule
 
-_LBW = re.compile(r"<lora:|:?\s*(?:lbw|w)\s*=", re.IGNORECASE)
+_TAG_SETTINGS = ("lbw", "w", "lbwe", "dyn", "start", "stop", "step")
+_LBW = re.compile(r"<lyco:|<lora:|:?\s*(?:lbw|w)\s*=", re.IGNORECASE)
 
 
 def looks_like_lbw(text: str) -> bool:
@@ -28,28 +31,31 @@ def parse_lbw(text: str, read: Callable[[str, dict[str, float]], BlockWeights]) 
     """The ``lbw`` of an sd-webui tag; ``read(text, placeholders)`` reads its value. Other settings are
     errors.
     """
-    body, tagged = text.strip().removeprefix(":"), text.strip().lower().startswith("<lora:")
-    if tagged:
-        if not body.endswith(">"):
-            raise BlockTextError(f"{text!r}: the tag is not closed with '>'.")
-        body = body[1:-1]
+    body = text.strip().removeprefix(":")
+    if body.lower().startswith(("<lora:", "<lyco:")):
+        try:
+            inner = read_tag(body).block_weights
+        except StrataError as problem:
+            raise BlockTextError(str(problem)) from None
+        if inner is None:
+            raise BlockTextError(f"{text!r} has no lbw=; write for example lbw=MIDD or lbw=1,1,1,0,....")
+        weights = parse_lbw(inner, read) if looks_like_lbw(inner) else read(inner, {})
+        note = "The tag's LoRA name and strengths are not used; set them on the node."
+        return BlockWeights(weights.rules, weights.default, (note, *weights.notes))
     value, placeholders = None, {}
-    fields = [field.strip() for field in body.split(":")]
-    for at, item in enumerate(fields):
+    for item in (field.strip() for field in body.split(":")):
         name, separator, setting = (part.strip() for part in item.partition("="))
         if separator and name.lower() in ("lbw", "w") and value is None:
             value = setting
         elif separator and name.lower() == "x" and is_number(setting):
             placeholders["X"] = float(setting)
-        elif tagged and not separator and (at < 2 or is_number(item)):
-            continue  # "lora", its name and its strengths: the loader has those
+        elif value and not placeholders and name.lower() not in _TAG_SETTINGS:
+            value += f":{item}"  # a vector with its name, or a text encoder's
         else:
             raise BlockTextError(f"{item!r} in {text!r} is not a block weight; only lbw= and x= are read here.")
     if not value or looks_like_lbw(value):
         raise BlockTextError(f"{text!r} has no lbw=; write for example lbw=MIDD or lbw=1,1,1,0,....")
-    weights = read(value, placeholders)
-    note = ("The tag's LoRA name and strengths are not used; set them on the node.",) if tagged else ()
-    return BlockWeights(weights.rules, weights.default, (*note, *weights.notes))
+    return read(value, placeholders)
 
 
 def split_settings(text: str) -> tuple[str, dict[str, float]] | None:

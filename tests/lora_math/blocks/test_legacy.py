@@ -21,6 +21,8 @@ PRESETS = {"MIDD": "IN{5,7,8}=1, M=1, OUT3-6=1, TE=1, default=0", "MY PRESET": "
         "w=MIDD",
         "<lora:flower:1:lbw=MIDD>",
         "<lora:flower:0.5:0.7:lbw=MIDD>",
+        "<lyco:flower:lbw=MIDD>",
+        "<lora:flower:lbw=MIDD;>",
     ],
 )
 def test_names(text):
@@ -60,7 +62,7 @@ def test_a_point_behind_a_number_is_fine_everywhere(text):
         ("lbw=lbw=MIDD", "has no lbw="),
         ("<lora:flower:1>", "has no lbw="),
         ("<lora:flower:1:lbw=MIDD", "not closed"),
-        ("<lora:flower:1:lbw=MIDD:start=10>", "'start=10'"),
+        ("<lora:flower:1:lbw=MIDD:start=10>", "start= changes strength over time"),
         ("lbw=MIDD:lbwe=ATTNDEEPON", "'lbwe=ATTNDEEPON'"),
         ("MID", "Did you mean MIDD?"),
     ],
