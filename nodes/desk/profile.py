@@ -7,7 +7,7 @@ import os
 import threading
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from ...lora_math import family as families
 from ...lora_math.blocks import FAMILIES, Layout, builtin_layout, layout_of
@@ -16,6 +16,7 @@ from ...lora_math.errors import StrataError
 from ...lora_math.module_blocks import block_of, place_of
 from ...lora_math.reading.state_dict import Entry
 from ...lora_math.reading.trigger_words import trigger_words
+from ...lora_math.wording import tensors
 from ..comfy.library import CACHE, Lora, file_key, path_of, place_in_folders, resolve
 from ..comfy.targets import Targets
 from ..fitting.amounts import Amount
@@ -89,14 +90,17 @@ def _profile(lora: Lora, name: str, path: str) -> Profile:
     else:
         layout = _layout_by_names(lora)
     entries = lora.contents.entries
+    fits = _fits(lora, model, clip)
     answer = {
         "name": name,
         "family": lora.family,
         "about": report.describe(lora),
+        "facts": asdict(report.facts(lora)),
         "size": lora.size,
         "tensors": lora.tensors,
-        "fit": _fit_line(lora, model, clip),
-        "problem": f"{len(lora.broken)} tensors hold NaN or infinity, or numbers beyond a million: the file is damaged."
+        "fit": _fit_line(fits),
+        "fits": fits,
+        "problem": f"Damaged: {tensors(len(lora.broken))} with NaN or infinity, or numbers beyond a million."
         if lora.broken
         else "",
         "trigger_words": trigger_words(path, lora.metadata),
@@ -195,15 +199,24 @@ def _energy_without_model(lora: Lora, entry: Entry) -> float:
         return 0.0
 
 
-def _fit_line(lora: Lora, model: Met | None, clip: Met | None) -> str:
-    """How it fits what is loaded; empty before it has met a model."""
+def _fits(lora: Lora, model: Met | None, clip: Met | None) -> dict | None:
+    """How much of it fits what is loaded: ``{"family": the model's or null, "used", "total": tensors}``; None before it has met one."""
     if model is None and clip is None:
-        return ""
+        return None
     used = {id(entry): len(entry.keys) for met in (model, clip) if met for _, entry in met[1].pieces}
     meant = [e for e in lora.contents.entries if (clip if is_text_encoder(e) else model) is not None]
     total = sum(len(entry.keys) for entry in meant)
-    whose = (model[0].family if model else None) or "the loaded model"
-    return f"fits {whose}" if sum(used.values()) >= total else f"{sum(used.values())} of {total} tensors fit {whose}"
+    return {"family": model[0].family if model else None, "used": min(sum(used.values()), total), "total": total}
+
+
+def _fit_line(fits: dict | None) -> str:
+    """The same in English."""
+    if fits is None:
+        return ""
+    whose = fits["family"] or "the loaded model"
+    return (
+        f"fits {whose}" if fits["used"] >= fits["total"] else f"{fits['used']} of {fits['total']} tensors fit {whose}"
+    )
 
 
 def _metadata(metadata: Mapping[str, str]) -> list[list[str]]:

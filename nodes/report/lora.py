@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from ...lora_math.blocks import ResolvedWeights
 from ...lora_math.family import RELATIVES, component
@@ -12,28 +13,48 @@ from ...lora_math.reading.state_dict import Entry
 from ...lora_math.wording import SHOWN, number, some, spread, tensors
 from ..comfy.library import Lora
 from ..comfy.targets import Key, Targets, taken_apart
-from ..fitting.amounts import by_block
+from ..fitting.amounts import Amount, by_block
 from ..fitting.fit import Fit, count, is_text_encoder, text_encoder_of
 from ..fitting.side import Side
 from .differences import differences
 
 
-def describe(lora: Lora) -> str:
-    """What the file is, in one line: family, algorithms, rank, alpha, size."""
+@dataclass(frozen=True)
+class Facts:
+    """What a file is, for people to read. algorithms: most used first; rank, alpha: numbers, empty where there are none."""
+
+    algorithms: tuple[str, ...]
+    rank: str
+    alpha: str
+    size: str
+
+
+def facts(lora: Lora) -> Facts:
+    """The facts that ``describe`` puts into an English line, and the browser into one of its language."""
     entries = [entry for entry in lora.contents.entries if entry.parameter == "weight"]
     kinds = Counter(entry.adapter.name for entry in entries)
-    names = " + ".join(name for name, _ in kinds.most_common()) or "bias"
-    parts = [f"{lora.family} {names}" if lora.family else f"{names} of an unknown family"]
     ranks = [rank for entry in entries if (rank := entry.adapter.rank) is not None]
-    if ranks:
-        parts.append(f"rank {spread(ranks)}")
     alphas = [entry.alpha for entry in entries if entry.alpha is not None]
-    if alphas:
-        parts.append(f"alpha {spread(alphas)}")
-    elif ranks:
+    return Facts(
+        algorithms=tuple(name for name, _ in kinds.most_common()) or ("bias",),
+        rank=spread(ranks) if ranks else "",
+        alpha=spread(alphas) if alphas else "",
+        size=show_size(lora.size),
+    )
+
+
+def describe(lora: Lora) -> str:
+    """What the file is, in one line: family, algorithms, rank, alpha, size."""
+    found = facts(lora)
+    names = " + ".join(found.algorithms)
+    parts = [f"{lora.family} {names}" if lora.family else f"{names} of an unknown family"]
+    if found.rank:
+        parts.append(f"rank {found.rank}")
+    if found.alpha:
+        parts.append(f"alpha {found.alpha}")
+    elif found.rank:
         parts.append("no alpha (scale 1)")
-    parts.append(show_size(lora.size))
-    return ", ".join(parts)
+    return ", ".join([*parts, found.size])
 
 
 def problems(lora: Lora, model: Side, clip: Side) -> list[str]:
@@ -41,8 +62,8 @@ def problems(lora: Lora, model: Side, clip: Side) -> list[str]:
     found = [text] if (text := _misfit(lora, model, clip)) else []
     if lora.broken:
         found.append(
-            f"{lora.name}: {len(lora.broken)} of its tensors hold NaN or infinity, or numbers beyond a million "
-            f"({some(sorted(lora.broken))}), which would turn every image black. The file is damaged or its training "
+            f"Damaged: {tensors(len(lora.broken))} of {lora.name} with NaN or infinity, or numbers beyond a million "
+            f"({some(sorted(lora.broken))}), which would turn every image black. The file was damaged or its training "
             "diverged: download it again or use an earlier epoch."
         )
     return found
@@ -62,7 +83,7 @@ def _misfit(lora: Lora, model: Side, clip: Side) -> str | None:
         model_pieces = len(model.fit.pieces)
         if ours and theirs and ours != theirs and stray and not (model_pieces and _related(ours, theirs)):
             return (
-                f"{lora.name} is {_article(ours)} LoRA, the model is {theirs}. "
+                f"{ours} LoRA, the model is {theirs}: {lora.name} cannot be applied. "
                 f"Choose a LoRA made for {theirs}, or load {_article(ours)} model."
             )
         if not model_pieces:
@@ -70,12 +91,12 @@ def _misfit(lora: Lora, model: Side, clip: Side) -> str | None:
     if model.fit.pieces or clip.fit.pieces:
         return None
     if model.targets is None and for_model:
-        return f"{lora.name} changes the diffusion model only, and no MODEL is connected. Connect the model input."
+        return f"No MODEL is connected, and {lora.name} changes the diffusion model only. Connect the model input."
     if clip.targets is None:
-        return f"{lora.name} changes text encoders only, and no CLIP is connected. Connect the clip input."
+        return f"No CLIP is connected, and {lora.name} changes text encoders only. Connect the clip input."
     example = some(entry.module for entry in entries)
     return (
-        f"{lora.name} fits nothing here: none of its {lora.tensors} tensors belongs to these text encoders ({example})."
+        f"Nothing fits: none of the {lora.tensors} tensors of {lora.name} belongs to these text encoders ({example})."
     )
 
 
@@ -87,7 +108,7 @@ def _fits_nothing(lora: Lora, model: Side, family: str | None) -> str:
     else:
         why = f"it names layers like {some(entry.module for entry in model.fit.strangers)}"
     return (
-        f"{lora.name} fits nothing in this model, which is {name}: {why}. "
+        f"Nothing fits, the model is {name}: {lora.name} does not belong to it ({why}). "
         "It was made for another model, or by a trainer whose names are unknown."
     )
 
@@ -176,17 +197,21 @@ def _block_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
     rows = {**by_block(lora, model, blocks.layout), **by_block(lora, clip, blocks.layout)}
     total = sum(row.energy for row in rows.values()) or 1.0
     order = {block.name: at for at, block in enumerate(_all_blocks(blocks))}
+    if all(blocks.weight(key) == 1 for row in rows.values() for key in row.keys):
+        return ["Block weights: 1 in every block of this LoRA", *_block_notes(blocks, rows, order)]
     lines = [f"Block weights: {blocks.weights}"]
     for name, row in sorted(rows.items(), key=lambda item: order.get(item[0], len(order))):
         share = f", {100 * row.energy / total:.1f} % of the LoRA" if row.energy else ""
         own = f" ({100 * row.relative:.2g} % of these weights)" if row.relative else ""
         weights = spread([blocks.weight(key) for key in row.keys], median=False)
         lines.append(f"  {name} x {weights}: {tensors(row.tensors)}{share}{own}")
-    lines += [f"  Note: {note}" for note in blocks.weights.notes]
+    return [*lines, *_block_notes(blocks, rows, order)]
+
+
+def _block_notes(blocks: ResolvedWeights, rows: Mapping[str, Amount], order: Mapping[str, int]) -> list[str]:
+    notes = [f"  Note: {note}" for note in blocks.weights.notes]
     absent = sorted(_named(blocks) - rows.keys(), key=lambda name: order.get(name, 0))
-    if absent:
-        lines.append(f"  Named but not in this LoRA: {some(absent, limit=8)}")
-    return lines
+    return [*notes, f"  Named but not in this LoRA: {some(absent, limit=8)}"] if absent else notes
 
 
 def _all_blocks(blocks: ResolvedWeights) -> list:

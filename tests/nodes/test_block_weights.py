@@ -194,6 +194,15 @@ def test_the_report_lists_blocks_weights_and_energy(sd15):
     assert "tensors" in lines["OUT03"]
 
 
+@pytest.mark.parametrize("text", ["", "default=1", "IN4=1, OUT*=1", "IN4=0.5, IN4=1"])
+def test_ones_are_one_line_of_the_report(sd15, text):
+    model, clip, name = sd15
+    lines = load(name, model, clip, BlockSpec(text))[3].splitlines()
+    assert [line for line in lines if "Block weights" in line or " x " in line] == [
+        "Block weights: 1 in every block of this LoRA"
+    ]
+
+
 def test_the_report_names_blocks_that_the_lora_lacks(lora_folder):
     model = small_models.sd15(torch.float32)
     name = lora_folder.save(
@@ -208,17 +217,18 @@ def test_the_report_names_blocks_that_the_lora_lacks(lora_folder):
 def test_energy_shares_are_those_of_the_dense_deltas(lora_folder):
     model = small_models.sd15(torch.float64)
     name = lora_folder.save("full.safetensors", lora_makers.full_lora(model, dtype=torch.float32))
-    found = load(name, model, blocks=BlockSpec("default=1"))
+    found = load(name, model, blocks=BlockSpec("default=2"))
     layout = layout_of(model.model.state_dict())
     energy: dict[str, float] = {}
     for key, delta in deltas(found[0]).items():
         block = layout.locate(key).block.split(":")[0]
         energy[block] = energy.get(block, 0.0) + float(delta.square().sum())
     total = sum(energy.values())
-    for line in found[3].splitlines():
-        if " x 1: " in line:
-            block, share = line.split(" x ")[0].strip(), float(line.split(", ")[-1].split(" %")[0])
-            assert abs(share - 100 * energy[block] / total) < 0.06, line
+    lines = [line for line in found[3].splitlines() if " x 2: " in line]
+    assert len(lines) == len(energy)
+    for line in lines:
+        block, share = line.split(" x ")[0].strip(), float(line.split(", ")[-1].split(" %")[0])
+        assert abs(share - 100 * energy[block] / total) < 0.06, line
 
 
 class TestNode:

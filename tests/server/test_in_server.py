@@ -87,7 +87,7 @@ def test_a_lora_of_another_family_fails_on_our_node_with_our_words(server, promp
     with pytest.raises(PromptFailed) as failure:
         server.run(wrong)
     assert failure.value.node_id == nodes_of(prompt, "StrataLoraLoader")[0]
-    assert "xl.safetensors is an SDXL LoRA, the model is SD1.5" in failure.value.exception_message
+    assert "SDXL LoRA, the model is SD1.5: xl.safetensors" in failure.value.exception_message
     entry = server.run(changed(wrong, on_problem="warn"))
     said = entry["outputs"][failure.value.node_id]
     assert said["strata_warned"] == [True]
