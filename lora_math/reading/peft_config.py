@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ..adapters.base import Rule
+from .patterns import Patterns, UnreadPattern
 
 COMPONENTS = ("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "prior")
 PEFT_PREFIX = "base_model.model."
-MAX_PATTERNS = 2000  # each is tried on every module
+MAX_PACKED = 8_000_000  # characters; PEFT writes some ten for each layer that it treats apart
 _FIELDS = (
     "alpha",
     "alpha_pattern",
@@ -31,7 +31,36 @@ _FIELDS = (
     "use_rslora",
 )
 
-Patterns = tuple[tuple[re.Pattern, float], ...]
+
+@dataclass(frozen=True, eq=False)
+class NumberPatterns:
+    """PEFT's ``alpha_pattern`` or ``rank_pattern``: numbers by the expressions of the modules that they are for.
+
+    unread: why they cannot be read, with the expression; what they would say is then unknown for every module.
+    """
+
+    numbers: tuple[float, ...] = ()
+    patterns: Patterns | None = None
+    unread: str = ""
+
+    @classmethod
+    def of(cls, name: str, values) -> NumberPatterns:
+        numbers = {text: _number(value) for text, value in values.items()} if isinstance(values, dict) else {}
+        known = {text: number for text, number in numbers.items() if number is not None}
+        try:
+            return cls(tuple(known.values()), Patterns(list(known)) if known else None)
+        except UnreadPattern as problem:
+            return cls(unread=f"the file's {name} is not understood: {problem}")
+
+    def number(self, module: str) -> float | None:
+        """The number of the first expression that fits (PEFT ``get_pattern_key``). Raises UnreadPattern."""
+        if self.unread:
+            raise UnreadPattern(self.unread)
+        place = None if self.patterns is None else self.patterns.first(module)
+        return None if place is None else self.numbers[place]
+
+
+NO_PATTERNS = NumberPatterns()
 
 
 @dataclass(frozen=True)
@@ -43,14 +72,14 @@ class ComponentRules:
     """
 
     rule: Rule
-    alpha_pattern: Patterns = ()
-    rank_pattern: Patterns = ()
-    feedforward: re.Pattern | tuple[str, ...] | None = None
+    alpha_pattern: NumberPatterns = NO_PATTERNS
+    rank_pattern: NumberPatterns = NO_PATTERNS
+    feedforward: Patterns | UnreadPattern | tuple[str, ...] | None = None
 
     def for_module(self, module: str) -> Rule:
-        """The rule for ``module``, named as inside its component; the first pattern that fits wins (PEFT ``get_pattern_key``)."""
+        """The rule for ``module``, named as inside its component; the first expression that fits wins. Raises UnreadPattern."""
         rule = self.rule
-        alpha, rank = _first(self.alpha_pattern, module), _first(self.rank_pattern, module)
+        alpha, rank = self.alpha_pattern.number(module), self.rank_pattern.number(module)
         if alpha is not None:
             rule = replace(rule, alpha=alpha)
         if _is_rank(rank) and rule.rank is not None:
@@ -69,8 +98,9 @@ class Rules:
     @classmethod
     def from_header(cls, metadata: Mapping[str, str]) -> Rules:
         """Reads ``lora_adapter_metadata``; a header that is not what diffusers writes gives no rules."""
+        text = metadata.get("lora_adapter_metadata", "{}")
         try:
-            packed = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+            packed = json.loads(text) if len(text) <= MAX_PACKED else None
         except (ValueError, RecursionError):
             return cls()
         if not isinstance(packed, dict):
@@ -116,7 +146,10 @@ def _component(values: Mapping) -> ComponentRules:
     )
     feedforward = _feedforward(values.get("feedforward_modules")) if kind == "IA3" else None
     return ComponentRules(
-        rule, _patterns(values.get("alpha_pattern")), _patterns(values.get("rank_pattern")), feedforward
+        rule,
+        NumberPatterns.of("alpha_pattern", values.get("alpha_pattern")),
+        NumberPatterns.of("rank_pattern", values.get("rank_pattern")),
+        feedforward,
     )
 
 
@@ -127,42 +160,22 @@ def _neumann_terms(values: Mapping) -> int | None:
     return None if terms is None or math.isnan(terms) else int(min(max(terms, 0), 64))
 
 
-def _patterns(values) -> Patterns:
-    compiled = []
-    for text, number in values.items() if isinstance(values, dict) else ():
-        pattern, number = _pattern(r"(.*\.)?({})", text), _number(number)
-        if pattern is not None and number is not None:
-            compiled.append((pattern, number))
-    return tuple(compiled[:MAX_PATTERNS])
-
-
-def _feedforward(value) -> re.Pattern | tuple[str, ...] | None:
+def _feedforward(value) -> Patterns | UnreadPattern | tuple[str, ...] | None:
     if isinstance(value, str):
-        return _pattern("{}", value)
+        try:
+            return Patterns([value], whole=True)
+        except UnreadPattern as problem:
+            return UnreadPattern(f"the file's feedforward_modules are not understood: {problem}")
     return tuple(name for name in value if isinstance(name, str)) if isinstance(value, (list, tuple, set)) else None
 
 
-def _is_feedforward(feedforward: re.Pattern | tuple[str, ...], module: str) -> bool:
-    """PEFT ``IA3Model._check_target_module_feedforward``."""
+def _is_feedforward(feedforward: Patterns | UnreadPattern | tuple[str, ...], module: str) -> bool:
+    """PEFT ``IA3Model._check_target_module_feedforward``. Raises UnreadPattern."""
+    if isinstance(feedforward, UnreadPattern):
+        raise feedforward
     if isinstance(feedforward, tuple):
         return module.endswith(feedforward)
-    return feedforward.match(module) is not None
-
-
-def _first(patterns: Patterns, module: str) -> float | None:
-    return next((number for pattern, number in patterns if pattern.match(module)), None)
-
-
-def _pattern(frame: str, text: str) -> re.Pattern | None:
-    """PEFT's patterns are regular expressions for a module's name. The file is a stranger's: an expression that could take
-    exponential time (repeats inside repeats) is taken literally, which is how nearly all of them are meant."""
-    plain = text.replace(".*", "")
-    if len(text) > 512 or text.count(".*") > 2 or set(plain) & set("*+?{}"):
-        text = re.escape(text)
-    try:
-        return re.compile(frame.replace("{}", text) + "$")
-    except (re.error, RecursionError):
-        return None
+    return feedforward.first(module) is not None
 
 
 def _number(value) -> float | None:

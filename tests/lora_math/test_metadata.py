@@ -68,10 +68,13 @@ def test_nonsense_in_the_header_is_no_rule(text):
     assert scale("unet.to_q", {"lora_adapter_metadata": text}) == 1
 
 
-def test_patterns_that_could_run_forever_are_taken_literally():
-    rules = Rules.from_adapter_config({"lora_alpha": 1, "alpha_pattern": {"(a+)+b": 2, "(": 3}})
-    assert rules.for_module("a" * 5000).alpha == 1
-    assert rules.for_module("x.(a+)+b").alpha == 2
+def test_an_expression_that_is_not_read_leaves_its_component_out_by_name():
+    """A wrong scale would be a wrong picture: nothing of that component is applied, and the reason shows the expression."""
+    metadata = header(**{"unet.lora_alpha": 8, "unet.alpha_pattern": {"(a+)+b": 2}, "text_encoder.lora_alpha": 8})
+    found = parse({**lora("unet.to_q"), **lora("text_encoder.to_q")}, metadata)
+    assert [entry.module for entry in found.entries] == ["text_encoder.to_q"]
+    assert len(found.leftovers) == 2
+    assert all("alpha_pattern is not understood: its expression '(a+)+b'" in why for why in found.leftovers.values())
 
 
 def test_config_beside_the_file():
@@ -103,11 +106,10 @@ def test_an_alpha_in_the_header_that_is_no_number_is_refused(alpha):
     assert all("its alpha is" in reason for reason in found.leftovers.values())
 
 
-def test_patterns_too_deep_to_compile_or_too_many_to_try_are_left_out():
-    patterns = {"(" * 250 + ")" * 250: 3, **{f"m{i}": i for i in range(5000)}}
-    rules = Rules.from_adapter_config({"lora_alpha": 1, "alpha_pattern": patterns})
+def test_thousands_of_patterns_all_count():
+    rules = Rules.from_adapter_config({"lora_alpha": 1, "alpha_pattern": {f"m{i}": i for i in range(5000)}})
     assert rules.for_module("m7").alpha == 7
-    assert rules.for_module("m4999").alpha == 1
+    assert rules.for_module("m4999").alpha == 4999
 
 
 def test_lokr_divides_by_the_configured_rank_even_where_no_tensor_shows_it():
