@@ -20,7 +20,6 @@ from .desk.profile import profile
 from .fitting.block_spec import BlockSpec, preset_names, presets_of, user_preset_file
 
 MAX_BODY = 100_000  # bytes; a weights text is one line of at most 20 000 characters
-MAX_NAME = 100
 
 Handler = Callable[[web.Request], Awaitable[dict]]
 
@@ -126,8 +125,6 @@ async def _save_preset(request: web.Request) -> dict:
     """``{"name", "weights", "family" or null, "about"}``"""
     body = await _body(request)
     name, family = _text(body, "name").strip(), _optional(body, "family")
-    if not name or len(name) > MAX_NAME or any(ord(letter) < 32 for letter in name):
-        raise BlockTextError(f"A preset needs a name of at most {MAX_NAME} letters.")
     if name.lower() == "none":
         raise BlockTextError("'none' stands for no preset: choose another name.")
     about = body.get("about", "")
@@ -140,12 +137,14 @@ async def _save_preset(request: web.Request) -> dict:
 
 
 async def _delete_preset(request: web.Request) -> dict:
-    """``{"name", "family" or null}``: only the person's own can be deleted."""
+    """``{"name", "family" or null}``: the person's own of that name that this family has. Those of the pack cannot be deleted."""
     body = await _body(request)
-    name = _text(body, "name")
-    if not await asyncio.to_thread(delete_preset, user_preset_file(), name):
-        raise BlockTextError(f"{name[:MAX_NAME]!r} is not one of your own presets.")
-    return await asyncio.to_thread(_list_presets, _optional(body, "family"))
+    name, family = _text(body, "name"), _optional(body, "family")
+    if family is not None:
+        _builtin(family)
+    if not await asyncio.to_thread(delete_preset, user_preset_file(), family, name):
+        raise BlockTextError(f"{name[:80]!r} is not one of your own presets.")
+    return await asyncio.to_thread(_list_presets, family)
 
 
 def _query(request: web.Request, name: str) -> str:
@@ -160,11 +159,13 @@ async def _body(request: web.Request) -> dict:
         raise BadRequest("Send JSON (Content-Type: application/json).", 415)
     if (request.content_length or 0) > MAX_BODY:
         raise BadRequest("This is too long.", 413)
-    raw = await request.content.read(MAX_BODY + 1)
-    if len(raw) > MAX_BODY or not request.content.at_eof():
-        raise BadRequest("This is too long.", 413)
+    raw = bytearray()
+    async for piece in request.content.iter_any():  # as many as the network made of it
+        raw += piece
+        if len(raw) > MAX_BODY:
+            raise BadRequest("This is too long.", 413)
     try:
-        body = json.loads(raw)
+        body = json.loads(bytes(raw))
     except (ValueError, RecursionError):
         raise BadRequest("This is not JSON.") from None
     if not isinstance(body, dict):

@@ -3,7 +3,8 @@
 from .builtin import FAMILIES, builtin_layout
 from .errors import BlockTextError
 from .layout import Block, Layout, Location, layout_of
-from .presets import Preset, delete_preset, load_presets, read_presets, save_preset, texts
+from .preset_saving import delete_preset, save_preset
+from .presets import Preset, load_presets, read_presets, texts
 from .text import parse
 from .weights import BlockWeights, ResolvedWeights, Rule, format_weights
 

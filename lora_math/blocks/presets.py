@@ -8,22 +8,28 @@ A preset file is JSON, ``{"SDXL, SD1.5": {"name": "weights text" or {"weights", 
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from . import grammar
 from .builtin import FAMILIES, builtin_layout
+from .commented_json import without_comments
 from .errors import BlockTextError
 from .text import parse
 from .vectors import forms, looks_like_vector
 
 BUILTIN = Path(__file__).with_name("presets")
 ANY = "*"
+MAX_FILE = 1_000_000  # bytes
+MAX_PRESETS = 2000  # in one file
+MAX_NAME = 100
+
+# Where a preset stands, in words for a message; worked out only when there is one.
+Place = Callable[[], str]
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,26 @@ class Preset:
         return not self.families or family in self.families
 
 
+@dataclass(frozen=True, eq=False)
+class PresetFile:
+    """The presets of one file in order, each with its place. Their weights have not been read yet."""
+
+    presets: tuple[tuple[Preset, Place], ...]
+
+    def checked(self, family: str | None) -> tuple[Preset, ...]:
+        """The presets for a family, None for those that fit every family. Raises BlockTextError, with the place, for a text that cannot
+        be read there."""
+        found = [(preset, place) for preset, place in self.presets if preset.fits(family)]
+        for preset, place in found:
+            check(preset, place, (family,))
+        return tuple(preset for preset, _ in found)
+
+
 @lru_cache(maxsize=1)
 def builtin_presets() -> tuple[Preset, ...]:
     """The presets of the pack, general ones first. Their texts are checked by the tests, not at every start of ComfyUI."""
     files = sorted(BUILTIN.glob("*.json"), key=lambda path: (path.stem not in ("common", "transformers"), path.stem))
-    return tuple(preset for path in files for preset in read_presets(path, check=False))
+    return tuple(preset for path in files for preset, _ in read_preset_file(path).presets)
 
 
 def load_presets(family: str | None, user_files: Iterable[Path | str] = ()) -> dict[str, Preset]:
@@ -54,11 +75,23 @@ def load_presets(family: str | None, user_files: Iterable[Path | str] = ()) -> d
 
     Raises BlockTextError, naming file and line, for a file that cannot be read.
     """
-    presets = [preset for preset in builtin_presets() if preset.fits(family)]
-    for path in map(Path, user_files):
-        if path.exists():
-            presets += [preset for preset in read_presets(path, user=True) if preset.fits(family)]
-    return {preset.name: preset for preset in presets}
+    own = [
+        preset
+        for path in map(Path, user_files)
+        if path.exists()
+        for preset in read_preset_file(path, True).checked(family)
+    ]
+    return with_builtin(family, own)
+
+
+def with_builtin(family: str | None, own: Iterable[Preset]) -> dict[str, Preset]:
+    """By name: the pack's presets for a family, and over them a person's own."""
+    return {preset.name: preset for preset in (*_builtin_for(family), *own)}
+
+
+@lru_cache(maxsize=64)
+def _builtin_for(family: str | None) -> tuple[Preset, ...]:
+    return tuple(preset for preset in builtin_presets() if preset.fits(family))
 
 
 def texts(presets: dict[str, Preset]) -> dict[str, str]:
@@ -67,105 +100,169 @@ def texts(presets: dict[str, Preset]) -> dict[str, str]:
     return {**named, **{name: preset.weights for name, preset in presets.items()}}
 
 
-def read_presets(path: Path | str, user: bool = False, check: bool = True) -> list[Preset]:
-    """The presets of one file, whose weights every family of theirs must be able to read unless ``check`` is off.
+def read_presets(path: Path | str, user: bool = False, check_texts: bool = True) -> list[Preset]:
+    """The presets of one file, whose weights every family of theirs must be able to read unless ``check_texts`` is off.
+
+    Raises BlockTextError with the file's name and the line.
+    """
+    found = read_preset_file(path, user).presets
+    for preset, place in found if check_texts else ():
+        check(preset, place, preset.families or (None,))
+    return [preset for preset, _ in found]
+
+
+def read_preset_file(path: Path | str, user: bool = False) -> PresetFile:
+    """The presets of one file, as far as they can be told without reading their weights.
 
     Raises BlockTextError with the file's name and the line.
     """
     path = Path(path)
+    read = _read_lines if path.suffix.lower() == ".txt" else _read_json
+    found = tuple(read(path, read_source(path), user))
+    if len(found) > MAX_PRESETS:
+        raise BlockTextError(f"{path.name} holds {len(found)} presets; {MAX_PRESETS} are read at most. Take some out.")
+    return PresetFile(found)
+
+
+def read_source(path: Path) -> str:
+    """The text of a preset file. Raises BlockTextError."""
     try:
-        source = path.read_text(encoding="utf-8-sig")
+        with open(path, "rb") as file:
+            packed = file.read(MAX_FILE + 1)
+        if len(packed) > MAX_FILE:
+            raise BlockTextError(
+                f"{path.name} is larger than {MAX_FILE // 1_000_000} MB, which is more than presets need."
+            )
+        return packed.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:
         raise BlockTextError(f"{path.name}: this is not a text file in UTF-8.") from None
     except OSError as error:
         raise BlockTextError(f"{path.name} cannot be read: {error.strerror or error}.") from None
-    read = _read_lines if path.suffix.lower() == ".txt" else _read_json
-    found = list(read(path, source, user))
-    for preset, place in found if check else ():
-        _check(preset, place)
-    return [preset for preset, _ in found]
 
 
-def _read_json(path: Path, source: str, user: bool) -> Iterator[tuple[Preset, str]]:
-    """Each preset and the place where it stands, for messages."""
-    plain = _without_comments(source)
+class Pairs(list):
+    """The (key, value) pairs of one object of a JSON text, those included whose key comes again."""
+
+
+def read_sections(path: Path, plain: str) -> Pairs:
+    """The sections of a preset file, (title, Pairs of its presets). Raises BlockTextError with the line.
+
+    plain: without comments.
+    """
     try:
-        data = json.loads(plain) if plain.strip() else {}
+        data = json.loads(plain, object_pairs_hook=Pairs) if plain.strip() else Pairs()
     except json.JSONDecodeError as error:
         raise BlockTextError(f"{path.name}, line {error.lineno}: {error.msg} (column {error.colno}).") from None
     except (RecursionError, ValueError):
         raise BlockTextError(f"{path.name}, line 1: this is nested too deeply for presets.") from None
-    if not isinstance(data, dict):
+    if not isinstance(data, Pairs):
         raise BlockTextError(f'{path.name}, line 1: a preset file looks like {{"SDXL": {{"my preset": "IN*=0"}}}}.')
-    for title, entries in data.items():
-        families = _families(title, f"{path.name}, line {_line_of(plain, title)}")
-        if not isinstance(entries, dict):
-            raise BlockTextError(f"{path.name}, line {_line_of(plain, title)}: {title!r} is not a list of presets.")
-        for name, entry in entries.items():
-            place = f"{path.name}, line {_line_of(plain, name, after=title)}"
-            yield _preset(name, entry, families, user, place), place
+    for title, entries in data:
+        if not isinstance(entries, Pairs):
+            raise BlockTextError(f"{path.name}, line {_line_of(plain, title)}: {_cut(title)} is not a list of presets.")
+    return data
 
 
-def _families(title: str, place: str) -> tuple[str, ...]:
+def _read_json(path: Path, source: str, user: bool) -> Iterator[tuple[Preset, Place]]:
+    """Each preset and the place where it stands. Raises BlockTextError."""
+    plain, _ = without_comments(source)
+    for title, entries in read_sections(path, plain):
+        families = read_title(title, lambda title=title: f"{path.name}, line {_line_of(plain, title)}")
+        for name, entry in entries:
+            place = partial(_place, path.name, plain, title, name)
+            yield read_entry(name, entry, families, user, place), place
+
+
+def _place(file: str, plain: str, title: str, name: str) -> str:
+    return f"{file}, line {_line_of(plain, name, after=title)}"
+
+
+def read_title(title: str, place: Place) -> tuple[str, ...]:
+    """The families of a section; none for ``*``. Raises BlockTextError."""
     names = tuple(name.strip() for name in title.split(","))
     if names == (ANY,):
         return ()
     unknown = [name for name in names if name not in FAMILIES]
     if unknown:
-        raise BlockTextError(f"{place}: {unknown[0]!r} is no model family. Families: {', '.join((ANY, *FAMILIES))}.")
+        raise BlockTextError(
+            f"{place()}: {_cut(unknown[0])} is no model family. Families: {', '.join((ANY, *FAMILIES))}."
+        )
     return names
 
 
-def _preset(name: str, entry: object, families: tuple[str, ...], user: bool, place: str) -> Preset:
-    entry = {"weights": entry} if isinstance(entry, str) else entry
+def read_entry(name: str, entry: object, families: tuple[str, ...], user: bool, place: Place) -> Preset:
+    """One preset as a file has it; its weights are not read yet. Raises BlockTextError."""
+    entry = {"weights": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, Pairs) else entry
     if not isinstance(entry, dict) or not isinstance(entry.get("weights"), str):
-        raise BlockTextError(f'{place}: the preset {name!r} is neither a text nor {{"weights": "..."}}.')
+        raise BlockTextError(f'{place()}: the preset {_cut(name)} is neither a text nor {{"weights": "..."}}.')
     also, about = entry.get("also", []), entry.get("about", "")
     unknown = entry.keys() - {"weights", "also", "about"}
     if unknown or not isinstance(about, str) or not isinstance(also, list) or not all(isinstance(n, str) for n in also):
         raise BlockTextError(
-            f'{place}: the preset {name!r} takes "weights", "about" (text) and "also" (list of names).'
+            f'{place()}: the preset {_cut(name)} takes "weights", "about" (text) and "also" (list of names).'
         )
-    if not name.strip():
-        raise BlockTextError(f"{place}: a preset needs a name.")
-    return Preset(name.strip(), entry["weights"].strip(), about, tuple(also), families, user)
+    for spelling in (name, *also):
+        if problem := name_problem(spelling.strip()):
+            raise BlockTextError(f"{place()}: {problem}")
+    return Preset(name.strip(), entry["weights"].strip(), about, tuple(n.strip() for n in also), families, user)
 
 
-def _check(preset: Preset, place: str) -> None:
+def name_problem(name: str) -> str:
+    """Why a preset cannot be called so, as a sentence; empty for a good name. A name that is also a weights text would change what that
+    text means wherever it stands."""
+    if not name:
+        return "a preset needs a name."
+    if len(name) > MAX_NAME:
+        return f"a preset needs a name of at most {MAX_NAME} letters."
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+        return f"the name {_cut(name)} holds characters that cannot be shown; choose another one."
+    if "=" in name or ";" in name or name[0] in "{%<" or looks_like_vector(name):
+        return f"the name {_cut(name)} reads as block weights; choose one without = and ; that is no list of numbers."
+    return ""
+
+
+def check(preset: Preset, place: Place, families: Iterable[str | None]) -> None:
+    """Whether these families can read a preset's weights, None standing for no family in particular. Raises BlockTextError."""
     try:
-        for family in preset.families:
-            parse(preset.weights, builtin_layout(family))
-        if not preset.families:
-            grammar.parse_rules(preset.weights)
+        for family in families:
+            if family is None or not preset.families:
+                grammar.parse_rules(preset.weights)
+            else:
+                parse(preset.weights, builtin_layout(family))
     except BlockTextError as error:
-        raise BlockTextError(f"{place}: the preset {preset.name!r}: {error}") from None
+        raise BlockTextError(f"{place()}: the preset {preset.name!r}: {error}") from None
 
 
-def _read_lines(path: Path, source: str, user: bool) -> Iterator[tuple[Preset, str]]:
+_COMMENT = re.compile(r"(?:^|\s)(?:#|//)")
+
+
+def _read_lines(path: Path, source: str, user: bool) -> Iterator[tuple[Preset, Place]]:
     """``NAME:v,v,...``; comments and Inspire's ``@`` lines (tests for its XY plot) are passed over."""
     for number, line in enumerate(source.splitlines(), 1):
-        line = re.split(r"(?:^|\s)(?:#|//)", line, maxsplit=1)[0].strip()
+        comment = _COMMENT.search(line)
+        line = (line[: comment.start()] if comment else line).strip()
         if not line or line.startswith("@"):
             continue
         name, separator, vector = (part.strip() for part in line.partition(":"))
+        place = partial("{}, line {}".format, path.name, number)
         if not separator or not name or not looks_like_vector(vector):
-            raise BlockTextError(f"{path.name}, line {number}: {line[:60]!r} is not of the form NAME:1,0,0,....")
-        families = tuple(f for f in FAMILIES if len(vector.split(",")) in forms(builtin_layout(f)))
+            raise BlockTextError(f"{place()}: {line[:60]!r} is not of the form NAME:1,0,0,....")
+        if problem := name_problem(name):
+            raise BlockTextError(f"{place()}: {problem}")
+        count = vector.count(",") + 1
+        families = _families_of_length().get(count, ())
         if not families:
-            count = len(vector.split(","))
-            raise BlockTextError(f"{path.name}, line {number}: no model takes a vector of {count} entries ({name}).")
-        preset = Preset(name, f"{name.replace(',', ' ')}:{vector}", families=families, user=user)
-        yield preset, f"{path.name}, line {number}"
+            raise BlockTextError(f"{place()}: no model takes a vector of {count} entries ({name}).")
+        yield Preset(name, f"{name.replace(',', ' ')}:{vector}", families=families, user=user), place
 
 
-_TOKEN = re.compile(
-    r'"(?:\\.|[^"\\\n])*"|//[^\n]*|#[^\n]*|/\*.*?\*/|,(?=(?:\s|//[^\n]*|#[^\n]*|/\*.*?\*/)*[}\]])', re.DOTALL
-)
-
-
-def _without_comments(source: str) -> str:
-    """JSON proper, with comments and trailing commas blanked: lines and columns stay where they were."""
-    return _TOKEN.sub(lambda m: m[0] if m[0][0] == '"' else re.sub(r"[^\n]", " ", m[0]), source)
+@lru_cache(maxsize=1)
+def _families_of_length() -> dict[int, tuple[str, ...]]:
+    found: dict[int, tuple[str, ...]] = {}
+    for family in FAMILIES:
+        for length in forms(builtin_layout(family)):
+            found[length] = (*found.get(length, ()), family)
+    return found
 
 
 def _line_of(source: str, name: str, after: str = "") -> int:
@@ -176,68 +273,5 @@ def _line_of(source: str, name: str, after: str = "") -> int:
     return source.count("\n", 0, max(at, 0)) + 1
 
 
-def save_preset(path: Path | str, family: str | None, name: str, weights: str, about: str = "") -> Preset:
-    """Add or replace a preset in a user file (JSON), for one family or, with None, for all.
-
-    The file is replaced in one step, so a crash leaves the old one; if it had comments, a ``.bak`` keeps
-    them. Raises BlockTextError for a text that cannot be read, or a file that is broken or cannot be written.
-    """
-    path = Path(path)
-    if path.suffix.lower() != ".json":
-        raise BlockTextError(f"{path.name}: presets are saved to a .json file.")
-    title = family or ANY
-    entry = {"weights": weights, "about": about} if about else weights
-    preset = _preset(name, entry, _families(title, path.name), True, path.name)
-    _check(preset, path.name)
-    try:
-        source = path.read_text(encoding="utf-8-sig") if path.exists() else "{}"
-        for kept, place in _read_json(path, source, True):
-            _check(kept, place)
-        data = json.loads(_without_comments(source) or "{}")
-        data.setdefault(title, {})[preset.name] = entry
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if _has_comments(source):
-            _write(path.with_suffix(".json.bak"), source)
-        _write(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-    except UnicodeDecodeError:
-        raise BlockTextError(f"{path.name}: this is not a text file in UTF-8.") from None
-    except OSError as error:
-        raise BlockTextError(f"{path.name} cannot be written: {error.strerror or error}.") from None
-    return preset
-
-
-def delete_preset(path: Path | str, name: str) -> bool:
-    """Take a preset out of a user file (JSON), under every family. False if it has none of that name. Raises BlockTextError."""
-    path = Path(path)
-    try:
-        source = path.read_text(encoding="utf-8-sig") if path.exists() else "{}"
-        list(_read_json(path, source, True))
-        data = json.loads(_without_comments(source) or "{}")
-        found = [entries.pop(name) for entries in data.values() if name in entries]
-        if found:
-            if _has_comments(source):
-                _write(path.with_suffix(".json.bak"), source)
-            _write(path, json.dumps({k: v for k, v in data.items() if v}, indent=2, ensure_ascii=False) + "\n")
-    except UnicodeDecodeError:
-        raise BlockTextError(f"{path.name}: this is not a text file in UTF-8.") from None
-    except OSError as error:
-        raise BlockTextError(f"{path.name} cannot be written: {error.strerror or error}.") from None
-    return bool(found)
-
-
-def _has_comments(source: str) -> bool:
-    return any(match[0][0] in "/#" for match in _TOKEN.finditer(source))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside the file, then rename over it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", text=False)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _cut(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import MappingProxyType
 from weakref import WeakKeyDictionary
 
 from ...lora_math.blocks import (
@@ -17,18 +18,18 @@ from ...lora_math.blocks import (
     ResolvedWeights,
     builtin_layout,
     layout_of,
-    load_presets,
     parse,
-    read_presets,
     texts,
 )
-from ...lora_math.blocks.presets import builtin_presets
+from ...lora_math.blocks.presets import PresetFile, builtin_presets, read_preset_file, with_builtin
 from ...lora_math.blocks.vectors import is_vector
 from ...lora_math.errors import StrataError
 from ..comfy.targets import Targets
 from ..comfy.user_files import user_file
 
 AUTO = "auto"
+# Of the person's preset file: its path, inode, size [bytes] and modification time [ns]; None while there is none.
+Stamp = tuple[str, int, int, int] | None
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class BlockSpec:
     def read(self, layout: Layout) -> BlockWeights:
         """The weights for a model with this layout. Raises BlockTextError."""
         written_for = layout if self.family in (None, layout.family) else builtin_layout(self.family)
-        found = parse(self.text, written_for, seed=self.seed, presets=texts(presets_of(written_for.family)))
+        found = parse(self.text, written_for, seed=self.seed, presets=preset_texts(written_for.family))
         return found.invert() if self.invert else found
 
     def canonical(self) -> str:
@@ -82,12 +83,11 @@ class BlockSpec:
 
 def resolved(spec: BlockSpec, layout: Layout) -> ResolvedWeights:
     """The weight of every weight of a model with this layout; kept for a while, as a moved slider asks again. Raises BlockTextError."""
-    own = user_preset_file()
-    return _resolved(spec, layout, own, _modified(own))
+    return _resolved(spec, layout, presets_stamp())
 
 
 @lru_cache(maxsize=16)
-def _resolved(spec: BlockSpec, layout: Layout, presets: str, presets_modified: int) -> ResolvedWeights:
+def _resolved(spec: BlockSpec, layout: Layout, presets: Stamp) -> ResolvedWeights:
     return spec.read(layout).resolve(layout)
 
 
@@ -117,29 +117,44 @@ def user_preset_file() -> str:
 
 def presets_of(family: str | None) -> dict[str, Preset]:
     """The pack's presets for a family and the person's own. Raises BlockTextError when the person's file is broken."""
-    return load_presets(family, [user_preset_file()])
+    return _presets_of(family, presets_stamp())
+
+
+def preset_texts(family: str | None) -> Mapping[str, str]:
+    """Every name that a preset of this family has, with its text. Raises BlockTextError as ``presets_of`` does."""
+    return _preset_texts(family, presets_stamp())
+
+
+def presets_stamp() -> Stamp:
+    """Changes when the person's preset file does."""
+    path = user_preset_file()
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return path, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def preset_names() -> list[str]:
     """Every preset of every family, for a combo. A broken user file hides only itself: the node says what is wrong when it runs."""
     try:
-        own = _user_presets(user_preset_file(), _modified(user_preset_file()))
+        own = [preset for preset, _ in _user_presets(presets_stamp()).presets]
     except BlockTextError:
-        own = ()
-    return _names([*builtin_presets(), *own])
+        own = []
+    return list(dict.fromkeys(preset.name for preset in (*builtin_presets(), *own)))
 
 
+# The person's file is read once for each of its contents, and its texts once for each family that asks.
 @lru_cache(maxsize=4)
-def _user_presets(path: str, modified: int) -> tuple[Preset, ...]:
-    return tuple(read_presets(path, user=True)) if modified else ()
+def _user_presets(stamp: Stamp) -> PresetFile:
+    return PresetFile(()) if stamp is None else read_preset_file(stamp[0], user=True)
 
 
-def _modified(path: str) -> int:
-    try:
-        return os.stat(path).st_mtime_ns
-    except OSError:
-        return 0
+@lru_cache(maxsize=64)
+def _presets_of(family: str | None, stamp: Stamp) -> dict[str, Preset]:
+    return with_builtin(family, _user_presets(stamp).checked(family))
 
 
-def _names(presets: Iterable[Preset]) -> list[str]:
-    return list(dict.fromkeys(preset.name for preset in presets))
+@lru_cache(maxsize=64)
+def _preset_texts(family: str | None, stamp: Stamp) -> Mapping[str, str]:
+    return MappingProxyType(texts(_presets_of(family, stamp)))

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import socket
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -198,7 +200,12 @@ def test_presets_are_saved_listed_and_deleted(server):
 
 
 @pytest.mark.parametrize(
-    "change", [{"weights": "nonsense"}, {"name": ""}, {"name": "none"}, {"name": "a\nb"}, {"name": "x" * 101}]
+    "change",
+    [
+        {"weights": "nonsense"},
+        *({"name": n} for n in ("", "none", "a\nb", "x" * 101, "default=0", "\ud800")),
+        {"about": "\ud800"},
+    ],
 )
 def test_a_preset_that_cannot_be_used_is_not_saved(server, change):
     body = {"name": "Bad", "weights": "IN*=0.3", "family": "SDXL", **change}
@@ -218,6 +225,28 @@ def test_changes_need_json_from_the_same_origin(server):
 )
 def test_malformed_requests(server, body):
     assert status_of(server, "POST", "/strata/weights", body, **{"Content-Type": "application/json"})[0] == 400
+
+
+def in_pieces(server, method, path, *pieces, pause=0.05):
+    """(status, answer) of a request whose body arrives in these pieces."""
+    where = urllib.parse.urlsplit(server.url)
+    length = sum(map(len, pieces))
+    head = f"{method} {path} HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"
+    with socket.create_connection((where.hostname, where.port), timeout=20) as connection:
+        connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
+        for piece in pieces:
+            time.sleep(pause)
+            connection.sendall(piece)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+def test_a_body_may_arrive_in_pieces(server):
+    text = json.dumps({"text": "IN4=0.5", "family": "SDXL"}).encode()
+    code, answer = in_pieces(server, "POST", "/strata/weights", text[:10], text[10:20], text[20:])
+    assert code == 200
+    assert answer["values"]["IN04"] == 0.5
 
 
 def test_too_long_a_body(server):

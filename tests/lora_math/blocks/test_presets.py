@@ -5,9 +5,11 @@ import os
 import threading
 
 import pytest
+from deadline import deadline
 
 from strata.lora_math.blocks import FAMILIES, BlockTextError, builtin_layout, parse
-from strata.lora_math.blocks.presets import BUILTIN, builtin_presets, load_presets, read_presets, save_preset, texts
+from strata.lora_math.blocks.preset_saving import delete_preset, save_preset
+from strata.lora_math.blocks.presets import BUILTIN, MAX_PRESETS, builtin_presets, load_presets, read_presets, texts
 
 # As sd-webui and Inspire publish them; ``a*n`` stands for n entries.
 PUBLISHED = {
@@ -212,8 +214,8 @@ def test_every_preset_parses_for_its_family(family):
 @pytest.mark.parametrize("path", sorted(BUILTIN.glob("*.json")), ids=lambda path: path.stem)
 def test_the_packs_files_are_plain_json_that_every_family_of_theirs_can_read(path):
     json.loads(path.read_text(encoding="utf-8"))
-    checked = read_presets(path, check=True)
-    assert checked == read_presets(path, check=False)
+    checked = read_presets(path, check_texts=True)
+    assert checked == read_presets(path, check_texts=False)
     assert set(checked) <= set(builtin_presets())
 
 
@@ -352,3 +354,145 @@ def test_readers_never_see_half_a_file(tmp_path):
     while not done.is_set():
         assert "0" in json.loads(path.read_text(encoding="utf-8"))["SDXL"]
     writer.join()
+
+
+def test_eight_clients_that_save_at_once_lose_nothing(tmp_path):
+    path = tmp_path / "mine.json"
+
+    def client(number):
+        for at in range(10):
+            save_preset(path, ("SDXL", "FLUX.1", None)[at % 3], f"{number} {at}", "default=0.5")
+
+    clients = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+    for thread in clients:
+        thread.start()
+    for thread in clients:
+        thread.join()
+    assert {p.name for p in read_presets(path)} == {f"{number} {at}" for number in range(8) for at in range(10)}
+
+
+def test_a_family_title_that_comes_twice_keeps_both_sections(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"SDXL": {"a": "IN=0", "b": "IN=0.1"}, "*": {}, "SDXL": {"b": "IN=0.2"}}', encoding="utf-8")
+    assert load_presets("SDXL", [path])["b"].weights == "IN=0.2"
+    save_preset(path, "SDXL", "c", "IN=0.3")
+    found = {name: preset.weights for name, preset in load_presets("SDXL", [path]).items() if preset.user}
+    assert found == {"a": "IN=0", "b": "IN=0.2", "c": "IN=0.3"}
+
+
+def test_deleting_is_for_one_family(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(
+        '{"SDXL, SD1.5": {"a": "IN=0"}, "FLUX.1": {"a": "D=0"}, "*": {"a": "default=0", "b": "default=1"}}',
+        encoding="utf-8",
+    )
+    weights = lambda family: {n: p.weights for n, p in load_presets(family, [path]).items() if p.user}  # noqa: E731
+    assert weights("SDXL")["a"] == "default=0", "the last one counts"
+    assert delete_preset(path, "SDXL", "a"), "the one that the family sees"
+    assert weights("SDXL") == {"a": "IN=0", "b": "default=1"}
+    assert delete_preset(path, "SDXL", "a")
+    assert weights("SDXL") == {"b": "default=1"}
+    assert weights("SD1.5") == {"a": "IN=0", "b": "default=1"}, "what it shared stays with the others"
+    assert weights("FLUX.1") == {"a": "D=0", "b": "default=1"}
+    assert not delete_preset(path, None, "a")
+    assert delete_preset(path, None, "b")
+    assert not delete_preset(tmp_path / "none.json", None, "b")
+
+
+def test_names_with_spaces_around_are_one_name(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"SDXL": {" mine ": "IN=0"}}', encoding="utf-8")
+    save_preset(path, "SDXL", " mine", "IN=0.5")
+    assert [(p.name, p.weights) for p in read_presets(path)] == [("mine", "IN=0.5")]
+    assert delete_preset(path, "SDXL", "mine  ")
+    assert not read_presets(path)
+
+
+def test_a_link_stays_a_link_and_a_mode_a_mode(tmp_path):
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "shared.json", tmp_path / "mine.json"
+    target.write_text("{}", encoding="utf-8")
+    target.chmod(0o664)
+    link.symlink_to(target)
+    save_preset(link, "SDXL", "a", "IN=0")
+    assert link.is_symlink()
+    assert "a" in json.loads(target.read_text(encoding="utf-8"))["SDXL"]
+    assert target.stat().st_mode & 0o777 == 0o664
+    assert os.listdir(target.parent) == ["shared.json"]
+
+
+def test_a_new_file_has_the_mode_that_files_have_here(tmp_path):
+    save_preset(tmp_path / "mine.json", "SDXL", "a", "IN=0")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "mine.json").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+BAD_NAMES = [
+    "default=0",
+    "IN4=0.5",
+    "1,0,1",
+    "a,R",
+    "x;",
+    "{a",
+    "%a",
+    "<lora:x:lbw=MIDD>",
+    "",
+    "  ",
+    "a\nb",
+    "\x7f",
+    "\ud800",
+    "x" * 101,
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_that_reads_as_something_else_is_refused(tmp_path, name):
+    with pytest.raises(BlockTextError, match="name"):
+        save_preset(tmp_path / "mine.json", "SDXL", name, "IN=0")
+    assert not os.listdir(tmp_path)
+    (tmp_path / "mine.json").write_text(json.dumps({"SDXL": {"fine": "IN=0", name: "IN=1"}}), encoding="utf-8")
+    with pytest.raises(BlockTextError, match=r"^mine\.json, line 1: "):
+        load_presets("SDXL", [tmp_path / "mine.json"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["MIDD 2", "a: b", "\u4eba\u50cf", "\u4eba \u50cf\u3000x", "\U0001f469\u200d\U0001f3a8", "1", "50%"],
+)
+def test_other_names_are_the_persons_own(tmp_path, name):
+    save_preset(tmp_path / "mine.json", "SDXL", name, "IN=0")
+    layout, named = builtin_layout("SDXL"), texts(load_presets("SDXL", [tmp_path / "mine.json"]))
+    assert parse(name, layout, presets=named) == parse("IN=0", layout)
+    assert delete_preset(tmp_path / "mine.json", "SDXL", name)
+
+
+@pytest.mark.parametrize("field", ["weights", "about"])
+def test_half_a_character_is_refused(tmp_path, field):
+    body = {"weights": "IN=0", "about": "", field: "IN=0 \udfff" if field == "weights" else "\udfff"}
+    with pytest.raises(BlockTextError):
+        save_preset(tmp_path / "mine.json", "SDXL", "a", **body)
+    assert not os.listdir(tmp_path)
+
+
+def test_half_a_character_in_the_file_survives_the_next_save(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(r'{"SDXL": {"a": {"weights": "IN=0", "about": "\ud800"}}}', encoding="utf-8")
+    save_preset(path, "SDXL", "b", "IN=1")
+    assert [p.about for p in read_presets(path)] == ["\ud800", ""]
+
+
+@pytest.mark.parametrize("size", [MAX_PRESETS + 1, 400_000])
+def test_a_file_of_more_presets_than_anyone_has_is_refused(tmp_path, size):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"*": {f"p{n}": "default=0" for n in range(size)}}), encoding="utf-8")
+    with deadline(), pytest.raises(BlockTextError, match=r"mine\.json (holds|is larger)"):
+        load_presets("SDXL", [path])
+
+
+def test_a_full_file_takes_no_more(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"*": {f"p{n}": "default=0" for n in range(MAX_PRESETS)}}), encoding="utf-8")
+    save_preset(path, None, "p7", "default=1")
+    with pytest.raises(BlockTextError, match="Delete some"):
+        save_preset(path, None, "one more", "default=1")
+    assert len(load_presets(None, [path])) > MAX_PRESETS
