@@ -40,11 +40,16 @@ class Applied:
         return {"strata_verdict": [self.verdict], "strata_report": [self.report], "strata_warned": [self.warned]}
 
 
-def apply_stack(model, clip, entries: Sequence[StackEntry], on_problem: OnProblem, apply: Apply = "patch") -> Applied:
-    """Every LoRA of a stack in order. Raises StrataError as ``apply_named`` does."""
+def apply_stack(
+    model, clip, entries: Sequence[StackEntry], on_problem: OnProblem, apply: Apply = "patch", node: str | None = None
+) -> Applied:
+    """Every LoRA of a stack in order. Raises StrataError as ``apply_named`` does.
+
+    node: the id of the node that does it, which live LoRAs have something to say on while the model samples.
+    """
     results = []
     for entry in entries:
-        applied = apply_named(model, clip, entry, on_problem, apply)
+        applied = apply_named(model, clip, entry, on_problem, apply, node)
         model, clip = applied.model, applied.clip
         results.append(applied)
     if not results:
@@ -55,7 +60,9 @@ def apply_stack(model, clip, entries: Sequence[StackEntry], on_problem: OnProble
     return Applied(model, clip, "\n\n".join(a.report for a in results), verdict, bool(warned), ", ".join(words))
 
 
-def apply_named(model, clip, entry: StackEntry, on_problem: OnProblem, apply: Apply = "patch") -> Applied:
+def apply_named(
+    model, clip, entry: StackEntry, on_problem: OnProblem, apply: Apply = "patch", node: str | None = None
+) -> Applied:
     """One LoRA by its name. Raises StrataError when the file or its fit is bad and ``on_problem`` is "error"; with "warn" the report
     says what is wrong and nothing is patched."""
     name, strength_model, strength_clip = entry
@@ -66,7 +73,7 @@ def apply_named(model, clip, entry: StackEntry, on_problem: OnProblem, apply: Ap
             raise
         return Applied(model, clip, str(problem), str(problem), True)
     return apply_lora(
-        model, clip, lora, strength_model, strength_clip, on_problem, entry.block_weights, apply, entry.keyframes
+        model, clip, lora, strength_model, strength_clip, on_problem, entry.block_weights, apply, entry.keyframes, node
     )
 
 
@@ -80,6 +87,7 @@ def apply_lora(
     block_weights: BlockSpec | None = None,
     apply: Apply = "patch",
     keyframes=None,
+    node: str | None = None,
 ) -> Applied:
     """Raises StrataError when the LoRA cannot be used here and ``on_problem`` is "error"; with "warn" nothing is patched then.
 
@@ -108,7 +116,7 @@ def apply_lora(
     notes = []
     if usable:
         if apply == "live" or keyframes is not None:
-            model, notes = _live(model, lora, model_side, keyframes)
+            model, notes = _live(model, lora, model_side, keyframes, node)
         else:
             changes = _changes(lora, model_side)
             model = _patched(model, lora, model_side, changes)
@@ -140,7 +148,7 @@ def _patched(target, lora: Lora, side: Side, changes: Mapping):
     return clone
 
 
-def _live(model, lora: Lora, side: Side, keyframes):
+def _live(model, lora: Lora, side: Side, keyframes, node: str | None):
     """(a clone of a MODEL with the LoRA beside its layers, lines for the report). What cannot be live is patched."""
     changes = _changes(lora, side)
     if model is None or not changes:
@@ -152,7 +160,7 @@ def _live(model, lora: Lora, side: Side, keyframes):
     ours, rest, reasons = split(model, changes)
     clone = model.clone()
     if ours:
-        live.attach(clone, live.LiveLora(ours, _identity(lora, side), keyframes))
+        live.attach(clone, live.LiveLora(ours, _identity(lora, side), keyframes, lora.name, node))
     if rest:
         patch.add(clone, rest, lora.name, f"{_identity(lora, side)}|rest")
     return clone, report.live_lines(len(ours), reasons, keyframes is not None)

@@ -139,7 +139,7 @@ class StrataLoraLoader(io.ComfyNode):
         stack = [*read_stack(lora_stack), own]
         if model is None and clip is None and not cls._stack_is_used():
             raise StrataError("Nothing is connected: connect MODEL, CLIP or both to the LoRA Loader.")
-        applied = apply_stack(model, clip, stack, on_problem, apply)
+        applied = apply_stack(model, clip, stack, on_problem, apply, getattr(cls.hidden, "unique_id", None))
         ui = {**applied.ui(), "strata_lora": [lora_name]}
         return io.NodeOutput(applied.model, applied.clip, applied.trigger_words, applied.report, stack, ui=ui)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
@@ -18,7 +18,10 @@ from ...lora_math.adapters import Adapter, LoRA
 from ...lora_math.errors import StrataError
 from ...lora_math.fuse import Term
 from ...lora_math.stack import Gains, LiveTerm, Step
+from ...lora_math.wording import some
 from .live_layers import current, describe, layers_of
+from .live_reads import Handed, unwatch, watch
+from .notices import tell
 from .targets import Key, taken_apart
 
 if TYPE_CHECKING:
@@ -33,11 +36,17 @@ Changes = Mapping[Key, Sequence[Term]]  # patch key -> its (coefficient, adapter
 
 @dataclass(frozen=True, eq=False)
 class LiveLora:
-    """One loader's LoRA. identity: the same for the same file and settings; keyframes: its strength over time, None for constant."""
+    """One loader's LoRA.
+
+    identity: the same for the same file and settings; keyframes: its strength over time, None for constant; file: its name, for
+    messages; node: the loader's id, for what only shows while the model samples.
+    """
 
     changes: Changes
     identity: str
     keyframes: comfy.hooks.HookKeyframeGroup | None = None
+    file: str = "a LoRA"
+    node: str | None = None
 
 
 class Run:
@@ -47,12 +56,9 @@ class Run:
         self.loras = loras
         self.layers = _by_layer(loras)
         self.thread: int | None = None
-        self.handles: list = []
-        self.hooks: list[_Hook] = []
-        self.gains: list[Gains] = []
+        self.copies: list[_Copy] = []
         self.keyframes: list = []
-        self.models: list[nn.Module] = []
-        self.finished_steps = 0
+        self.strengths = [1.0] * len(loras)
 
     def prepare_sampling(self, executor, model, *args, **kwargs):
         """Makes room for the factors, lets ComfyUI load the model, and starts."""
@@ -62,10 +68,10 @@ class Run:
             room = stack.nbytes(terms, _dtype(model)) * 1.1 + comfy.model_management.minimum_inference_memory()
             comfy.model_management.free_memory(room, device, for_dynamic=model.is_dynamic())
         # The factors move before the model does, so that ComfyUI sees what is left of the memory when it decides how much to load.
-        ready = self._build(model, model.load_device)
+        copy = _Copy(self, model)
         result = executor(model, *args, **kwargs)
         try:
-            self._start(model, ready)
+            self._start(model, copy)
         except BaseException:
             self.stop()
             raise
@@ -73,26 +79,74 @@ class Run:
 
     def stop(self) -> None:
         """Takes every hook off and lets go of the factors. May be called twice."""
-        for handle in self.handles:
-            handle.remove()
+        for copy in self.copies:
+            copy.stop()
         with _lock:
-            for model in self.models:
-                _running.get(model, []).remove(self)
-        unused = [hook.path for hook in self.hooks if not hook.fired]
-        if self.finished_steps and unused:
-            logging.warning(
-                "[Strata] %d of %d layers with live LoRAs did not run in this sampling, so their LoRAs had no effect: %s%s",
-                *(len(unused), len(self.hooks), ", ".join(unused[:3]), " ..." if len(unused) > 3 else ""),
-            )
-        for hook in self.hooks:
-            hook.steps = []
-        self.handles, self.hooks, self.gains, self.models = [], [], [], []
+            for copy in self.copies:
+                _running.get(copy.model, []).remove(self)
+        self.copies = []
 
-    def _build(self, patcher, device: torch.device) -> list[tuple[str, list[Step], Tensor | None]]:
-        """(layer, its steps, its bias where they need it) for every layer, with the factors on the device."""
-        gains, ready, dtype = Gains(), [], _dtype(patcher)
-        layers = layers_of(patcher.model)
-        for path, terms in self.layers.items():
+    def acts(self) -> bool:
+        return self.thread is None or self.thread == threading.get_ident()
+
+    def _start(self, patcher, copy: _Copy) -> None:
+        others = patcher.get_additional_models_with_key("multigpu")
+        if not others:  # with several GPUs every model has its own worker thread, and no one else has them
+            self.thread = threading.get_ident()
+        self.keyframes = [lora.keyframes and lora.keyframes.clone() for lora in self.loras]
+        for group in self.keyframes:
+            if group is not None:
+                group.reset()
+                group.initialize_timesteps(patcher.model)
+        for each in (patcher, *others):
+            one = copy if each is patcher else _Copy(self, each)
+            with _lock:
+                running = _running.setdefault(each.model, [])
+                if any(run.thread == self.thread for run in running):
+                    raise StrataError(
+                        "Two live LoRAs on clones of one model cannot be told apart within one sampling. "
+                        "Set both LoRA Loaders to apply = patch, or load the model twice."
+                    )
+                running.append(self)
+                self.copies.append(one)
+            one.start()
+        self._set_strengths()
+
+    def follow(self, options: Mapping) -> None:
+        """Follows the keyframes as ComfyUI's own hooks do: by the sigma of this step."""
+        if "sigmas" not in options or "sample_sigmas" not in options:
+            return
+        sigma = float(options["sigmas"].max())
+        with _lock:
+            before = [group and group.strength for group in self.keyframes]
+            for group in self.keyframes:
+                if group is not None:
+                    group.prepare_current_keyframe(sigma, options)
+            if [group and group.strength for group in self.keyframes] != before:
+                self._set_strengths()
+
+    @property
+    def changes_over_time(self) -> bool:
+        return any(group is not None for group in self.keyframes)
+
+    def _set_strengths(self) -> None:
+        self.strengths = [1.0 if group is None else float(group.strength) for group in self.keyframes]
+        for copy in self.copies:
+            copy.gains.set(self.strengths)
+
+
+class _Copy:
+    """One model of a run, with several GPUs one of several: its factors on its device and its hooks."""
+
+    def __init__(self, run: Run, patcher):
+        self.run, self.patcher, self.model = run, patcher, patcher.model
+        self.gains = Gains()
+        self.hooks: list[_Hook] = []
+        self.handles: list = []
+        self.arguments: tuple[tuple, dict] | None = None  # of the call of the model that runs now
+        self.finished_calls = 0
+        layers, device, dtype = layers_of(self.model), patcher.load_device, _dtype(patcher)
+        for path, terms in run.layers.items():
             module = layers.get(path)
             if module is None:
                 raise StrataError(f"The model has no layer {path} any more: set the LoRA Loader to apply = patch.")
@@ -108,82 +162,140 @@ class Run:
             ) -> Adapter:
                 return _prepared(term, adapter, earlier, patcher, f"{path}.weight", layer.groups, device)
 
-            ready.append((path, stack.build(terms, layer, gains, device, dtype, prepare), bias))
-        gains.complete(device)
-        self.gains.append(gains)
-        return ready
+            self.hooks.append(
+                _Hook(self, path, module, stack.build(terms, layer, self.gains, device, dtype, prepare), bias)
+            )
+        self.gains.complete(device)
 
-    def _start(self, patcher, ready) -> None:
-        others = patcher.get_additional_models_with_key("multigpu")
-        if not others:  # with several GPUs every model has its own worker thread, and no one else has them
-            self.thread = threading.get_ident()
-        self.keyframes = [lora.keyframes and lora.keyframes.clone() for lora in self.loras]
-        for group in self.keyframes:
-            if group is not None:
-                group.reset()
-                group.initialize_timesteps(patcher.model)
-        for each in (patcher, *others):
-            layers = ready if each is patcher else self._build(each, each.load_device)
-            self._hook(each.model, layers)
-        self._set_strengths()
+    def start(self) -> None:
+        for hook in self.hooks:
+            hook.start()
+        diffusion_model = self.model.diffusion_model
+        self.handles = [
+            diffusion_model.register_forward_pre_hook(self._before_call, with_kwargs=True),
+            diffusion_model.register_forward_hook(self._after_call, with_kwargs=True),
+        ]
 
-    def _hook(self, model: nn.Module, ready) -> None:
-        with _lock:
-            running = _running.setdefault(model, [])
-            if any(run.thread == self.thread for run in running):
-                raise StrataError(
-                    "Two live LoRAs on clones of one model cannot be told apart within one sampling. "
-                    "Set both LoRA Loaders to apply = patch, or load the model twice."
+    def stop(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+        for hook in self.hooks:
+            hook.stop()
+        if self.finished_calls:
+            self._tell_unused()
+        self.handles, self.hooks, self.gains = [], [], Gains()
+
+    def _tell_unused(self) -> None:
+        for group, lora in enumerate(self.run.loras):
+            own = [hook for hook in self.hooks if any(t.group == group for t in self.run.layers[hook.path])]
+            unused = [hook.path for hook in own if not hook.fired]
+            if unused:
+                tell(
+                    lora.node,
+                    f"{lora.file}: {len(unused)} of {len(own)} layers with this LoRA did not run in this sampling, so it had no "
+                    f"effect there: {some(unused)}",
                 )
-            running.append(self)
-            self.models.append(model)
-        layers = layers_of(model)
-        for path, steps, bias in ready:
-            hook = _Hook(self, path, steps, bias)
-            self.hooks.append(hook)
-            self.handles.append(layers[path].register_forward_hook(hook, with_kwargs=True))
-        diffusion_model = model.diffusion_model
-        if any(group is not None for group in self.keyframes):
-            self.handles.append(diffusion_model.register_forward_pre_hook(self._before_step, with_kwargs=True))
-        self.handles.append(diffusion_model.register_forward_hook(self._after_step))
 
-    def acts(self) -> bool:
-        return self.thread is None or self.thread == threading.get_ident()
-
-    def _before_step(self, module, args, kwargs) -> None:
-        """Follows the keyframes as ComfyUI's own hooks do: by the sigma of this step."""
-        options = kwargs.get("transformer_options") or {}
-        if not self.acts() or "sigmas" not in options or "sample_sigmas" not in options:
+    def _before_call(self, module, args: tuple, kwargs: dict) -> None:
+        if not self.run.acts():
             return
-        sigma = float(options["sigmas"].max())
-        with _lock:
-            before = [group and group.strength for group in self.keyframes]
-            for group in self.keyframes:
-                if group is not None:
-                    group.prepare_current_keyframe(sigma, options)
-            if [group and group.strength for group in self.keyframes] != before:
-                self._set_strengths()
+        self.run.follow(kwargs.get("transformer_options") or {})
+        for hook in self.hooks:
+            hook.begin()
+        control = kwargs.get("control")  # a model takes its tensors out one by one, and a second call needs them again
+        if isinstance(control, dict):
+            control = {name: list(value) if isinstance(value, list) else value for name, value in control.items()}
+            kwargs = {**kwargs, "control": control}
+        self.arguments = args, kwargs
 
-    def _after_step(self, module, args, output) -> None:
-        self.finished_steps += self.acts()
-
-    def _set_strengths(self) -> None:
-        strengths = [1.0 if group is None else float(group.strength) for group in self.keyframes]
-        for gains in self.gains:
-            gains.set(strengths)
+    def _after_call(self, module, args: tuple, kwargs: dict, output):
+        if not self.run.acts() or self.arguments is None:
+            return None
+        (args, kwargs), self.arguments = self.arguments, None
+        past = [hook for hook in self.hooks if hook.was_passed()]
+        if past:
+            for hook in past:
+                hook.go_into_the_weight()
+            output = module.forward(*args, **kwargs)
+            if lost := [hook.path for hook in past if hook.was_passed()]:
+                raise StrataError(
+                    f"This model takes the weights of {len(lost)} layers in a way that a live LoRA cannot follow ({some(lost)}). "
+                    "Set the LoRA Loader to apply = patch."
+                )
+        self.finished_calls += 1
+        return output
 
 
 class _Hook:
-    """The forward hook of one layer."""
+    """What stands at one layer: a forward hook, or, where the model never calls the layer, a change of what it takes for its weight."""
 
-    def __init__(self, run: Run, path: str, steps: list[Step], bias: Tensor | None):
-        self.run, self.path, self.steps, self.bias = run, path, steps, bias
-        self.fired = False
+    def __init__(self, copy: _Copy, path: str, module: nn.Module, steps: list[Step], bias: Tensor | None):
+        self.copy, self.path, self.module, self.steps, self.bias = copy, path, module, steps, bias
+        self.fired = self.fires = False  # in this sampling; in this call of the model
+        self.handed: list[Handed] = []
+        self.handle = self.watched = None
+
+    def start(self) -> None:
+        self.handle = self.module.register_forward_hook(self, with_kwargs=True)
+        self.watched = watch(self.module)
+
+    def stop(self) -> None:
+        if self.handle is not None:
+            self.handle.remove()
+        if self.watched is not None:
+            unwatch(self.module)
+        for handed in self.handed:
+            handed.remove()
+        self.handle = self.watched = None
+        self.steps, self.handed = [], []
+
+    def begin(self) -> None:
+        """A call of the model begins."""
+        self.fires = False
+        self.watched.forget()
+        for handed in self.handed:
+            handed.used = False
+
+    def was_passed(self) -> bool:
+        """Whether this call of the model used the layer's weight without this LoRA."""
+        acted = self.fires or any(handed.used for handed in self.handed)
+        return not acted and self.watched.was_read()
+
+    def go_into_the_weight(self) -> None:
+        self.stop_hook()
+        terms = [replace(t, adapter=t.adapter.map_tensors(self._here)) for t in self.copy.run.layers[self.path]]
+        for parameter, mine in (
+            ("weight", [t for t in terms if not t.is_bias]),
+            ("bias", [t for t in terms if t.is_bias]),
+        ):
+            if mine:
+                self.handed.append(Handed(self.module, parameter, partial(self._changed, mine)))
+        self.begin()
+        self.fired = True
+
+    def stop_hook(self) -> None:
+        self.handle.remove()
+        for handed in self.handed:  # ComfyUI has emptied the list while it made room
+            handed.remove()
+        self.handed = []
+
+    def _here(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.copy.patcher.load_device)
+
+    def _changed(self, terms: Sequence[LiveTerm], parameter: Tensor) -> Tensor:
+        if not self.copy.run.acts():
+            return parameter
+        changed = parameter.to(torch.promote_types(parameter.dtype, torch.float32), copy=True)
+        for term in terms:
+            strength = self.copy.run.strengths[term.group]
+            if strength != 0:
+                replace(term, coefficient=term.coefficient * strength).apply_(changed, changed.dtype)
+        return changed.to(parameter.dtype)
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict, y: Tensor) -> Tensor | None:
-        if not self.run.acts():
+        if not self.copy.run.acts():
             return None
-        self.fired = True
+        self.fired = self.fires = True
         x = args[0] if args else kwargs["input"]
         options = {name: value for name, value in kwargs.items() if name != "input"}
         return stack.run(self.steps, describe(module, self.bias, **options), x, y)

@@ -294,32 +294,6 @@ def test_compiled_layers_and_object_patches_are_seen(flux):
         layer._compiled_call_impl = None
 
 
-def test_a_layer_that_never_runs_is_named(flux, changes, caplog):
-    """Its weight may have been used past its forward, or its part of the model not at all."""
-    block = flux.model.diffusion_model.single_blocks[0]
-    linear2 = block.linear2
-    block.linear2.forward, original = linear2.forward, linear2.forward
-    block._modules["linear2"] = _PastForward(linear2)
-    try:
-        key = "diffusion_model.single_blocks.0.linear2.layer.weight"
-        adapter = adapter_makers.lora(linear2.weight, torch.Generator().manual_seed(0))
-        sampling.sample(live(flux, {key: [(1.0, adapter)]}), "FLUX.1")
-    finally:
-        block._modules["linear2"] = linear2
-    assert original == linear2.forward
-    assert "1 of 1 layers with live LoRAs did not run" in caplog.text
-    assert "single_blocks.0.linear2.layer" in caplog.text
-
-
-class _PastForward(nn.Module):
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x):
-        return nn.functional.linear(x, self.layer.weight, self.layer.bias)
-
-
 def test_layers_whose_forward_is_never_called_are_patched():
     """torch's attention takes its output projection's weight and runs it itself."""
     model = nn.Module()

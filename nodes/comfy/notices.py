@@ -1,0 +1,20 @@
+"""What a node has to say after it has run: while some later node samples, its own outputs and report are long out."""
+
+from __future__ import annotations
+
+import logging
+
+
+def tell(node: str | None, text: str) -> None:
+    """Shows a line on a node in the browser, by ComfyUI's own text under a node, and in the log.
+
+    node: the loader's id in the prompt that ran, None where it is not known. Without a server, only the log has it.
+    """
+    logging.warning("[Strata] %s", text)
+    try:
+        from server import PromptServer
+    except ImportError:  # ComfyUI as a library
+        return
+    server = getattr(PromptServer, "instance", None)
+    if node is not None and server is not None:
+        server.send_progress_text(text, node)
