@@ -22,7 +22,6 @@ import torch
 
 import nodes
 from strata.lora_math.adapters import LoRA
-from strata.lora_math.energy import squared_norm
 from strata.lora_math.fuse import joined
 from strata.lora_math.reading import state_dict
 from strata.nodes.comfy import patch, targets
@@ -143,7 +142,7 @@ def analysis(quick: bool) -> str:
                 found = alternate(
                     1 if quick else 9,
                     exact=lambda adapters=adapters, shapes=shapes: [
-                        squared_norm(adapter, shapes[key]) for key, adapter in adapters.items()
+                        adapter.squared_norm(shapes[key]) for key, adapter in adapters.items()
                     ],
                     square=lambda: square @ square,
                 )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..energy import sum_of_squares
 from ..errors import StrataError
 from ..layer import Layer
 from ..low_rank import LowRank
@@ -20,6 +21,10 @@ Parts = dict[str, Tensor]  # the tensors of one module by role: {"lora_up": ...,
 RowMap = Callable[[Tensor], Tensor]
 TILE = 1 << 22  # how many entries of a delta exist at one time while it is added to a weight piece by piece
 MAX_SCALE = 1e6  # far above what any trainer writes, far below what overflows
+
+# The two ways of spelling an adapter's tensors: with alpha as a tensor beside them (kohya, LyCORIS), or without (PEFT).
+KOHYA, PEFT = "kohya", "peft"
+STYLES = (KOHYA, PEFT)
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,50 @@ class Adapter:
     # File suffix -> role. A role that ends in "*" below stands for any PEFT adapter name: ".lora_A.*.weight".
     suffixes: ClassVar[Mapping[str, str]] = {}
 
+    # Roles that say nothing without each other.
+    together: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    # Style -> role -> the suffix that ``write`` gives it. A style that is missing here cannot hold this adapter.
+    spelled: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+
     @classmethod
     def parse(cls, parts: Parts, rule: Rule) -> Adapter | None:
         """The adapter in these tensors, with the roles it used removed from ``parts``; None when they hold none of this kind."""
         raise NotImplementedError
+
+    @classmethod
+    def lacks(cls, roles: Collection[str]) -> str | None:
+        """Why ``parse`` finds nothing in these roles although some are its own: "lora_up without lora_down"; None when none lacks."""
+        for group in cls.together:
+            here = [role for role in group if role in roles]
+            if here and len(here) < len(group):
+                return f"{' and '.join(here)} without {' and '.join(role for role in group if role not in roles)}"
+        return None
+
+    def unscaled(self) -> Adapter:
+        """The same change with no scale beside the tensors: multiplied into one of them, in at least single precision."""
+        return self
+
+    def written(self) -> tuple[Parts, Rule]:
+        """What ``parse`` makes this adapter from: (role -> tensor, what is said beside them)."""
+        raise StrataError(f"{self.name} is never stored in a file")
+
+    def write(self, style: str) -> tuple[Parts, Rule]:
+        """The inverse of reading a module of a file: (suffix -> tensor, what its header or configuration must say beside them).
+
+        style: KOHYA, with alpha as a float32 tensor; or PEFT, which has no place for alpha that all readers look at: there the scale is
+        multiplied into a factor. Raises StrataError where the style has no spelling for what this adapter holds.
+        """
+        parts, rule = (self if style == KOHYA else self.unscaled()).written()
+        spelling = self.spelled.get(style, {})
+        unknown = [role for role in parts if role not in spelling]
+        if unknown:
+            raise StrataError(f"{self.name} with {' and '.join(unknown)} cannot be written as {style} does")
+        tensors = {spelling[role]: tensor for role, tensor in parts.items()}
+        if style == KOHYA:
+            if rule.alpha is not None:
+                tensors[".alpha"] = torch.tensor(rule.alpha, dtype=torch.float32)
+            rule = replace(rule, alpha=None)
+        return tensors, rule
 
     @property
     def rank(self) -> int | None:
@@ -97,6 +142,21 @@ class Adapter:
     def reach(self) -> float:
         """No number of the change at strength 1 is larger than this; infinity where only computing it would tell."""
         return math.inf
+
+    def squared_norm(self, shape: tuple[int, ...]) -> float | None:
+        """||delta W||_F^2 at strength 1 for a weight of this shape; None where it depends on W itself (OFT, IA3).
+
+        In single precision: all its terms belong to one sum of squares, and an editor needs three digits. DoRA counts what it adds
+        before it rescales.
+        """
+        return None if self.needs_weight else sum_of_squares(self.delta(torch.empty(shape), 1.0, torch.float32))
+
+    def cut(self, start: int, length: int, total: int) -> Adapter | None:
+        """The part of this adapter, made for a weight of ``total`` rows, that changes ``length`` of them from ``start`` on.
+
+        None where a part of the change cannot be had without the whole weight (OFT, DoRA on the input axis).
+        """
+        return None if self.needs_weight or self.shape_after is not None else Rows(self, start, length, total)
 
     needs_weight: ClassVar[bool] = False  # whether the delta depends on W itself, not only on its shape
 
@@ -140,6 +200,15 @@ class Adapter:
         """
         return self if self.has_forward else None
 
+    @property
+    def observed(self) -> Tensor | None:
+        """What ``prepared`` has read off the weight, small enough to be kept; None where it reads nothing but a shape."""
+        return None
+
+    def prepared_with(self, observed: Tensor, groups: int = 1) -> Adapter | None:
+        """``prepared`` for the weight that this was once ``observed`` of, without that weight."""
+        raise NotImplementedError(f"{self.name} reads nothing off a weight")
+
     def response(self, layer: Layer, x: Tensor) -> Tensor:
         """delta(x): what the delta at strength 1 adds to f(x). Only where it has a forward form and does not depend on W."""
         raise NotImplementedError(f"the response of {self.name} depends on the weight")
@@ -179,6 +248,54 @@ def from_record(record: tuple) -> Adapter:
     """The adapter that ``Adapter.record`` wrote."""
     name, *values = record
     return _BY_NAME[name](*(from_record(v) if _is_record(v) else v for v in values))
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Rows(Adapter):
+    """delta W = (delta of ``inner``)[start : start + length], for an ``inner`` whose change does not depend on the weight.
+
+    inner: made for a weight of ``total`` rows. A LoRA for q, k and v as one layer meets a model that has the three apart.
+    """
+
+    inner: Adapter
+    start: int
+    length: int
+    total: int
+
+    name = "rows"
+
+    @property
+    def rank(self) -> int | None:
+        return self.inner.rank
+
+    @property
+    def matrix_shape(self) -> tuple[int, int] | None:
+        shape = self.inner.matrix_shape
+        return None if shape is None else (self.length, shape[1])
+
+    def mismatch(self, shape: tuple[int, ...]) -> str | None:
+        if not shape or shape[0] != self.length:
+            return f"{self.length} of its rows belong here, this weight has {shape[0] if shape else 0}"
+        return self.inner.mismatch((self.total, *shape[1:]))
+
+    def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
+        whole = weight.new_empty(()).expand(self.total, *weight.shape[1:])  # only its shape is looked at
+        return self.inner.delta(whole, strength, dtype).narrow(0, self.start, self.length).reshape(weight.shape)
+
+    def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        factors = self.inner.factors(dtype)
+        return None if factors is None else (factors[0].narrow(0, self.start, self.length), factors[1])
+
+
+def alpha_for(scale: float, rank: int) -> Rule:
+    """The rule that gives a product of this rank this scale; nothing is said where the scale is 1."""
+    return Rule() if scale == 1 else Rule(alpha=scale * rank)
+
+
+def times(tensor: Tensor, factor: float) -> Tensor:
+    """In at least single precision; the tensor itself where the factor is 1."""
+    return tensor if factor == 1 else tensor.to(wide(tensor.dtype)) * factor
 
 
 def _is_record(value) -> bool:

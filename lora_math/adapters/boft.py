@@ -31,6 +31,7 @@ class BOFT(Adapter):
     name = "BOFT"
     needs_weight = True
     suffixes = OFT.suffixes  # a fourth axis tells the two apart
+    spelled = OFT.spelled
 
     @classmethod
     def parse(cls, parts: Parts, rule: Rule) -> BOFT | None:
@@ -42,6 +43,10 @@ class BOFT(Adapter):
                 f"its oft_blocks are {show(blocks.shape)}, expected (stages)x(blocks)x(size)x(size) with an even size"
             )
         return cls(blocks, *rescale_and_limit(parts, rule))
+
+    def written(self) -> tuple[Parts, Rule]:
+        rescale = {} if self.rescale is None else {"rescale": self.rescale[:, None]}
+        return {"oft_blocks": self.blocks, **rescale}, Rule(alpha=self.limit or None)
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         stages, count, size, _ = self.blocks.shape

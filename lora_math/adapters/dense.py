@@ -9,9 +9,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..energy import sum_of_squares
 from ..errors import StrataError
 from ..extremes import largest
-from .base import Adapter, Parts, RowMap, Rule, register, show
+from .base import STYLES, Adapter, Parts, RowMap, Rule, register, show, times
 
 MAX_AXES = 8
 MAX_GROWTH = 16  # a padded weight by a plain one: BFL's control LoRAs double or sextuple img_in
@@ -34,10 +35,14 @@ class Diff(Adapter):
         ".lora_B.bias": "lora_up_bias",  # PEFT
         ".lora_B.*.bias": "lora_up_bias",
     }
+    spelled = {style: {"diff": ".diff"} for style in STYLES}
 
     @classmethod
     def parse(cls, parts: Parts, rule: Rule) -> Diff | None:
         return cls(parts.pop("diff")) if "diff" in parts else None
+
+    def written(self) -> tuple[Parts, Rule]:
+        return {"diff": times(self.value, self.scale)}, Rule()
 
     @classmethod
     def parse_bias(cls, parts: Parts, rule: Rule, rank: int | None) -> Diff | None:
@@ -55,6 +60,12 @@ class Diff(Adapter):
     def reach(self) -> float:
         return abs(self.scale) * largest(self.value)
 
+    def squared_norm(self, shape: tuple[int, ...]) -> float:
+        return self.scale**2 * sum_of_squares(self.value)
+
+    def cut(self, start: int, length: int, total: int) -> Diff | None:
+        return Diff(self.value.narrow(0, start, length), self.scale) if self.value.shape[0] == total else None
+
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
         return (self.value.to(dtype) * (strength * self.scale)).reshape(weight.shape)
 
@@ -69,10 +80,14 @@ class SetWeight(Adapter):
     name = "set"
     needs_weight = True
     suffixes = {".set_weight": "set_weight"}
+    spelled = {style: {"set_weight": ".set_weight"} for style in STYLES}
 
     @classmethod
     def parse(cls, parts: Parts, rule: Rule) -> SetWeight | None:
         return cls(parts.pop("set_weight")) if "set_weight" in parts else None
+
+    def written(self) -> tuple[Parts, Rule]:
+        return {"set_weight": self.value}, Rule()
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         return None if _same(self.value.shape, shape) else _differs(self.value, shape)
@@ -108,6 +123,13 @@ class Padded(Adapter):
         if sizes.numel() > MAX_AXES or not sizes.double().isfinite().all():
             raise StrataError(f"its reshape_weight holds {sizes.numel()} numbers that are no shape")
         return cls(inner, tuple(int(n) for n in sizes.tolist()))
+
+    def write(self, style: str) -> tuple[Parts, Rule]:
+        tensors, rule = self.inner.write(style)
+        return {**tensors, ".reshape_weight": torch.tensor(self.shape)}, rule
+
+    def squared_norm(self, shape: tuple[int, ...]) -> float | None:
+        return self.inner.squared_norm(self.shape)
 
     @property
     def rank(self) -> int | None:

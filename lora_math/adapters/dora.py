@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..errors import StrataError
 from ..layer import Layer
-from .base import TILE, Adapter, Parts, RowMap, register, show, wide
+from .base import KOHYA, TILE, Adapter, Parts, RowMap, Rule, register, show, wide
 
 OUT, IN = 0, 1
 SMALLEST_NORM = 1e-20
@@ -53,6 +54,24 @@ class DoRA(Adapter):
             return cls(inner, scale.flatten(), axis)
         return inner
 
+    def write(self, style: str) -> tuple[Parts, Rule]:
+        tensors, rule = self.inner.write(style)
+        if style == KOHYA:
+            axes = max(tensor.ndim for tensor in tensors.values())
+            scale = self.magnitude.reshape([-1 if axis == self.axis else 1 for axis in range(axes)])
+            return {**tensors, ".dora_scale": scale}, rule
+        if self.axis == IN:
+            raise StrataError("DoRA with magnitudes by input cannot be written as PEFT does, which has them by output")
+        return {**tensors, ".lora_magnitude_vector": self.magnitude}, rule
+
+    def squared_norm(self, shape: tuple[int, ...]) -> float | None:
+        return self.inner.squared_norm(shape)
+
+    def cut(self, start: int, length: int, total: int) -> DoRA | None:
+        inner = self.inner.cut(start, length, total)
+        whole = self.axis == OUT and self.magnitude.numel() == total and inner is not None
+        return DoRA(inner, self.magnitude.narrow(0, start, length), OUT) if whole else None
+
     @property
     def rank(self) -> int | None:
         return self.inner.rank
@@ -87,11 +106,17 @@ class DoRA(Adapter):
         inner = self.inner.prepared(weight, groups) if self.has_forward else None
         if inner is None:
             return None
-        if self.c is not None:  # known from before: W is not read again
-            return replace(self, inner=inner)
         base = weight.to(wide(weight.dtype))
         less = self._less(base, self.inner.delta(base, 1.0, base.dtype))
         return replace(self, inner=inner, c=1 + less.flatten())
+
+    @property
+    def observed(self) -> Tensor | None:
+        return self.c
+
+    def prepared_with(self, observed: Tensor, groups: int = 1) -> DoRA | None:
+        inner = self.inner.prepared(torch.empty(0, device="meta"), groups) if self.has_forward else None
+        return None if inner is None else replace(self, inner=inner, c=observed)
 
     def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:
         """Output axis: y + s ((c - 1)(f(x) - b) + c D(x)); input axis: y + s (f((c - 1) x) - b + D(c x)), D the inner delta.

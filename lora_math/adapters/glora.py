@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import StrataError
 from ..layer import Layer
 from ..low_rank import LowRank
-from .base import Adapter, Parts, Rule, register, show
+from .base import KOHYA, Adapter, Parts, Rule, alpha_for, register, show
 
 _ROLES = ("glora_a1", "glora_a2", "glora_b1", "glora_b2")
 
@@ -35,6 +35,8 @@ class GLoRA(Adapter):
     name = "GLoRA"
     needs_weight = True
     suffixes = {f".{role[-2:]}.weight": role for role in _ROLES}
+    together = (_ROLES,)
+    spelled = {KOHYA: {role: f".{role[-2:]}.weight" for role in _ROLES}}
 
     @classmethod
     def parse(cls, parts: Parts, rule: Rule) -> GLoRA | None:
@@ -48,6 +50,10 @@ class GLoRA(Adapter):
         if old and not new:  # LyCORIS before 2.0 named the two halves of each path the other way round
             a1, a2, b1, b2 = a2, a1, b2, b1
         return cls(a1, a2, b1, b2, rule.scale(a2.shape[0]))
+
+    def written(self) -> tuple[Parts, Rule]:
+        factors = (self.a_up, self.a_down, self.b_up, self.b_down)
+        return dict(zip(_ROLES, factors, strict=True)), alpha_for(self.scale, self.rank)
 
     @property
     def rank(self) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, Rule, register, show, wide
+from .base import KOHYA, PEFT, Adapter, Parts, RowMap, Rule, register, show, wide
 
 
 @register
@@ -32,6 +32,8 @@ class IA3(Adapter):
         ".ia3_l": "ia3_l",
         ".ia3_l.*": "ia3_l",
     }  # LyCORIS's w is a plain ".weight": see state_dict
+    together = (("on_input", "ia3_weight"),)
+    spelled = {KOHYA: {"on_input": ".on_input", "ia3_weight": ".weight"}, PEFT: {"ia3_l": ".ia3_l"}}
 
     @classmethod
     def parse(cls, parts: Parts, rule: Rule) -> IA3 | None:
@@ -49,6 +51,18 @@ class IA3(Adapter):
                 on_input = scales.shape[0] == 1
             return cls(scales.flatten().float() - 1, on_input, on_input is not True)
         return None
+
+    def written(self) -> tuple[Parts, Rule]:
+        """LyCORIS's form where the side is known and the bias stays, else PEFT's, in float32 as 1 + w needs the digits."""
+        if self.on_input is not None and not self.with_bias:
+            return {"ia3_weight": self.w, "on_input": torch.tensor(self.on_input)}, Rule()
+        scales = self.w.to(wide(self.w.dtype)) + 1
+        return {"ia3_l": scales if self.on_input is None else scales[:, None]}, Rule(peft=True)
+
+    def write(self, style: str) -> tuple[Parts, Rule]:
+        if style == PEFT and self.on_input is True:  # the one form that both trainers have
+            return {".ia3_l": (self.w.to(wide(self.w.dtype)) + 1)[None]}, Rule(peft=True, on_input=True)
+        return super().write(style)
 
     def bias_adapter(self) -> IA3 | None:
         return IA3(self.w, False) if self.with_bias else None

@@ -6,18 +6,35 @@ up[i, (p, q)] = up1[i, p] up2[i, q], down[(p, q), j] = down1[p, j] down2[q, j].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
 import torch
 from torch import Tensor
 
+from ..energy import sum_of_squares
 from ..errors import StrataError
 from ..extremes import largest
 from ..layer import Layer
-from .base import TILE, Adapter, Parts, RowMap, Rule, fold_core, landing, register, show, wide
+from .base import (
+    STYLES,
+    TILE,
+    Adapter,
+    Parts,
+    RowMap,
+    Rule,
+    alpha_for,
+    fold_core,
+    landing,
+    register,
+    show,
+    times,
+    wide,
+)
 from .lora import LoRA
+
+_PARTS = ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
 
 
 @register
@@ -39,9 +56,11 @@ class LoHa(Adapter):
     name = "LoHa"
     suffixes = {
         f".hada_{part}{adapter}": f"hada_{part}"
-        for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
+        for part in _PARTS
         for adapter in ("", ".*")  # PEFT keeps its adapter's name behind the parameter's
     }
+    together = (tuple(f"hada_{part}" for part in _PARTS[:4]),)
+    spelled = {style: {f"hada_{part}": f".hada_{part}" for part in _PARTS} for style in STYLES}
 
     @classmethod
     def parse(cls, parts: Parts, rule: Rule) -> LoHa | None:
@@ -54,6 +73,13 @@ class LoHa(Adapter):
         if (cores[0] is None) != (cores[1] is None):
             raise StrataError("it has only one of hada_t1 and hada_t2")
         return cls(*factors, *cores, rule.scale(factors[1].shape[0]))
+
+    def unscaled(self) -> LoHa:
+        return replace(self, w1_a=times(self.w1_a, self.scale), scale=1.0)
+
+    def written(self) -> tuple[Parts, Rule]:
+        parts = {f"hada_{part}": getattr(self, part) for part in _PARTS}
+        return {role: t for role, t in parts.items() if t is not None}, alpha_for(self.scale, self.rank)
 
     @property
     def rank(self) -> int:
@@ -85,6 +111,12 @@ class LoHa(Adapter):
         if LoHa(self.w2_a, self.w2_b, self.w1_a, self.w1_b, self.t2, self.t1).matrix_shape != (out, columns):
             return "its two halves are of different sizes"
         return None
+
+    def squared_norm(self, shape: tuple[int, ...]) -> float:
+        (up1, down1), (up2, down2) = self.halves(torch.float32)
+        height = max(1, TILE // max(1, down1.shape[1]))
+        rows = zip(up1.split(height), up2.split(height), strict=True)
+        return self.scale**2 * sum(sum_of_squares((left @ down1).mul_(right @ down2)) for left, right in rows)
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
         (up1, down1), (up2, down2) = self.halves(dtype)

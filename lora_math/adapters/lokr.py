@@ -8,6 +8,7 @@ lora_dim), and trainers write meaningless alphas there, infinity included. PEFT 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -15,10 +16,28 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..energy import product_norm, sum_of_squares
 from ..errors import StrataError
 from ..extremes import largest
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, Rule, fold_core, landing, register, show, wide
+from .base import (
+    KOHYA,
+    PEFT,
+    Adapter,
+    Parts,
+    RowMap,
+    Rule,
+    alpha_for,
+    fold_core,
+    landing,
+    register,
+    show,
+    times,
+    wide,
+)
+
+_PARTS = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")
+_SUFFIXES = {f"lokr_{part}": f".lokr_{part}" for part in _PARTS}
 
 
 @register
@@ -36,9 +55,11 @@ class LoKr(Adapter):
     name = "LoKr"
     suffixes = {
         f".lokr_{part}{adapter}": f"lokr_{part}"
-        for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")
+        for part in _PARTS
         for adapter in ("", ".*")  # PEFT keeps its adapter's name behind the parameter's
     }
+    together = (("lokr_w1_a", "lokr_w1_b"), ("lokr_w2_a", "lokr_w2_b"))
+    spelled = {KOHYA: _SUFFIXES, PEFT: _SUFFIXES}
 
     @classmethod
     def parse(cls, parts: Parts, rule: Rule) -> LoKr | LoKrConv1d | None:
@@ -58,6 +79,22 @@ class LoKr(Adapter):
         if rule.peft and len(w2) == 1 and w2[0].ndim == 3:
             return LoKrConv1d(w1, w2[0], _scale(w1, w2, rule))
         return cls(w1, w2, _scale(w1, w2, rule))
+
+    @classmethod
+    def lacks(cls, roles: Collection[str]) -> str | None:
+        for side, other in (("lokr_w1", "lokr_w2"), ("lokr_w2", "lokr_w1")):
+            if any(role.startswith(side) for role in roles) and not any(role.startswith(other) for role in roles):
+                return super().lacks(roles) or f"{side} without {other}"
+        return super().lacks(roles)
+
+    def unscaled(self) -> LoKr:
+        return replace(self, w1=_unscaled(self.w1, self.scale), scale=1.0)
+
+    def written(self) -> tuple[Parts, Rule]:
+        if self.rank is None and self.scale != 1:  # readers ignore the alpha of two whole sides
+            return self.unscaled().written()
+        rule = Rule() if self.rank is None else alpha_for(self.scale, self.rank)
+        return {**_roles("lokr_w1", self.w1), **_roles("lokr_w2", self.w2)}, rule
 
     @property
     def rank(self) -> int | None:
@@ -93,6 +130,9 @@ class LoKr(Adapter):
             return f"it changes a {out}x{columns} weight, this one is {show(shape)}"
         c = _shape(self.w1)[1]
         return None if len(shape) < 2 or shape[1] % c == 0 else f"its {c} input blocks do not divide {shape[1]} inputs"
+
+    def squared_norm(self, shape: tuple[int, ...]) -> float:
+        return self.scale**2 * _squared(self.w1) * _squared(self.w2)  # ||a (x) b|| = ||a|| ||b||
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
         left, right = _whole(self.w1, dtype), _whole(self.w2, dtype)
@@ -142,6 +182,17 @@ class LoKrConv1d(Adapter):
     scale: float = 1.0
 
     name = "PEFT's LoKr of a conv1d"
+    spelled = {PEFT: _SUFFIXES}
+
+    def unscaled(self) -> LoKrConv1d:
+        return replace(self, w1=_unscaled(self.w1, self.scale), scale=1.0)
+
+    def written(self) -> tuple[Parts, Rule]:
+        whole = self.unscaled()
+        return {**_roles("lokr_w1", whole.w1), "lokr_w2": whole.w2}, Rule(peft=True)
+
+    def squared_norm(self, shape: tuple[int, ...]) -> float:
+        return self.scale**2 * _squared(self.w1) * sum_of_squares(self.w2)
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -170,6 +221,25 @@ def _scale(w1: tuple[Tensor, ...], w2: tuple[Tensor, ...], rule: Rule) -> float:
     if rule.alpha is not None and math.isinf(rule.alpha):
         return replace(rule, alpha=None).scale(0)
     return rule.scale(0 if len(decomposed) == 1 else decomposed[1].shape[0])
+
+
+def _roles(side: str, tensors: tuple[Tensor, ...]) -> Parts:
+    names = {1: (side,), 2: (f"{side}_a", f"{side}_b"), 3: (f"{side}_a", f"{side}_b", side.replace("_w", "_t"))}
+    return dict(zip(names[len(tensors)], tensors, strict=True))
+
+
+def _unscaled(side: tuple[Tensor, ...], scale: float) -> tuple[Tensor, ...]:
+    return (times(side[0], scale), *side[1:])
+
+
+def _squared(side: tuple[Tensor, ...]) -> float:
+    """Squared norm of one side of a Kronecker product: whole, a product, or a Tucker product."""
+    if len(side) == 1:
+        return sum_of_squares(side[0])
+    if len(side) == 2:
+        return product_norm(side[0].flatten(1), side[1].flatten(1))
+    a, b, core = (tensor.float() for tensor in side)
+    return sum_of_squares(torch.einsum("pqk,pi,qj->ijk", core.reshape(*core.shape[:2], -1), a, b))
 
 
 def _shape(side: tuple[Tensor, ...]) -> tuple[int, int]:

@@ -5,17 +5,32 @@ delta W = strength * scale * up @ down, with the weight flattened to [out, in * 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
 import torch
 from torch import Tensor
 
+from ..energy import product_norm
 from ..errors import StrataError
 from ..extremes import largest
 from ..layer import Layer
-from .base import Adapter, Parts, RowMap, Rule, add_product_, fold_core, register, show, wide
+from .base import (
+    KOHYA,
+    PEFT,
+    Adapter,
+    Parts,
+    RowMap,
+    Rule,
+    add_product_,
+    alpha_for,
+    fold_core,
+    register,
+    show,
+    times,
+    wide,
+)
 
 
 @register
@@ -50,6 +65,11 @@ class LoRA(Adapter):
         ".lora_A.*": "lora_down",
         ".lora_E.*": "lora_E",
     }
+    together = (("lora_up", "lora_down"),)
+    spelled = {
+        KOHYA: {"lora_up": ".lora_up.weight", "lora_down": ".lora_down.weight", "lora_mid": ".lora_mid.weight"},
+        PEFT: {"lora_up": ".lora_B.weight", "lora_down": ".lora_A.weight"},
+    }
 
     @classmethod
     def parse(cls, parts: Parts, rule: Rule) -> LoRA | None:
@@ -65,6 +85,13 @@ class LoRA(Adapter):
             precise = wide(down.dtype)
             down = down.to(precise) * values.to(precise).reshape(-1, *[1] * (down.ndim - 1))
         return cls(up, down, parts.pop("lora_mid", None), rule.scale(down.shape[0]))
+
+    def unscaled(self) -> LoRA:
+        return replace(self, up=times(self.up, self.scale), scale=1.0)
+
+    def written(self) -> tuple[Parts, Rule]:
+        core = {} if self.mid is None else {"lora_mid": self.mid}
+        return {"lora_up": self.up, "lora_down": self.down, **core}, alpha_for(self.scale, self.rank)
 
     @property
     def rank(self) -> int:
@@ -99,6 +126,16 @@ class LoRA(Adapter):
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         up, down = self.matrices(dtype)
         return (up if self.scale == 1 else up * self.scale), down
+
+    def squared_norm(self, shape: tuple[int, ...]) -> float | None:
+        up, down = (self.up, self.down) if self.mid is None else self.matrices(torch.float32)
+        up, down = up.flatten(1), down.flatten(1)
+        if len(down) * (len(up) + down.shape[1]) >= prod(shape):  # multiplying out is less work
+            return super().squared_norm(shape)
+        return self.scale**2 * product_norm(up, down)
+
+    def cut(self, start: int, length: int, total: int) -> LoRA | None:
+        return replace(self, up=self.up.narrow(0, start, length)) if self.up.shape[0] == total else None
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
         up, down = self.matrices(dtype)

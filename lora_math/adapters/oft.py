@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import TILE, Adapter, Parts, RowMap, Rule, as_matrix, register, show, wide
+from .base import KOHYA, TILE, Adapter, Parts, RowMap, Rule, as_matrix, register, show, wide
 
 
 @register
@@ -41,6 +41,7 @@ class OFT(Adapter):
         ".rescale": "rescale",
         **{f".oft_blocks.{i}": f"oft_blocks.{i}" for i in range(4)},
     }
+    spelled = {KOHYA: {role: suffix for suffix, role in suffixes.items()}}
 
     @classmethod
     def parse(cls, parts: Parts, rule: Rule) -> OFT | None:
@@ -52,6 +53,11 @@ class OFT(Adapter):
             if block.ndim != 3 or block.shape[1] != block.shape[2]:
                 raise StrataError(f"its oft_blocks are {show(block.shape)}, expected (blocks)x(size)x(size)")
         return cls(blocks, *rescale_and_limit(parts, rule))
+
+    def written(self) -> tuple[Parts, Rule]:
+        roles = ("oft_blocks",) if len(self.blocks) == 1 else tuple(f"oft_blocks.{i}" for i in range(len(self.blocks)))
+        rescale = {} if self.rescale is None else {"rescale": self.rescale[:, None]}
+        return {**dict(zip(roles, self.blocks, strict=True)), **rescale}, Rule(alpha=self.limit or None)
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         out = sum(block.shape[0] * block.shape[1] for block in self.blocks)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, Rule, register, show, wide
+from .base import PEFT, Adapter, Parts, Rule, register, show, wide
 
 
 @register
@@ -30,6 +30,8 @@ class PeftBOFT(Adapter):
     name = "input BOFT"
     needs_weight = True
     suffixes = {".boft_R": "boft_R", ".boft_R.*": "boft_R", ".boft_s": "boft_s", ".boft_s.*": "boft_s"}
+    together = (("boft_R", "boft_s"),)
+    spelled = {PEFT: {"boft_R": ".boft_R", "boft_s": ".boft_s"}}
 
     @classmethod
     def parse(cls, parts: Parts, rule: Rule) -> PeftBOFT | None:
@@ -39,6 +41,9 @@ class PeftBOFT(Adapter):
         if blocks.ndim != 4 or blocks.shape[2] != blocks.shape[3] or (blocks.shape[0] > 1 and blocks.shape[2] % 2):
             raise StrataError(f"its boft_R is {show(blocks.shape)}, expected (stages)x(blocks)x(size)x(size)")
         return cls(blocks, s.flatten())
+
+    def written(self) -> tuple[Parts, Rule]:
+        return {"boft_R": self.blocks, "boft_s": self.s}, Rule(peft=True)
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         stages, count, size, _ = self.blocks.shape

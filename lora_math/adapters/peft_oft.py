@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, Rule, register, show, wide
+from .base import STYLES, Adapter, Parts, Rule, register, show, wide
 
 NEUMANN_TERMS = 5  # both trainers' default
 
@@ -41,6 +41,7 @@ class PeftOFT(Adapter):
     name = "input OFT"
     needs_weight = True
     suffixes = {".oft_R.weight": "oft_R", ".oft_R.*.weight": "oft_R", ".oft_R.scaled_oft": "scaled_oft"}
+    spelled = {style: {"oft_R": ".oft_R.weight", "scaled_oft": ".oft_R.scaled_oft"} for style in STYLES}
 
     @classmethod
     def parse(cls, parts: Parts, rule: Rule) -> PeftOFT | None:
@@ -51,6 +52,11 @@ class PeftOFT(Adapter):
         if skew.ndim != 2 or _size(skew) * (_size(skew) - 1) // 2 != skew.shape[1]:
             raise StrataError(f"its oft_R is {show(skew.shape)}, expected (blocks)x(size * (size - 1) / 2)")
         return cls(skew, NEUMANN_TERMS if rule.neumann_terms is None else rule.neumann_terms, scaled, not rule.peft)
+
+    def written(self) -> tuple[Parts, Rule]:
+        scaled = {"scaled_oft": torch.tensor(True)} if self.scaled else {}
+        terms = None if self.terms == NEUMANN_TERMS else self.terms
+        return {"oft_R": self.skew, **scaled}, Rule(neumann_terms=terms, peft=not self.weight_side)
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         size, columns = _size(self.skew), prod(shape[1:])

@@ -9,8 +9,9 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..energy import sum_of_squares
 from ..errors import StrataError
-from .base import Adapter, Parts, RowMap, Rule, as_matrix, register, show
+from .base import KOHYA, Adapter, Parts, RowMap, Rule, as_matrix, register, show
 
 _ROLES = ("bias_indices", "bias_values", "bias_size")
 
@@ -29,6 +30,8 @@ class Sparse(Adapter):
 
     name = "sparse"
     suffixes = {f".{role}": role for role in _ROLES}
+    together = (_ROLES,)
+    spelled = {KOHYA: {role: f".{role}" for role in _ROLES}}
 
     @classmethod
     def parse(cls, parts: Parts, rule: Rule) -> Sparse | None:
@@ -38,6 +41,12 @@ class Sparse(Adapter):
         if indices.shape != (2, values.numel()) or size.numel() != 2 or indices.is_floating_point():
             raise StrataError(f"its sparse residue has {values.numel()} values at {show(indices.shape)} places")
         return cls(indices, values.flatten(), tuple(_unsigned(size).flatten().tolist()))
+
+    def written(self) -> tuple[Parts, Rule]:
+        return dict(zip(_ROLES, (self.indices, self.values, torch.tensor(self.size)), strict=True)), Rule()
+
+    def squared_norm(self, shape: tuple[int, ...]) -> float:
+        return sum_of_squares(self.values)
 
     @property
     def matrix_shape(self) -> tuple[int, int]:

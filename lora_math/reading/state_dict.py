@@ -187,24 +187,9 @@ def _keys(keys: Mapping[str, str], before: set[str], after: Parts) -> tuple[str,
     return tuple(keys[role] for role in keys if role in before and role not in after)
 
 
-_PAIRS = (
-    ("lora_up", "lora_down"),
-    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
-    ("lokr_w1_a", "lokr_w1_b"),
-    ("lokr_w2_a", "lokr_w2_b"),
-    ("glora_a1", "glora_a2", "glora_b1", "glora_b2"),
-    ("bias_indices", "bias_values", "bias_size"),
-    ("boft_R", "boft_s"),
-    ("on_input", "ia3_weight"),
-)
-
-
 def _unused_reason(keys: Mapping[str, str], used: bool) -> str:
-    for roles in _PAIRS:
-        here = [role for role in roles if role in keys]
-        if here and len(here) < len(roles):
-            return f"{' and '.join(here)} without {' and '.join(role for role in roles if role not in keys)}"
-    for side, other in (("lokr_w1", "lokr_w2"), ("lokr_w2", "lokr_w1")):
-        if any(role.startswith(side) for role in keys) and not any(role.startswith(other) for role in keys):
-            return f"{side} without {other}"
+    for kind in WEIGHT_ADAPTERS:
+        lacking = kind.lacks(keys)
+        if lacking is not None:
+            return lacking
     return "belongs to nothing else that this module has" if used else "belongs to nothing in this file"

@@ -15,8 +15,6 @@ import folder_paths
 from torch import Tensor
 
 from ...lora_math import family
-from ...lora_math.adapters.rows import rows_of
-from ...lora_math.energy import squared_norm
 from ...lora_math.errors import StrataError
 from ...lora_math.reading import files, state_dict
 from ...lora_math.reading.xlabs import convert
@@ -55,8 +53,8 @@ class Lora:
         """
         key = (id(entry), part)
         if key not in self._energies:
-            adapter = entry.adapter if part is None else rows_of(entry.adapter, *part)
-            found = None if adapter is None else squared_norm(adapter, shape)
+            adapter = entry.adapter if part is None else entry.adapter.cut(*part)
+            found = None if adapter is None else adapter.squared_norm(shape)
             self._energies[key] = found if found is not None and math.isfinite(found) else None
         return self._energies[key]
 

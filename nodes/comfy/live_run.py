@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
@@ -319,7 +319,7 @@ def _dtype(patcher) -> torch.dtype:
     return patcher.model.get_dtype_inference()
 
 
-# What an adapter has read off a weight (DoRA's norms): reading it again at every run would make a moved slider slow.
+# What adapters have ``observed`` of a weight (DoRA's norms): reading it again at every run would make a moved slider slow.
 _read: WeakKeyDictionary[Adapter, tuple] = WeakKeyDictionary()
 
 
@@ -328,8 +328,8 @@ def _prepared(term: LiveTerm, adapter: Adapter, earlier, patcher, key: str, grou
     seen = (patcher.patches_uuid, key, *((ref(t.adapter), t.coefficient, t.part) for t in earlier))
     known = _read.get(term.adapter)
     if known is not None and known[0] == seen:
-        return replace(adapter, c=known[1].to(device)).prepared(torch.empty(0, device="meta"), groups)
+        return adapter.prepared_with(known[1].to(device), groups)
     weight = stack.weight_before(term, earlier, current(patcher, key, device))
     ready = adapter.prepared(weight, groups)
-    _read[term.adapter] = (seen, ready.c.cpu())
+    _read[term.adapter] = (seen, ready.observed.cpu())
     return ready

@@ -15,7 +15,6 @@ import torch
 
 from ...lora_math import family, names, spellings
 from ...lora_math.adapters import Adapter
-from ...lora_math.adapters.rows import rows_of
 from .internals import find
 from .magnitudes import Magnitude, is_quantized, magnitudes
 
@@ -54,7 +53,7 @@ class Target:
 
     def of(self, adapter: Adapter) -> Adapter | None:
         """What of ``adapter`` belongs here; None where it cannot be taken apart."""
-        return adapter if self.part is None else rows_of(adapter, *self.part)
+        return adapter if self.part is None else adapter.cut(*self.part)
 
 
 @dataclass(frozen=True, eq=False)

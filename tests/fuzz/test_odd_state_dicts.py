@@ -12,7 +12,6 @@ from laws import little_memory
 
 from strata.lora_math import family
 from strata.lora_math.adapters import Adapter, from_record
-from strata.lora_math.energy import squared_norm
 from strata.lora_math.errors import StrataError
 from strata.lora_math.extremes import largest
 from strata.lora_math.fuse import apply_all_
@@ -68,7 +67,7 @@ def _change(adapter: Adapter, shape, dtype) -> None:
     changed = apply_all_(weight.clone(), [(0.5, adapter)], torch.float32)
     assert changed.shape == (adapter.shape_after or shape)
     assert changed.dtype == dtype
-    energy = squared_norm(adapter, shape)
+    energy = adapter.squared_norm(shape)
     assert energy is None or not energy < 0
     tensors = []
     adapter.map_tensors(lambda tensor: tensors.append(tensor) or tensor)
@@ -139,7 +138,7 @@ def test_the_norm_of_what_claims_to_be_larger_than_any_memory_is_computed_from_w
     with little_memory(1 << 26):
         for tensors, norm in ((sparse, 25.0), (loha, 4.0 * (1 << 28))):
             (entry,) = state_dict.parse({f"x.{part}": tensor for part, tensor in tensors.items()}).entries
-            assert squared_norm(entry.adapter, entry.adapter.matrix_shape) == pytest.approx(norm)
+            assert entry.adapter.squared_norm(entry.adapter.matrix_shape) == pytest.approx(norm)
 
 
 @pytest.mark.parametrize("alpha", [float("nan"), float("inf"), 1e30])

@@ -26,7 +26,7 @@ from strata.lora_math.adapters import (
     from_record,
 )
 from strata.lora_math.adapters.base import TILE
-from strata.lora_math.energy import CHUNK, squared_norm
+from strata.lora_math.energy import CHUNK
 from strata.lora_math.low_rank import LowRank
 from strata.lora_math.reading import state_dict
 
@@ -398,7 +398,7 @@ class TestEnergy:
     @every_shape
     def test_it_is_the_norm_of_the_dense_change(self, kind, layer):
         adapter = build(kind, layer)
-        found = squared_norm(adapter, SHAPES[layer])
+        found = adapter.squared_norm(SHAPES[layer])
         if adapter.needs_weight and not isinstance(adapter, DoRA):
             assert found is None
         else:
@@ -413,7 +413,7 @@ class TestEnergy:
         generator, columns = torch.Generator().manual_seed(rank), 2 * CHUNK // rank + 70 if long else 300
         up, down = torch.randn(200, rank, generator=generator), torch.randn(rank, columns, generator=generator)
         exact = sum(float((up.double() @ part).square().sum()) for part in down.double().split(4096, 1)) * 0.25
-        assert squared_norm(LoRA(up, down, None, 0.5), (200, columns)) == pytest.approx(exact, rel=1e-5)
+        assert LoRA(up, down, None, 0.5).squared_norm((200, columns)) == pytest.approx(exact, rel=1e-5)
 
 
 @pytest.mark.parametrize("length", [4610, 6144, 13001])
@@ -424,7 +424,7 @@ def test_energy_of_long_factors_counts_every_column_once(length):
     down *= torch.linspace(0, 2, length)
     for adapter, shape in ((LoRA(up, down), (300, length)), (LoRA(down.T, up.T), (length, 300))):
         exact = float(adapter.delta(torch.zeros(shape, dtype=torch.float64), 1.0, torch.float64).square().sum())
-        assert squared_norm(adapter, shape) == pytest.approx(exact, rel=1e-5)
+        assert adapter.squared_norm(shape) == pytest.approx(exact, rel=1e-5)
 
 
 @every_adapter

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from strata.lora_math.adapters import from_record
-from strata.lora_math.adapters.rows import rows_of
 from strata.lora_math.reading import state_dict
 
 SIZES, INPUTS = (24, 8, 8), 16
@@ -39,7 +38,7 @@ def test_parts_make_the_whole(kind):
     whole = adapter.delta(weight, 0.7)
     start = 0
     for size in SIZES:
-        part = rows_of(adapter, start, size, TOTAL)
+        part = adapter.cut(start, size, TOTAL)
         rows = weight[start : start + size]
         assert part.mismatch((size, INPUTS)) is None
         assert part.mismatch((size + 1, INPUTS)) is not None
@@ -58,9 +57,9 @@ def test_parts_make_the_whole(kind):
 def test_what_needs_the_whole_weight_is_not_cut():
     on_inputs = adapter_of({**FILES["LoRA"], "dora_scale": (1, INPUTS)})
     rotation = adapter_of({"oft_blocks": (4, TOTAL // 4, TOTAL // 4)})
-    assert rows_of(on_inputs, 0, 8, TOTAL) is None
-    assert rows_of(rotation, 0, 8, TOTAL) is None
+    assert on_inputs.cut(0, 8, TOTAL) is None
+    assert rotation.cut(0, 8, TOTAL) is None
 
 
 def test_a_change_of_another_height_is_not_cut():
-    assert rows_of(adapter_of(FILES["LoRA"]), 0, 8, TOTAL + 8) is None
+    assert adapter_of(FILES["LoRA"]).cut(0, 8, TOTAL + 8) is None
