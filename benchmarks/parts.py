@@ -29,6 +29,7 @@ from strata.nodes.comfy.library import CACHE
 from strata.nodes.comfy.live import LiveLora, attach
 from strata.nodes.fitting.fit import match
 from strata.nodes.loader import StrataLoraLoader
+from strata.nodes.lora_stack import StrataLoraStack
 
 from . import models
 from .machine import Times, alternate, now, peak_memory, ratio
@@ -71,6 +72,36 @@ def loaders(quick: bool) -> str:
         rows,
         "Cold reads and understands the files, and Strata looks at every number in them for NaN and infinity; warm is a moved slider.",
         "Nothing is loaded or patched yet. FLUX has 1 double and 2 single blocks here, so fewer names than the whole.",
+    )
+
+
+def stack(quick: bool) -> str:
+    """Many LoRAs in one node."""
+    rows = []
+    for name, count in (("SD1.5", 10),) if quick else (("SD1.5", 10), ("SDXL", 10), ("SDXL", 50)):
+        model = models.build(name, torch.float16)
+        with tempfile.TemporaryDirectory() as folder:
+            files = _files(Path(folder), models.lora(model, 16 if count < 50 else 1), count)
+            kept = [nodes.LoraLoader() for _ in files]
+            text = "\n".join(f"<lora:{file}:0.8:0>" for file in files)
+            _chain(model, files, False)  # reads the files
+            found = alternate(
+                2 if quick else 5,
+                core=partial(_core_chain, model, files, kept),
+                new_loaders=partial(_core_chain, model, files, None),
+                chain=partial(_chain, model, files, False),
+                stack=partial(StrataLoraStack.execute, text, model=model),
+            )
+            ours = found.pop("stack")
+            others = [f"{seconds(times.median)}, {ratio(times, ours)}" for times in found.values()]
+            rows.append((name, count, *others, seconds(ours.median)))
+            CACHE.clear()
+    return table(
+        "Many LoRAs in one node: a moved slider",
+        ("model", "LoRAs", "ComfyUI's loaders", "a new loader for each row", "chained Strata loaders", "LoRA Stack"),
+        rows,
+        "Behind each time: how many times that of LoRA Stack it is. A new LoraLoader for each row at every run, which reads its file anew,",
+        "is how rgthree's Power Lora Loader applies its rows. The LoRAs are of rank 16, of the fifty rank 1.",
     )
 
 
@@ -429,6 +460,7 @@ def memory(quick: bool) -> str:
 
 PARTS = {
     "nodes": loaders,
+    "stack": stack,
     "understanding": understanding,
     "analysis": analysis,
     "applying": applying,

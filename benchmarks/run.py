@@ -22,7 +22,7 @@ def main() -> int:
         "--only",
         metavar="PART",
         nargs="*",
-        help="some parts only: nodes, understanding, analysis, applying, sampling, schedule, memory; "
+        help="some parts only: nodes, stack, understanding, analysis, applying, sampling, schedule, memory; "
         "or cycles, which is no part of the rest",
     )
     parser.add_argument(

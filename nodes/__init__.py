@@ -6,6 +6,7 @@ from . import routes
 from .block_weights import StrataLoraBlockWeights
 from .comfy.web_server import web_server
 from .loader import StrataLoraLoader
+from .lora_stack import StrataLoraStack
 from .prompt import StrataLoraFromPrompt
 
 
@@ -16,7 +17,7 @@ class StrataExtension(ComfyExtension):
             routes.register(server)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [StrataLoraLoader, StrataLoraBlockWeights, StrataLoraFromPrompt]
+        return [StrataLoraLoader, StrataLoraStack, StrataLoraBlockWeights, StrataLoraFromPrompt]
 
 
 async def comfy_entrypoint() -> StrataExtension:

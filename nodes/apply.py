@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..lora_math.blocks import ResolvedWeights
@@ -34,46 +34,81 @@ class Applied:
     verdict: str
     warned: bool
     trigger_words: str = ""
+    parts: tuple[Applied, ...] = ()  # of a stack: its LoRAs one by one, without their models
+    used: bool = True  # False where on_problem is "warn" and the LoRA was left out
 
     def ui(self) -> dict[str, list]:
         """What the browser is told beside the outputs."""
         return {"strata_verdict": [self.verdict], "strata_report": [self.report], "strata_warned": [self.warned]}
 
 
+class Changing:
+    """A MODEL or CLIP that is cloned before its first change and never again: many LoRAs are one clone and one round of patching.
+    ``given`` may be None."""
+
+    def __init__(self, given):
+        self.given = self._value = given
+        self._patches: list[patch.Changes] = []
+
+    def clone(self):
+        """The clone to change."""
+        if self._value is self.given:
+            self._value = self.given.clone()
+        return self._value
+
+    def patch(self, changes: Mapping, file: str, identity: str) -> None:
+        self._patches.append(patch.Changes(changes, file, identity))
+
+    def finish(self):
+        """What was given with all its changes, or the same object where there are none."""
+        if self._patches:
+            patch.add_all(self.clone(), self._patches)
+            self._patches = []
+        return self._value
+
+
 def apply_stack(
     model, clip, entries: Sequence[StackEntry], on_problem: OnProblem, apply: Apply = "patch", node: str | None = None
 ) -> Applied:
-    """Every LoRA of a stack in order. Raises StrataError as ``apply_named`` does.
+    """Every LoRA of a stack in order, on one clone of each. Raises StrataError when a file or its fit is bad and ``on_problem`` is
+    "error"; with "warn" the report says what is wrong and nothing of that LoRA is patched.
 
     node: the id of the node that does it, which live LoRAs have something to say on while the model samples.
     """
-    results = []
-    for entry in entries:
-        applied = apply_named(model, clip, entry, on_problem, apply, node)
-        model, clip = applied.model, applied.clip
-        results.append(applied)
+    models, clips = Changing(model), Changing(clip)
+    results = [_apply_named(models, clips, entry, on_problem, apply, node) for entry in entries]
+    model, clip = models.finish(), clips.finish()
     if not results:
         return Applied(model, clip, "No LoRA: nothing changed", "No LoRA: nothing changed", False)
     words = dict.fromkeys(word for applied in results for word in applied.trigger_words.split(", ") if word)
     warned = [applied for applied in results if applied.warned]
     verdict = (warned or results)[0].verdict if len(results) == 1 or warned else f"{len(results)} LoRAs applied"
-    return Applied(model, clip, "\n\n".join(a.report for a in results), verdict, bool(warned), ", ".join(words))
+    told = "\n\n".join(a.report for a in results)
+    return Applied(model, clip, told, verdict, bool(warned), ", ".join(words), tuple(results))
 
 
-def apply_named(
-    model, clip, entry: StackEntry, on_problem: OnProblem, apply: Apply = "patch", node: str | None = None
+def _apply_named(
+    models: Changing, clips: Changing, entry: StackEntry, on_problem: OnProblem, apply: Apply, node: str | None
 ) -> Applied:
-    """One LoRA by its name. Raises StrataError when the file or its fit is bad and ``on_problem`` is "error"; with "warn" the report
-    says what is wrong and nothing is patched."""
+    """One LoRA by its name; with "warn" a file that cannot be used is said and left out."""
     name, strength_model, strength_clip = entry
     try:
         lora = CACHE.get(name)
     except StrataError as problem:
         if on_problem == "error":
             raise
-        return Applied(model, clip, str(problem), str(problem), True)
-    return apply_lora(
-        model, clip, lora, strength_model, strength_clip, on_problem, entry.block_weights, apply, entry.keyframes, node
+        return Applied(None, None, str(problem), str(problem), True, used=False)
+    return _apply_lora(
+        models,
+        clips,
+        lora,
+        strength_model,
+        strength_clip,
+        on_problem,
+        entry.block_weights,
+        apply,
+        entry.keyframes,
+        node,
     )
 
 
@@ -93,9 +128,29 @@ def apply_lora(
 
     keyframes: a HookKeyframeGroup, the model's strength over time; what it can change is live whatever ``apply`` says.
     """
+    models, clips = Changing(model), Changing(clip)
+    applied = _apply_lora(
+        models, clips, lora, strength_model, strength_clip, on_problem, block_weights, apply, keyframes, node
+    )
+    return replace(applied, model=models.finish(), clip=clips.finish())
+
+
+def _apply_lora(
+    models: Changing,
+    clips: Changing,
+    lora: Lora,
+    strength_model: float,
+    strength_clip: float,
+    on_problem: OnProblem,
+    block_weights: BlockSpec | None,
+    apply: Apply,
+    keyframes,
+    node: str | None,
+) -> Applied:
     for name, strength in (("strength_model", strength_model), ("strength_clip", strength_clip)):
         if not math.isfinite(strength):
             raise StrataError(f"{name} is {strength}: it must be a number.")
+    model, clip = models.given, clips.given
     targets = (None if model is None else model_targets(model), None if clip is None else clip_targets(clip))
     blocks = None
     if block_weights is not None:
@@ -108,7 +163,7 @@ def apply_lora(
     clip_side = _side(lora, targets[1], strength_clip, blocks)
     sides = (model_side, clip_side)
     if strength_model == 0 and strength_clip == 0:
-        return _applied(model, clip, lora, sides, [], False)
+        return _applied(lora, sides, [], False)
     found = report.problems(lora, *sides)
     if found and on_problem == "error":
         raise StrataError("\n".join(found))
@@ -116,54 +171,50 @@ def apply_lora(
     notes = []
     if usable:
         if apply == "live" or keyframes is not None:
-            model, notes = _live(model, lora, model_side, keyframes, node)
+            notes = _live(models, lora, model_side, keyframes, node)
         else:
             changes = _changes(lora, model_side)
-            model = _patched(model, lora, model_side, changes)
+            _patched(models, lora, model_side, changes)
             notes = report.rounded_lines(changes, model_side.targets)
-        clip = _patched(clip, lora, clip_side, _changes(lora, clip_side))
-    return _applied(model, clip, lora, sides, found, usable, notes)
+        _patched(clips, lora, clip_side, _changes(lora, clip_side))
+    return _applied(lora, sides, found, usable, notes)
 
 
-def _applied(
-    model, clip, lora: Lora, sides: tuple[Side, Side], found: list[str], used: bool, notes: Sequence[str] = ()
-) -> Applied:
+def _applied(lora: Lora, sides: tuple[Side, Side], found: list[str], used: bool, notes: Sequence[str] = ()) -> Applied:
     text = "\n".join([report.text(lora, *sides, found, used), *notes])
     verdict, words = report.verdict(lora, *sides, found, used), ", ".join(trigger_words(lora.path, lora.metadata))
-    return Applied(model, clip, text, verdict, bool(found), words)
+    return Applied(None, None, text, verdict, bool(found), words, used=used or not found)
 
 
 def _side(lora: Lora, targets: Targets | None, strength: float, blocks: ResolvedWeights | None) -> Side:
     return NOTHING if targets is None else Side(fit(lora, targets), targets, strength, blocks)
 
 
-def _patched(target, lora: Lora, side: Side, changes: Mapping):
-    """A clone of a MODEL or CLIP with the LoRA's patches, or the same object when there is nothing to patch."""
-    if target is None or not changes:
-        return target
-    clone = target.clone()
-    patch.add(clone, changes, lora.name, _identity(lora, side))
+def _patched(target: Changing, lora: Lora, side: Side, changes: Mapping) -> None:
+    """The LoRA as patches of a MODEL or CLIP; nothing where there is nothing to patch."""
+    if target.given is None or not changes:
+        return
+    target.patch(changes, lora.name, _identity(lora, side))
     if lora.metadata:
-        patch.attach_metadata(clone, lora.metadata)
-    return clone
+        patch.attach_metadata(target.clone(), lora.metadata)
 
 
-def _live(model, lora: Lora, side: Side, keyframes, node: str | None):
-    """(a clone of a MODEL with the LoRA beside its layers, lines for the report). What cannot be live is patched."""
+def _live(target: Changing, lora: Lora, side: Side, keyframes, node: str | None) -> list[str]:
+    """The LoRA beside the layers of a MODEL; lines for the report. What cannot be live is patched."""
     changes = _changes(lora, side)
-    if model is None or not changes:
-        return model, []
-    if live.is_compiled(model):
+    if target.given is None or not changes:
+        return []
+    if live.is_compiled(target.given):
         if keyframes is not None:
             raise StrataError(f"{live.COMPILED} Disconnect the keyframes or remove torch.compile.")
-        return _patched(model, lora, side, changes), [f"Patched, not live. {live.COMPILED}"]
-    ours, rest, reasons = split(model, changes)
-    clone = model.clone()
+        _patched(target, lora, side, changes)
+        return [f"Patched, not live. {live.COMPILED}"]
+    ours, rest, reasons = split(target.given, changes)
     if ours:
-        live.attach(clone, live.LiveLora(ours, _identity(lora, side), keyframes, lora.name, node))
+        live.attach(target.clone(), live.LiveLora(ours, _identity(lora, side), keyframes, lora.name, node))
     if rest:
-        patch.add(clone, rest, lora.name, f"{_identity(lora, side)}|rest")
-    return clone, report.live_lines(len(ours), reasons, keyframes is not None)
+        target.patch(rest, lora.name, f"{_identity(lora, side)}|rest")
+    return report.live_lines(len(ours), reasons, keyframes is not None)
 
 
 def _changes(lora: Lora, side: Side) -> dict:

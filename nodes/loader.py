@@ -22,6 +22,18 @@ def strength_input(name: str, tooltip: str) -> io.Float.Input:
     )
 
 
+def apply_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "apply",
+        options=["patch", "live"],
+        default="patch",
+        optional=True,  # prompts written by hand need not name it
+        tooltip="patch: adds the LoRA to the model's weights, once for each change of a strength. live: leaves the weights "
+        "alone and runs the LoRA beside them, a little slower per step: moving strength_model then costs nothing, and 16 "
+        "and 8 bit models keep all of the LoRA's precision. To merge or save the model choose patch.",
+    )
+
+
 def on_problem_input() -> io.Combo.Input:
     return io.Combo.Input(
         "on_problem",
@@ -63,15 +75,7 @@ class StrataLoraLoader(io.ComfyNode):
                     "strength_clip",
                     "How strongly the text encoders change. Has no effect for LoRAs that were trained without them.",
                 ),
-                io.Combo.Input(
-                    "apply",
-                    options=["patch", "live"],
-                    default="patch",
-                    optional=True,  # prompts written by hand need not name it
-                    tooltip="patch: adds the LoRA to the model's weights, once for each change of a strength. live: leaves the weights "
-                    "alone and runs the LoRA beside them, a little slower per step: moving strength_model then costs nothing, and 16 "
-                    "and 8 bit models keep all of the LoRA's precision. To merge or save the model choose patch.",
-                ),
+                apply_input(),
                 on_problem_input(),
                 BlockWeightsType.Input(
                     "block_weights",

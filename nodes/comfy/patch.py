@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from functools import reduce
+from typing import NamedTuple
 
 import comfy.model_management
 import torch
@@ -76,31 +77,51 @@ class StrataPatch(WeightAdapterBase):
         return changed
 
 
-def add(model, changes: Mapping[Key, Iterable[Term]], file: str = "a LoRA", identity: str | None = None) -> None:
-    """Patches a cloned MODEL or CLIP. What this pack has patched a weight with before becomes one patch with what is new.
+class Changes(NamedTuple):
+    """One LoRA's. changes: patch key -> its terms in order; a coefficient of 0 is none. file: whose they are, for messages.
+    identity: the same for the same file and settings; None counts as something never seen before."""
 
-    changes: patch key -> its terms in order; a coefficient of 0 is none. file: whose they are, for messages.
-    identity: the same for the same file and settings. The same LoRA on the same model is then the same patched model, and ComfyUI has
-    nothing to patch anew; None counts as something never seen before.
+    changes: Mapping[Key, Iterable[Term]]
+    file: str = "a LoRA"
+    identity: str | None = None
+
+
+def add(model, changes: Mapping[Key, Iterable[Term]], file: str = "a LoRA", identity: str | None = None) -> None:
+    """Patches a cloned MODEL or CLIP with one LoRA, as ``add_all`` does."""
+    add_all(model, [Changes(changes, file, identity)])
+
+
+def add_all(model, loras: Iterable[Changes]) -> None:
+    """Patches a cloned MODEL or CLIP with LoRAs in order. All that this pack patches a weight with is one patch.
+
+    The same LoRAs on the same model are then the same patched model, and ComfyUI has nothing to patch anew.
     """
     patcher = getattr(model, "patcher", model)
-    patches = {}
-    for key, terms in changes.items():
-        records = _records(terms, file)
-        if records:
-            name, offset, function = taken_apart(key)
-            records = _taken(patcher.patches.get(name, ()), offset, function) + records
-            patches[key] = StrataPatch((), (function is not None, records))
-    if not patches:
+    records: dict[Key, list] = {}
+    identities = []
+    for changes, file, identity in loras:
+        count = 0
+        for key, terms in changes.items():
+            found = _records(terms, file)
+            if found:
+                records.setdefault(key, []).extend(found)
+                count += 1
+        identities += [identity] if count else []
+    if not records:
         return
+    patches = {}
+    for key, new in records.items():
+        name, offset, function = taken_apart(key)
+        before = _taken(patcher.patches.get(name, ()), offset, function)
+        patches[key] = StrataPatch((), (function is not None, (*before, *new)))
     before = patcher.patches_uuid
     _clean_up_after(patcher)
     if type(patcher).add_patches is not ModelPatcher.add_patches:
         model.add_patches(patches)
     else:
         _add_patches(patcher, patches)
-    if identity is not None:
-        patcher.patches_uuid = uuid.uuid5(before, identity)
+    if None not in identities:
+        patcher.patches_uuid = reduce(uuid.uuid5, identities, before)
 
 
 def _add_patches(patcher: ModelPatcher, patches: Mapping[Key, StrataPatch]) -> None:

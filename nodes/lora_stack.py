@@ -1,0 +1,230 @@
+"""Many LoRAs in one node, stated as text: one line for each."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from comfy_api.latest import io
+
+from ..lora_math.errors import StrataError
+from ..lora_math.rows_text import Acting, acting, is_in_folder, picked, problems, read_rows
+from ..lora_math.tags import LoraTag, format_tag
+from .apply import Applied, apply_stack
+from .comfy.library import file_key, lora_names, path_of, resolve
+from .fitting.block_spec import BlockSpec
+from .loader import LoraStackType, apply_input, on_problem_input
+from .stack import StackEntry, read_stack
+
+EXAMPLE = "<lora:style:0.8>\n<lora:detail:0.5:0.3>\noff <lora:other:1> // a note"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a stack's text comes to: the LoRAs in order, and lines for the report about what the seed picked."""
+
+    tags: tuple[LoraTag, ...]
+    notes: tuple[str, ...]
+
+
+def choose(text: str, seed: int) -> Chosen:
+    """The LoRAs that are on, with the seed's picks. Raises StrataError for a folder without files."""
+    tags, notes = [], []
+    repeats: Counter[str] = Counter()
+    for step in acting(read_rows(text)):
+        what = "\n".join(map(format_tag, step.tags))
+        repeats[what] += 1
+        tag, note = _pick(step, seed, repeats[what], what)
+        tags.append(tag)
+        notes += note
+    return Chosen(tuple(tags), tuple(notes))
+
+
+def _pick(step: Acting, seed: int, repeat: int, what: str) -> tuple[LoraTag, list[str]]:
+    at = picked(seed, what, repeat, len(step.tags)) if len(step.tags) > 1 else 0
+    tag, where, among = step.tags[at], "", len(step.tags)
+    if step.from_folder[at]:
+        names = sorted(name for name in lora_names() if is_in_folder(name, tag.name))
+        if not names:
+            raise StrataError(
+                f"{format_tag(tag)} picks from the folder '{tag.name.rstrip('*')}', which has no LoRA files. "
+                "Press R to refresh, or choose another folder."
+            )
+        where, among = f" in {tag.name}", len(names)
+        tag = replace(tag, name=names[picked(seed, what, repeat, len(names))])
+    elif len(step.tags) == 1:
+        return tag, []
+    return tag, [f"Picked by seed {seed}: {tag.name}, of {among}{where}"]
+
+
+def used_text(entries: Sequence[StackEntry]) -> str:
+    """``<lora:...>`` tags of a stack, as programs read them that look for LoRAs in a picture: file names alone, but for two of one name."""
+    stems = [_stem(entry[0]) for entry in entries]
+    bare = [stem.rsplit("/", 1)[-1] for stem in stems]
+    files: dict[str, set[str]] = {}
+    for name, stem in zip(bare, stems, strict=True):
+        files.setdefault(name, set()).add(stem)
+    tags = []
+    for entry, stem, name in zip(entries, stems, bare, strict=True):
+        blocks = None if entry.block_weights is None else entry.block_weights.text
+        tags.append(format_tag(LoraTag(name if len(files[name]) == 1 else stem, entry[1], entry[2], blocks)))
+    return " ".join(tags)
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name.replace("\\", "/"))[0]
+
+
+def _text(rows) -> str:
+    if rows is None:
+        return ""
+    if not isinstance(rows, str):
+        raise StrataError(f"The rows input takes text, one <lora:name:strength> a line, not a {type(rows).__name__}.")
+    return rows
+
+
+class StrataLoraStack(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StrataLoraStack",
+            display_name="LoRA Stack (Strata)",
+            category="loaders/strata",
+            description="Applies many LoRAs, each with its own switch and strengths, and says what each did.",
+            search_aliases=[
+                "power lora loader",
+                "lora stacker",
+                "multiple loras",
+                "lora list",
+                "load lora",
+                "random lora",
+                "<lora:",
+            ],
+            inputs=[
+                io.Model.Input("model", optional=True, tooltip="The diffusion model that the LoRAs change."),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoders that the LoRAs change."),
+                io.String.Input(
+                    "rows",
+                    default="",
+                    multiline=True,
+                    placeholder=EXAMPLE,
+                    tooltip="A line for each LoRA: <lora:name:strength>, <lora:name:model:clip>, lbw= for block weights. Before it: off, "
+                    "lock, or pick for one file of <lora:folder/*>. Behind it: // and a note. # begins a group. A prompt with "
+                    "tags can be pasted.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    optional=True,
+                    tooltip="Decides what the rows that say 'pick' use. Without such rows it has no effect.",
+                ),
+                apply_input(),
+                on_problem_input(),
+                LoraStackType.Input(
+                    "lora_stack",
+                    optional=True,
+                    tooltip="More LoRAs, from a stack node of any pack. They are applied before these rows.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("MODEL", tooltip="The diffusion model with the LoRAs."),
+                io.Clip.Output("CLIP", tooltip="The text encoders with the LoRAs."),
+                LoraStackType.Output(
+                    "LORA_STACK", tooltip="The incoming stack with these LoRAs behind it, for other nodes."
+                ),
+                io.String.Output(
+                    "trigger_words", tooltip="Words that the LoRAs were trained on, for the prompt; empty when unknown."
+                ),
+                io.String.Output("report", tooltip="What was applied, what was left over, and why."),
+                io.String.Output(
+                    "loras_text",
+                    tooltip="<lora:...> tags of what was used, for a picture's metadata or another program.",
+                ),
+            ],
+            has_intermediate_output=True,  # a page that was loaded anew hears of the last run again
+        )
+
+    @classmethod
+    def validate_inputs(cls, rows: str | None = None, seed: int = 0, on_problem: str | None = "error") -> bool | str:
+        """A file that is missing is said before anything runs."""
+        if not isinstance(rows, str) or on_problem == "warn":
+            return True
+        try:
+            names = lora_names()
+            for tag in choose(rows, seed if isinstance(seed, int) else 0).tags:
+                resolve(tag.name, names)
+        except StrataError as problem:
+            return str(problem)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, rows: str | None = None, seed: int = 0, **_) -> str:
+        """Changes when a file is replaced on disk, when a folder's pick is another one, or when a preset that is named is."""
+        try:
+            tags = choose(rows or "", seed or 0).tags
+            return repr([(file_key(path_of(tag.name)), _canonical(tag)) for tag in tags])
+        except StrataError:
+            return ""  # the node itself says what is wrong
+
+    @classmethod
+    def execute(
+        cls,
+        rows: str | None = "",
+        seed: int | None = 0,
+        model=None,
+        clip=None,
+        apply: str = "patch",
+        on_problem: str = "error",
+        lora_stack=None,
+    ) -> io.NodeOutput:
+        text = _text(rows)
+        wrong = [f"Line {number} of the rows is not understood: {why}" for number, why in problems(read_rows(text))]
+        if wrong and on_problem == "error":
+            raise StrataError("\n".join(wrong))
+        chosen = choose(text, seed or 0)
+        before = read_stack(lora_stack)
+        own = [_entry(tag) for tag in chosen.tags]
+        stack = [*before, *own]
+        applied = apply_stack(model, clip, stack if (model, clip) != (None, None) else [], on_problem, apply)
+        used = (
+            [entry for entry, part in zip(stack, applied.parts, strict=True) if part.used] if applied.parts else stack
+        )
+        told = _told(applied, [*wrong, *chosen.notes], stack, (model, clip) == (None, None))
+        ui = {**told.ui(), "strata_rows": _by_name(applied, stack), "strata_used": [used_text(used)]}
+        return io.NodeOutput(told.model, told.clip, stack, told.trigger_words, told.report, used_text(used), ui=ui)
+
+
+def _entry(tag: LoraTag) -> StackEntry:
+    blocks = None if tag.block_weights is None else BlockSpec(tag.block_weights)
+    return StackEntry(tag.name, tag.strength_model, tag.strength_clip, blocks)
+
+
+def _canonical(tag: LoraTag) -> str:
+    return "" if tag.block_weights is None else BlockSpec(tag.block_weights).canonical()
+
+
+def _told(applied: Applied, notes: Sequence[str], stack: Sequence[StackEntry], unconnected: bool) -> Applied:
+    """With what the rows themselves have to say in front of the report."""
+    verdict, report = applied.verdict, applied.report
+    if unconnected and stack:
+        verdict = report = f"{len(stack)} LoRAs handed on as LORA_STACK; no MODEL or CLIP is connected"
+    wrong = [note for note in notes if note.startswith("Line ")]
+    return replace(
+        applied,
+        verdict=wrong[0] if wrong else verdict,
+        report="\n".join([*notes, report]),
+        warned=applied.warned or bool(wrong),
+    )
+
+
+def _by_name(applied: Applied, stack: Sequence[StackEntry]) -> list[dict]:
+    """What each LoRA came to, for its row in the browser."""
+    return [
+        {"name": entry[0], "verdict": part.verdict, "warned": part.warned}
+        for entry, part in zip(stack, applied.parts, strict=False)
+    ]
