@@ -156,7 +156,7 @@ def _apply_lora(
     if block_weights is not None:
         for target, side in zip((model, clip), targets, strict=True):
             if side is not None:
-                side.measure(getattr(target, "patcher", target))
+                side.measure(target)
         layout = layout_for(*targets)
         blocks = resolved(block_weights, layout)
     model_side = _side(lora, targets[0], strength_model, blocks)

@@ -19,7 +19,7 @@ from ...lora_math.errors import StrataError
 from ...lora_math.reading import files, state_dict
 from ...lora_math.reading.xlabs import convert
 from ...lora_math.wording import some
-from .internals import find
+from .internals import find, need
 
 CACHE_BYTES = 2 << 30
 MAX_CONFIG = 1 << 20
@@ -110,8 +110,9 @@ def path_of(name: str) -> str:
 
 def place_in_folders(path: str) -> tuple[int, str] | None:
     """(index of the ``loras`` folder, path in it with slashes) of the real file; None for a link that leads out of all of them."""
+    is_within_directory = need("folder_paths", "is_within_directory", "What the desk shows of a file")
     for at, folder in enumerate(folder_paths.get_folder_paths("loras")):
-        if folder_paths.is_within_directory(folder, path):
+        if is_within_directory(folder, path):
             return at, os.path.relpath(path, folder).replace(os.sep, "/")
     return None
 

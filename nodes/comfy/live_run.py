@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
-import comfy.model_management
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from ...lora_math.errors import StrataError
 from ...lora_math.fuse import Term
 from ...lora_math.stack import Gains, LiveTerm, Step
 from ...lora_math.wording import some
+from .internals import need
 from .live_layers import current, describe, layers_of
 from .live_reads import Handed, unwatch, watch
 from .notices import tell
@@ -65,8 +65,10 @@ class Run:
         device = model.load_device
         if device.type != "cpu":
             terms = (term for terms in self.layers.values() for term in terms)
-            room = stack.nbytes(terms, _dtype(model)) * 1.1 + comfy.model_management.minimum_inference_memory()
-            comfy.model_management.free_memory(room, device, for_dynamic=model.is_dynamic())
+            least = need("comfy.model_management", "minimum_inference_memory", "apply = live on a GPU")()
+            room = stack.nbytes(terms, _dtype(model)) * 1.1 + least
+            free_memory = need("comfy.model_management", "free_memory", "apply = live on a GPU")
+            free_memory(room, device, for_dynamic=model.is_dynamic())
         # The factors move before the model does, so that ComfyUI sees what is left of the memory when it decides how much to load.
         copy = _Copy(self, model)
         result = executor(model, *args, **kwargs)

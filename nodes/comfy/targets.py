@@ -76,10 +76,10 @@ class Targets:
     def measured(self) -> bool:
         return bool(self._magnitudes)
 
-    def measure(self, patcher) -> None:
-        """Learns how large the weights of a ModelPatcher's model are; once. Takes a tenth of a second for SDXL."""
+    def measure(self, model) -> None:
+        """Learns how large the weights of a MODEL or CLIP are; once. Takes a tenth of a second for SDXL."""
         if not self.measured:
-            self._magnitudes.append(magnitudes(patcher))
+            self._magnitudes.append(magnitudes(getattr(model, "patcher", model)))
 
     def squared_norm(self, target: Target) -> float | None:
         """Of the model's own weight, or the part of it that the target is; None where nothing was measured."""
