@@ -13,7 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..energy import sum_of_squares
+from ..energy import product_norm, sum_of_squares
 from ..errors import StrataError
 from ..extremes import largest
 from ..layer import Layer
@@ -35,6 +35,9 @@ from .base import (
 from .lora import LoRA
 
 _PARTS = ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
+
+
+MAX_WORK = 4e10  # multiplications for a norm, some seconds; the largest layers that are trained as LoHa take a tenth
 
 
 @register
@@ -112,11 +115,20 @@ class LoHa(Adapter):
             return "its two halves are of different sizes"
         return None
 
-    def squared_norm(self, shape: tuple[int, ...]) -> float:
+    def squared_norm(self, shape: tuple[int, ...]) -> float | None:
+        """Some rows at a time, or as the product of rank r^2 that it is, whichever is less work; None for a weight larger than any."""
         (up1, down1), (up2, down2) = self.halves(torch.float32)
-        height = max(1, TILE // max(1, down1.shape[1]))
-        rows = zip(up1.split(height), up2.split(height), strict=True)
-        return self.scale**2 * sum(sum_of_squares((left @ down1).mul_(right @ down2)) for left, right in rows)
+        rows, columns = len(up1), down1.shape[1]
+        ranks = len(down1), len(down2)
+        direct, joined = rows * columns * sum(ranks), (rows + columns) * prod(ranks) ** 2
+        if min(direct, joined) > MAX_WORK:
+            return None
+        if joined < direct:
+            up = (up1[:, :, None] * up2[:, None, :]).flatten(1)
+            return self.scale**2 * product_norm(up, (down1[:, None, :] * down2[None, :, :]).flatten(0, 1))
+        height = max(1, TILE // max(1, columns))
+        parts = zip(up1.split(height), up2.split(height), strict=True)
+        return self.scale**2 * sum(sum_of_squares((left @ down1).mul_(right @ down2)) for left, right in parts)
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
         (up1, down1), (up2, down2) = self.halves(dtype)

@@ -238,8 +238,10 @@ def _squared(side: tuple[Tensor, ...]) -> float:
         return sum_of_squares(side[0])
     if len(side) == 2:
         return product_norm(side[0].flatten(1), side[1].flatten(1))
-    a, b, core = (tensor.float() for tensor in side)
-    return sum_of_squares(torch.einsum("pqk,pi,qj->ijk", core.reshape(*core.shape[:2], -1), a, b))
+    # The sum over i, j, k of (sum over p, q of a[p, i] b[q, j] core[p, q, k])^2, whose factors may be far larger than the core.
+    a, b = (tensor.float().flatten(1) for tensor in side[:2])
+    core = side[2].float().reshape(*side[2].shape[:2], -1)
+    return max(float((torch.einsum("pr,qs,pqk->rsk", a @ a.T, b @ b.T, core) * core).sum(dtype=torch.float64)), 0.0)
 
 
 def _shape(side: tuple[Tensor, ...]) -> tuple[int, int]:

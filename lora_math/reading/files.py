@@ -12,7 +12,7 @@ import pickle
 import stat
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -28,6 +28,7 @@ PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 MAX_VALUES = 300_000  # names, numbers and texts in a header; a tensor takes eight or nine of them
 MAX_AXES, MAX_AXIS = 8, 1 << 31
+MAX_KEY = 512  # letters of a tensor's name; the longest of any trainer has some 150
 MAX_NUMBER = 1e6  # no trained weight comes near
 MAX_NESTED = 4  # "state_dict" inside "state_dict"
 TICK_NS, MAX_WAITS = 20_000_000, 10  # file systems keep time in steps of up to 10 ms
@@ -135,21 +136,41 @@ class Header:
     tensors: Mapping[str, TensorPlace]
 
 
-def read_lora_file(path: str) -> LoraFile:
+# From the names of a file's tensors: (what is wrong with it, what to do), None for a file that should be read.
+Refuse = Callable[[Collection[str]], tuple[str, str] | None]
+
+
+def read_lora_file(path: str, refuse: Refuse = lambda keys: None) -> LoraFile:
     """Every tensor of a LoRA file, copied out of the file: a trainer that writes the file anew cannot change or crash a loaded model.
 
-    Raises LoraFileError for whatever is wrong with the file itself; which keys it holds is not looked at.
+    refuse: asked as soon as the names are known. Of a safetensors file nothing else has been read then, however large it is.
+    Raises LoraFileError for that, and for whatever is wrong with the file itself.
     """
     with _opened(path) as (file, before):
         if path.lower().endswith(PICKLED):
             tensors, metadata = _read_pickled(path, file, before.st_size), {}
+            _refuse_by_name(path, before.st_size, tensors, refuse)
         else:
             header = _read_header(path, file, before.st_size)
+            _refuse_by_name(path, before.st_size, header.tensors, refuse)
             tensors, metadata = _read_tensors(path, file, before.st_size, header), header.metadata
         after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise LoraFileError(path, after.st_size, *_CHANGED)
     return LoraFile(path, before.st_size, before.st_mtime_ns, tensors, metadata)
+
+
+def _refuse_by_name(path: str, size: int, keys: Collection[str], refuse: Refuse) -> None:
+    longest = max(keys, key=len, default="")
+    if len(longest) > MAX_KEY:
+        raise LoraFileError(
+            path,
+            size,
+            f"it names a tensor with {len(longest)} letters ({_short(longest, 60)}), which no LoRA does",
+            _AGAIN,
+        )
+    if reason := refuse(keys):
+        raise LoraFileError(path, size, *reason)
 
 
 def read_header(path: str) -> Header:

@@ -6,8 +6,8 @@ import json
 import math
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from ...lora_math import family
 from ...lora_math.errors import StrataError
 from ...lora_math.reading import files, state_dict
+from ...lora_math.reading.unsupported import method_of
 from ...lora_math.reading.xlabs import convert
 from ...lora_math.wording import some
 from .internals import find, need
@@ -190,11 +191,11 @@ def file_key(path: str) -> tuple[str, int, int]:
 
 def open_lora(name: str, path: str) -> Lora:
     """Reads and understands a file, past the cache. Raises LoraFileError."""
-    file = files.read_lora_file(path)
+    file = files.read_lora_file(path, _no_lora_by_names)
     tensors = convert(_converted(file.tensors))
     contents = state_dict.parse(tensors, file.metadata, adapter_config(path))
     if not contents.entries:
-        raise files.LoraFileError(path, file.size, *_no_lora(tensors))
+        raise files.LoraFileError(path, file.size, *_nothing_usable(tensors, contents.leftovers))
     # Trainers write meaningless alphas, infinity included, where nothing reads them; where something does, ``parse`` refuses them.
     broken = frozenset(files.non_finite({key: t for key, t in tensors.items() if not key.endswith(".alpha")}))
     found = family.detect(contents.entries, file.metadata)
@@ -256,11 +257,37 @@ _OTHER_KINDS = (
 )
 
 
-def _no_lora(tensors) -> tuple[str, str]:
+# Roles that names in other files have too: the activations of audio decoders hold an alpha.
+_COMMON_ROLES = ("alpha", "scalar")
+
+
+def _no_lora_by_names(keys: Collection[str]) -> tuple[str, str] | None:
+    """Why a file of these tensors is no LoRA, before gigabytes of it are read; None where only its contents can tell."""
+    for key in keys:
+        found = state_dict.split_key(key)
+        if (found is not None and found[1] not in _COMMON_ROLES) or "lora" in key.lower() or method_of(key):
+            return None
+    return _other_kind(keys)
+
+
+def _nothing_usable(tensors: Mapping[str, Tensor], leftovers: Mapping[str, str]) -> tuple[str, str]:
+    """Of a file that names a method or a rule that is not read here, that; of any other, what it seems to be."""
+    reasons = Counter(why for why in leftovers.values() if why != "unknown kind of tensor")
+    if reasons and _other_kind(tensors) is None:
+        reason, _ = reasons.most_common(1)[0]
+        return f"nothing of it can be applied: {reason}", "Look for another version of this LoRA."
+    return _no_lora(tensors)
+
+
+def _other_kind(keys: Collection[str]) -> tuple[str, str] | None:
     for prefix, what, advice in _OTHER_KINDS:
-        if any(key.startswith(prefix) for key in tensors):
+        if any(key.startswith(prefix) for key in keys):
             return f"it holds no LoRA: {what}", advice
-    return (
+    return None
+
+
+def _no_lora(tensors: Collection[str]) -> tuple[str, str]:
+    return _other_kind(tensors) or (
         f"it holds no LoRA that this pack knows ({len(tensors)} tensors, such as {some(tensors)})",
         "Check that this is a LoRA file.",
     )
