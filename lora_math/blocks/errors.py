@@ -6,4 +6,9 @@ from ..errors import StrataError
 class BlockTextError(StrataError):
     """A block weights text, or a preset file, that cannot be read as written; the message shows what can."""
 
+    MAX_LENGTH = 2000  # of a message: it is read on a node, and a part of a text in it may be any length
+
     __module__ = "strata"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= self.MAX_LENGTH else f"{message[: self.MAX_LENGTH - 3]}...")

@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from ..numbers import NUMBER
 from .errors import BlockTextError
 from .groups import KNOWN_LETTERS, STREAMS
-from .layout import ENCODERS, Layout
-from .selector import Selector, parse_selector
+from .layout import ENCODERS, TE, Layout
+from .selector import Selector, fits_pattern, parse_selector
 from .weights import BlockWeights, Rule
 
 _VALUE = re.compile(rf"({NUMBER})(?:\.\.({NUMBER}))?")
 MAX_LENGTH = 20000
+MAX_RULES = 1000  # a hundred blocks, each with ten parts of its own
 
 
+@lru_cache(maxsize=64)  # the same text is read for family after family
 def parse_rules(text: str) -> BlockWeights:
     """Read a text by its grammar alone, whatever the model. Raises BlockTextError."""
     if len(text) > MAX_LENGTH:
         raise BlockTextError(f"This text is {len(text)} characters long; block weights are one line.")
     rules: list[Rule] = []
     default = 1.0
-    for item in _items(text):
+    for count, item in enumerate(_items(text)):
+        if count == MAX_RULES:
+            raise BlockTextError(f"This text has more than {MAX_RULES} rules.")
         left, separator, right = item.partition("=")
         if not separator or not left or "=" in right:
             raise BlockTextError(f"{item!r} is not of the form blocks=weight, such as D7-12=0.5.")
@@ -76,7 +80,7 @@ def check_names(weights: BlockWeights, layout: Layout) -> list[str]:
     """Notes for the names that this model lacks. Raises BlockTextError for a name that no model has."""
     notes = []
     for rule in weights.rules:
-        note = _absent(rule.selector, layout)
+        note = _absent(rule.selector, layout) or _nothing_meant(rule.selector, layout)
         if note:
             notes.append(f"{rule.selector}: {note}")
     return list(dict.fromkeys(notes))
@@ -85,7 +89,7 @@ def check_names(weights: BlockWeights, layout: Layout) -> list[str]:
 def _absent(selector: Selector, layout: Layout) -> str | None:
     if selector.kind == "other":
         pattern = selector.name or "*"
-        known = not layout.others or any(fnmatchcase(word.lower(), pattern) for word in layout.others)
+        known = not layout.others or any(fits_pattern(word.lower(), pattern) for word in layout.others)
         return None if known else f"no such part in {layout.title}. It has {', '.join(layout.others)}."
     if selector.kind == "te":
         return _absent_encoder(selector, layout)
@@ -108,6 +112,22 @@ def _absent(selector: Selector, layout: Layout) -> str | None:
     if selector.kind == "all":  # "*.cross" means wherever there is any; a stream of a model without streams does not
         absent = [name for name in absent if name in STREAMS]
     return f"{layout.title} has no weights that are {absent[0]}." if absent else None
+
+
+def _nothing_meant(selector: Selector, layout: Layout) -> str | None:
+    """Whether parts are named that no weight is, such as ``IN4.attn.mlp`` or the 78th transformer of a block."""
+    components, streams = set(selector.filters) - set(STREAMS), set(selector.filters) & set(STREAMS)
+    for of_one_kind in (components - {"cross"} if components & {"a2v", "v2a"} else components, streams):
+        if len(of_one_kind) > 1:
+            return f"nothing is both {' and '.join(sorted(of_one_kind))}."
+    if not selector.filters and selector.sub is None:
+        return None
+    in_encoder = selector.kind == "te"
+    places = [place for place in layout.places if place.group.startswith(TE) is in_encoder]
+    names = frozenset(block.name for block in selector.blocks(layout))
+    if not places or any(selector.matches(place, names) for place in places):
+        return None
+    return f"{'its text encoders have' if in_encoder else f'{layout.title} has'} no such weight."
 
 
 def _absent_encoder(selector: Selector, layout: Layout) -> str | None:

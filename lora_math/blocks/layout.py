@@ -61,6 +61,8 @@ class Layout:
     family: str | None = None
     tags: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     """Components and streams that the model's blocks have; empty if not known (no weights seen)."""
+    places: frozenset[Location] = field(default=frozenset(), compare=False, repr=False)
+    """Every place that a weight of the model, or of its text encoders, was seen in; empty if none were."""
     styles: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -175,7 +177,7 @@ def make_blocks(path: str, letters: str, indices: Iterable[int], aux: bool, word
 
 def layout_of(model_keys: Iterable[str], clip_keys: Iterable[str] = (), family: str | None = None) -> Layout:
     """The layout of a model from its ``state_dict`` keys, in any order, with ``diffusion_model.`` or not."""
-    keys = list(model_keys)
+    keys, clip_keys = list(model_keys), list(clip_keys)
     prefixed = [key[len(MODEL_PREFIX) :] for key in keys if key.startswith(MODEL_PREFIX)]
     names = prefixed or keys
     lists = groups.find_lists(names)
@@ -195,7 +197,8 @@ def layout_of(model_keys: Iterable[str], clip_keys: Iterable[str] = (), family: 
     others = {place.block[len(OTHER) + 1 :]: None for place in places if place.group == OTHER}
     tags = {tag for place in places for tag in (place.component, place.stream) if tag}
     tags |= {"cross"} if tags & {"a2v", "v2a"} else set()
-    return replace(layout, others=tuple(others), tags=frozenset(tags))
+    places += [layout.locate(key) for key in clip_keys]
+    return replace(layout, others=tuple(others), tags=frozenset(tags), places=frozenset(places))
 
 
 def _rests(names: list[str], lists: dict[str, set[int]]) -> dict[str, list[str]]:

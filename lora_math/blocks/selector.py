@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 from .errors import BlockTextError
 from .groups import FILTERS, STREAMS
@@ -101,7 +100,7 @@ class Selector:
         if self.kind == "other":
             if not in_other:
                 return False
-            return not self.name or fnmatchcase(location.block[len(OTHER) + 1 :].lower(), self.name)
+            return not self.name or fits_pattern(location.block[len(OTHER) + 1 :].lower(), self.name)
         if in_other or in_encoder != (self.kind == "te"):
             return False
         if not (self._covers(location.group, location.index) if in_encoder else location.block in blocks):
@@ -114,6 +113,23 @@ class Selector:
             location.stream == name if name in STREAMS else location.component in _COVERS.get(name, {name})
             for name in self.filters
         )
+
+
+def fits_pattern(word: str, pattern: str) -> bool:
+    """Whether a word is what a pattern says, ``*`` being any letters; each piece is looked for once, from left to right."""
+    first, *pieces = pattern.split("*")
+    if not pieces:
+        return word == pattern
+    *pieces, last = pieces
+    if not word.startswith(first) or not word.endswith(last) or len(word) < len(first) + len(last):
+        return False
+    at, stop = len(first), len(word) - len(last)
+    for piece in pieces:
+        found = word.find(piece, at, stop)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return True
 
 
 def _by_depth(blocks: Iterable[Block], percent: tuple[float, float]) -> list[Block]:

@@ -14,6 +14,7 @@ from .errors import BlockTextError
 from .layout import Layout
 from .weights import BlockWeights
 
+MAX_WRAPPED = 4
 _INSPIRE_NAME = re.compile(r"\s*(SD|SDXL|FLUX)-")  # how its own presets are named
 
 
@@ -35,7 +36,7 @@ def parse(
 
 
 def _parse(
-    text: str, layout: Layout, seed: int, presets: Mapping[str, str], placeholders: dict[str, float]
+    text: str, layout: Layout, seed: int, presets: Mapping[str, str], placeholders: dict[str, float], depth: int = 0
 ) -> BlockWeights:
     text = text.strip()
     if len(text) > grammar.MAX_LENGTH:
@@ -44,6 +45,12 @@ def _parse(
     if name is not None:
         weights = _parse(presets[name], layout, seed, {}, placeholders)
         return replace(weights, notes=(f"Preset {name}.", *weights.notes))
+    if (wrapped := _wrapped(text, seed)) is not None:
+        if depth == MAX_WRAPPED:
+            raise BlockTextError(f"{text[:80]!r} is wrapped more than {MAX_WRAPPED} times.")
+        inner, seed, invert = wrapped
+        weights = _parse(inner, layout, seed, presets, placeholders, depth + 1)
+        return weights.invert() if invert else weights
     if text.startswith("{"):
         weights = legacy.parse_dictionary(text, layout)
     elif text.startswith("%"):
@@ -65,6 +72,50 @@ def _parse(
             raise BlockTextError(_no_preset(text, layout, presets))
         weights = grammar.parse_rules(text)
     return replace(weights, notes=(*weights.notes, *grammar.check_names(weights, layout)))
+
+
+_WRAPPER = re.compile(r"(?:invert|(seed))[ \t]*\(", re.IGNORECASE)
+_SEED = re.compile(r"\s*([0-9]{1,20})\s*,")
+
+
+def invert_text(text: str) -> str:
+    """A text that means 1 minus each weight of another one, whatever model reads it."""
+    return f"invert({text})"
+
+
+def seed_text(seed: int, text: str) -> str:
+    """A text whose random entries are drawn with this seed, whatever seed it is read with."""
+    return f"seed({seed}, {text})"
+
+
+def _wrapped(text: str, seed: int) -> tuple[str, int, bool] | None:
+    """(the text inside, the seed for it, whether to invert it) of ``invert(...)`` and ``seed(5, ...)``; None for anything else."""
+    match = _WRAPPER.match(text)
+    if match is None or "=" in text[: match.end()]:
+        return None
+    if not text.endswith(")"):
+        raise BlockTextError(f"{text[:80]!r}: the bracket behind {match[0].rstrip('( ')} is not closed at the end.")
+    inner = text[match.end() : -1]
+    if match[1] is None:
+        return inner, seed, True
+    number = _SEED.match(inner)
+    if number is None:
+        raise BlockTextError(f"{text[:80]!r}: write seed(5, 1,R,R,...) with a whole number first.")
+    return inner[number.end() :], int(number[1]), False
+
+
+def unwrapped(text: str) -> str:
+    """What stands inside ``invert(...)`` and ``seed(5, ...)``. Raises BlockTextError."""
+    for _ in range(MAX_WRAPPED):
+        if (found := _wrapped(text.strip(), 0)) is None:
+            break
+        text = found[0]
+    return text
+
+
+def is_random(text: str) -> bool:
+    """Whether a vector has an entry that a seed decides."""
+    return any(entry.strip()[:1].upper() in ("R", "U") for entry in text.partition(":")[2 * (":" in text)].split(","))
 
 
 def _labelled(text: str) -> bool:

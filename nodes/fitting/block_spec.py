@@ -22,6 +22,7 @@ from ...lora_math.blocks import (
     texts,
 )
 from ...lora_math.blocks.presets import PresetFile, builtin_presets, read_preset_file, with_builtin
+from ...lora_math.blocks.text import invert_text, is_random, seed_text, unwrapped
 from ...lora_math.blocks.vectors import is_vector
 from ...lora_math.errors import StrataError
 from ..comfy.targets import Targets
@@ -76,9 +77,18 @@ class BlockSpec:
                 found.add(str(replace(self, family=family).read(builtin_layout(family))))
             except BlockTextError as problem:
                 problems.append(problem)
-        if not found and not is_vector(self.text):  # a model of unusual depth takes vectors that no family does
+        if not found and not is_vector(
+            unwrapped(self.text)
+        ):  # a model of unusual depth takes vectors that no family does
             raise problems[0]
-        return found.pop() if len(found) == 1 else self.text.strip()
+        return found.pop() if len(found) == 1 else self._unread_text()
+
+    def _unread_text(self) -> str:
+        """The text itself, with its seed and inversion written into it where they matter."""
+        text = self.text.strip()
+        named = [preset_texts(family).get(text, "") for family in FAMILIES]
+        text = seed_text(self.seed, text) if any(map(is_random, (text, *named))) else text
+        return invert_text(text) if self.invert else text
 
 
 def resolved(spec: BlockSpec, layout: Layout) -> ResolvedWeights:
@@ -100,7 +110,9 @@ def layout_for(model: Targets | None, clip: Targets | None) -> Layout:
     if clip is None:
         return found
     encoders = _layout(clip, False)
-    return replace(found, text_encoders=encoders.text_encoders, encoders=encoders.encoders)
+    return replace(
+        found, text_encoders=encoders.text_encoders, encoders=encoders.encoders, places=found.places | encoders.places
+    )
 
 
 def _layout(targets: Targets, is_model: bool) -> Layout:

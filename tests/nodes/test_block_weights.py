@@ -11,7 +11,7 @@ import pytest
 import small_models
 import torch
 
-from strata.lora_math.blocks import BlockTextError, layout_of, save_preset
+from strata.lora_math.blocks import FAMILIES, BlockTextError, builtin_layout, layout_of, save_preset
 from strata.lora_math.errors import StrataError
 from strata.nodes.block_weights import StrataLoraBlockWeights
 from strata.nodes.fitting.block_spec import BlockSpec
@@ -243,6 +243,58 @@ class TestNode:
 
     def test_invert(self):
         assert state("IN4=0.25, default=1", invert=True)[1] == "TE=0, OTHER=0, IN4=0.75, default=0"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            ",".join(["0.25", "R", "U", *["1"] * 17]),  # 20 entries: SDXL or FLUX
+            ",".join(["0.25", "R", *["0.5"] * 55]),  # 57: FLUX.1 and others of that depth
+            "%default=0,in1=1",
+            '{"double_blocks.3.": 0.5}',
+            "ALL0.5",
+        ],
+    )
+    @pytest.mark.parametrize("invert", [False, True])
+    def test_the_text_that_comes_out_means_what_the_spec_means(self, text, invert):
+        """Also where several families read it: the text can be put into another node, which has another seed."""
+        spec, out = state(text, seed=11, invert=invert)
+        again = BlockSpec(out)
+        read = 0
+        for family in FAMILIES:
+            layout = builtin_layout(family)
+            try:
+                expected = spec.read(layout)
+            except BlockTextError:
+                continue
+            assert again.read(layout) == expected, (family, out)
+            read += 1
+        assert read
+
+    def test_invert_of_a_vector_that_only_a_model_reads(self):
+        assert state("1,R,3", seed=5, invert=True)[1] == "invert(seed(5, 1,R,3))"
+        assert state("invert(1,2,3)")[1] == "invert(1,2,3)"
+
+    def test_a_rule_that_selects_nothing_is_said(self, sd15):
+        model, clip, name = sd15
+        empty = {
+            "IN4.attn.cross": "nothing is both attn and cross",
+            "*.attn.mlp": "nothing is both attn and mlp",
+            "*.img": "no weights that are img",
+            "IN4.77": "no such weight",
+            "M.7": "no such weight",
+            "IN0.attn": "no such weight",
+            "TE.conv": "text encoders have no such weight",
+        }
+        full = ("IN4.attn", "*.mlp", "IN4.0", "M.1", "IN0.conv", "TE.mlp", "IN4.cross.0", "OTHER")
+        report = load(name, model, clip, ", ".join(f"{left}=0" for left in (*empty, *full)))[3]
+        notes = [
+            line.strip().removeprefix("Note: ").split(": ", 1)
+            for line in report.splitlines()
+            if line.startswith("  Note: ")
+        ]
+        assert [left for left, _ in notes] == list(empty)
+        for (left, said), note in zip(notes, empty.values(), strict=True):
+            assert note in said, left
 
     def test_a_preset_counts_while_the_text_is_empty(self):
         assert "IN{1,2,4}=1" in state("", layout="SD1.5", preset="INS")[1]

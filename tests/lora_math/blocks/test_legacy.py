@@ -131,3 +131,22 @@ def test_dictionaries():
 def test_broken_dictionaries(text):
     with pytest.raises(BlockTextError):
         parse(text, FLUX)
+
+
+def test_a_text_may_say_its_own_seed_and_inversion():
+    numbers = "1,R,U,0.5,1,1,1,1,1,1,1,1"
+    assert parse(f"seed(7, {numbers})", SDXL, seed=3) == parse(numbers, SDXL, seed=7)
+    assert parse(f"invert({numbers})", SDXL, seed=7) == parse(numbers, SDXL, seed=7).invert()
+    both = parse(f"invert(seed(7, {numbers}))", SDXL)
+    assert both == parse(f"lbw=INVERT (seed (7,{numbers}))", SDXL) == parse(numbers, SDXL, seed=7).invert()
+    assert parse("invert(IN4=0.25, default=1)", SDXL) == parse("IN4=0.25, default=1", SDXL).invert()
+    assert parse("invert(MIDD)", SD, presets=PRESETS) == parse("MIDD", SD, presets=PRESETS).invert()
+    assert parse("invert(invert(IN4=0.25))", SDXL) == parse("IN4=0.25", SDXL)
+
+
+@pytest.mark.parametrize(
+    "text", ["invert(IN4=0", "seed(1,R)", "seed(x, IN4=0)", "seed(IN4=0)", "invert(" * 5 + "IN4=0" + ")" * 5]
+)
+def test_wrappers_that_are_not_read(text):
+    with pytest.raises(BlockTextError):
+        parse(text, SDXL)
