@@ -281,11 +281,11 @@ class TestNode:
             "*.attn.mlp": "nothing is both attn and mlp",
             "*.img": "no weights that are img",
             "IN4.77": "no such weight",
-            "M.7": "no such weight",
+            "M*.7": "no such weight",
             "IN0.attn": "no such weight",
             "TE.conv": "text encoders have no such weight",
         }
-        full = ("IN4.attn", "*.mlp", "IN4.0", "M.1", "IN0.conv", "TE.mlp", "IN4.cross.0", "OTHER")
+        full = ("IN4.attn", "*.mlp", "IN4.0", "M*.1", "IN0.conv", "TE.mlp", "IN4.cross.0", "OTHER")
         report = load(name, model, clip, ", ".join(f"{left}=0" for left in (*empty, *full)))[3]
         notes = [
             line.strip().removeprefix("Note: ").split(": ", 1)
