@@ -1,0 +1,189 @@
+"""Several LoRAs into one. All but the elementwise methods are exact: they never leave the factors.
+
+A LoRA counts as one vector over all its layers: lengths and angles are of the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import StrataError
+from ..low_rank import LowRank, gram_matrix
+from .change import Change, total
+from .elementwise import ELEMENTWISE, combine
+
+Method = Literal[
+    "sum",
+    "average",
+    "normalize",
+    "orthogonalize",
+    "slerp",
+    "knots ties",
+    "knots dare",
+    "ties",
+    "dare",
+    "della",
+    "magnitude",
+]
+METHODS: tuple[Method, ...] = (
+    *("sum", "average", "normalize", "orthogonalize", "slerp", "knots ties", "knots dare"),
+    *ELEMENTWISE,
+)
+STEPS, CLOSE = 100, 1e-12  # of the Karcher mean
+
+Lora = Mapping[str, Change]
+
+
+def merge(
+    loras: Sequence[Lora], weights: Sequence[float], method: Method = "sum", density: float = 0.5, seed: int = 0
+) -> dict:
+    """name -> Change of the merged LoRA; weights: one for each, of any sign.
+
+    sum: sum w_i D_i. average: that over sum |w_i|. normalize: each brought to the mean length first. orthogonalize: of each only what
+    those before it lack (Gram-Schmidt). slerp: the mean on the sphere (Karcher; slerp for two), as long as the weighted mean of
+    lengths. knots: TIES or DARE among the layers' common directions (Stoica et al. 2024, arXiv 2410.19735). ties, dare, della, magnitude:
+    entry by entry over the whole differences, which the result has to be stored as, or cut.
+    density: the share that ties, dare, della and magnitude keep, 0 to 1; seed: of dare and della.
+    Raises StrataError where a LoRA that the method compares is zero, or layers of one name do not fit.
+    """
+    if len(loras) != len(weights) or not loras:
+        raise StrataError("Merging needs a weight for each LoRA, and at least one of both.")
+    if not 0 < density <= 1:
+        raise StrataError(f"density is {density:g}: it must be above 0 and at most 1.")
+    _check_shapes(loras)
+    if method in ("knots ties", "knots dare"):
+        return _by_layer(loras, weights, lambda parts: _knots(parts, method.split()[1], density, seed))
+    if method in ELEMENTWISE:
+        return _by_layer(loras, weights, lambda parts: _elementwise(parts, method, density, seed))
+    return weighted_sum(loras, coefficients(gram(loras), list(map(float, weights)), method))
+
+
+def weighted_sum(loras: Sequence[Lora], factors: Sequence[float]) -> dict[str, Change]:
+    """sum of factor * LoRA, exactly."""
+    return _by_layer(loras, factors, total)
+
+
+def gram(loras: Sequence[Lora]) -> Tensor:
+    """[N, N] inner products of whole LoRAs, from their factors."""
+    found = torch.zeros(len(loras), len(loras), dtype=torch.float64)
+    for name in _names(loras):
+        at = [i for i, lora in enumerate(loras) if name in lora]
+        changes = [loras[i][name] for i in at]
+        if all(change.low is not None for change in changes):
+            products = gram_matrix([change.low for change in changes])
+        else:
+            flat = torch.stack([change.dense().flatten() for change in changes])
+            products = flat @ flat.T
+        found[torch.tensor(at)[:, None], torch.tensor(at)] += products
+    return found
+
+
+def coefficients(products: Tensor, weights: Sequence[float], method: Method) -> list[float]:
+    """c with the merged LoRA = sum c_i D_i, given all inner products."""
+    if method == "sum":
+        return list(weights)
+    if method == "average":
+        size = sum(map(abs, weights))
+        if size == 0:
+            raise StrataError("The strengths are all zero: there is nothing to average.")
+        return [w / size for w in weights]
+    lengths = products.diagonal().clamp_min(0).sqrt()
+    if not bool((lengths > 0).all()):
+        empty = int((lengths == 0).nonzero()[0]) + 1
+        raise StrataError(f"LoRA {empty} changes nothing, so {method} has no length to go by. Take it out.")
+    w = torch.tensor(weights, dtype=torch.float64)
+    if method == "normalize":
+        return (w * lengths.mean() / lengths).tolist()
+    if method == "orthogonalize":
+        return _orthogonal(products, w).tolist()
+    if method == "slerp":
+        return _karcher(products / torch.outer(lengths, lengths), lengths, w).tolist()
+    raise StrataError(f"{method} is not a way of merging. There are {', '.join(METHODS)}.")
+
+
+def _orthogonal(products: Tensor, weights: Tensor) -> Tensor:
+    """Gram-Schmidt in the space of coefficients: e_i = D_i - sum_j<i <D_i, e_j> / <e_j, e_j> e_j; then sum w_i e_i."""
+    count = len(weights)
+    basis = torch.eye(count, dtype=torch.float64)
+    for i in range(count):
+        for j in range(i):
+            square = basis[j] @ products @ basis[j]
+            if square > 1e-12 * products[j, j]:  # else it had nothing of its own
+                basis[i] = basis[i] - (basis[i] @ products @ basis[j]) / square * basis[j]
+    return weights @ basis
+
+
+def _karcher(cosines: Tensor, lengths: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean of directions on the sphere; a negative weight turns its direction round. Points are coefficients of the unit
+    vectors u_i, their products are ``cosines``."""
+    share = weights.abs() / weights.abs().sum().clamp_min(1e-300)
+    signs = torch.where(weights < 0, -1.0, 1.0).double()
+    cosines = cosines * torch.outer(signs, signs)
+    point = _unit(share, cosines)
+    for _ in range(STEPS):
+        dots = (cosines @ point).clamp(-1, 1)
+        angles = dots.arccos()
+        # log map at ``point``: angle * (u_i - dot p) / sin(angle)
+        pull = share * torch.where(angles > 1e-9, angles / angles.sin().clamp_min(1e-12), torch.ones_like(angles))
+        step = pull - (pull @ dots) * point
+        size = (step @ cosines @ step).clamp_min(0).sqrt()
+        if size < CLOSE:
+            break
+        point = _unit(size.cos() * point + size.sin() / size * step, cosines)
+    return signs * point / lengths * (share @ (lengths * weights.abs()))
+
+
+def _unit(point: Tensor, cosines: Tensor) -> Tensor:
+    square = point @ cosines @ point
+    if square <= 1e-18:
+        raise StrataError("These LoRAs are opposites of each other: there is no direction between them for slerp.")
+    return point / square.sqrt()
+
+
+def _knots(parts: Sequence[tuple[Change, float]], inner: str, density: float, seed: int) -> Change:
+    """[D_1 ... D_N] = U S [V_1 ... V_N]: the V_i are combined entry by entry and return through U S, rank at most sum of ranks."""
+    changes = [change for change, _ in parts]
+    if any(change.low is None for change in changes):
+        return _elementwise(parts, inner, density, seed)
+    stacked = torch.cat([change.low.up for change in changes], 1)
+    ranks = [change.low.rank for change in changes]
+    columns = changes[0].low.shape[1]
+    q, r = torch.linalg.qr(stacked)
+    core = torch.cat([part @ change.low.down for part, change in zip(r.split(ranks, 1), changes, strict=True)], 1)
+    # The left singular vectors of core [R, N * in] through its small Gram side.
+    u, s, vh = torch.linalg.svd(core, full_matrices=False)
+    merged = combine(list(vh.split(columns, 1)), [factor for _, factor in parts], inner, density, seed)
+    return Change(LowRank(q @ (u * s), merged), None, changes[0].shape)
+
+
+def _elementwise(parts: Sequence[tuple[Change, float]], method: str, density: float, seed: int) -> Change:
+    shape = parts[0][0].shape
+    dense = [change.dense() for change, _ in parts]
+    return Change(None, combine(dense, [factor for _, factor in parts], method, density, seed), shape)
+
+
+def _by_layer(loras: Sequence[Lora], factors: Sequence[float], join) -> dict[str, Change]:
+    found = {}
+    for name in _names(loras):
+        parts = [(lora[name], factor) for lora, factor in zip(loras, factors, strict=True) if name in lora]
+        parts = [(change, factor) for change, factor in parts if factor != 0]
+        if parts:
+            found[name] = join(parts)
+    return found
+
+
+def _names(loras: Sequence[Lora]) -> list[str]:
+    return list(dict.fromkeys(name for lora in loras for name in lora))
+
+
+def _check_shapes(loras: Sequence[Lora]) -> None:
+    for name in _names(loras):
+        shapes = {(lora[name].shape[0], math.prod(lora[name].shape[1:])) for lora in loras if name in lora}
+        if len(shapes) > 1:
+            sizes = " and ".join(f"{out}x{columns}" for out, columns in sorted(shapes))
+            raise StrataError(f"{name} is {sizes}: these LoRAs were made for different models.")

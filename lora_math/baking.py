@@ -1,0 +1,144 @@
+"""From LoRAs to one LoRA: what each changes, layer by layer, merged, shrunk and spelled for a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from . import names
+from .adapters import Adapter
+from .adapters.base import KOHYA
+from .algebra.budget import Budget
+from .algebra.change import Change, Term, change_of
+from .algebra.merge import METHODS, Method, merge
+from .algebra.shrink import Quality, Stored, quality, shrink
+from .errors import StrataError
+from .family import component
+from .reading.state_dict import Entry
+from .writing import lora as writing
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One weight or bias and what every source does to it.
+
+    module: its name in the file to be; parameter: "weight" or "bias"; terms: place among the sources -> (coefficient, adapter) in order;
+    shape: the weight's, None where no model tells; weight: gives W in float32 or wider, for what depends on it; shown: its name in
+    messages.
+    """
+
+    module: str
+    parameter: str
+    terms: Mapping[int, Sequence[Term]]
+    shape: tuple[int, ...] | None = None
+    weight: Callable[[], Tensor] | None = None
+    shown: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one LoRA is made of several. density and seed: as ``algebra.merge`` has them; clip: the largest singular value, 0 for any."""
+
+    method: Method = "sum"
+    budget: Budget = field(default_factory=Budget)
+    clip: float = 0.0
+    density: float = 0.5
+    seed: int = 0
+    dtype: torch.dtype = torch.float16
+    style: str = KOHYA
+    stubs: bool = False
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            raise StrataError(f"{self.method} is not a way of merging. There are {', '.join(METHODS)}.")
+        if not 0 <= self.clip < float("inf"):
+            raise StrataError(f"The limit of singular values is {self.clip:g}: it must be 0 for none, or above.")
+
+
+@dataclass(frozen=True, eq=False)
+class Baked:
+    """tensors: of the file; layers: (module, parameter) -> what is stored there, the error included."""
+
+    tensors: Mapping[str, Tensor]
+    layers: Mapping[tuple[str, str], Stored]
+
+    @property
+    def quality(self) -> Quality:
+        return quality(self.layers)
+
+    @property
+    def ranks(self) -> list[int]:
+        return [layer.rank for layer in self.layers.values() if layer.rank]
+
+
+def bake(
+    layers: Sequence[Layer], weights: Sequence[float], recipe: Recipe, tick: Callable[[], None] = lambda: None
+) -> Baked:
+    """One LoRA out of ``layers``, at the sources' ``weights``.
+
+    tick: called often, may raise to stop. Raises StrataError naming the layer that cannot be done.
+    """
+    places = {f"{layer.module}\0{layer.parameter}": layer for layer in layers}
+    if len(places) < len(layers):
+        raise StrataError("Two layers have one name in the file.")
+    if recipe.method == "sum":
+        merged = {}
+        for place, layer in places.items():
+            terms = [
+                (weights[i] * coefficient, adapter)
+                for i, of in sorted(layer.terms.items())
+                for coefficient, adapter in of
+            ]
+            terms = [(coefficient, adapter) for coefficient, adapter in terms if coefficient != 0]
+            if terms:
+                merged[place] = _change(layer, terms)
+            tick()
+    else:
+        loras: list[dict[str, Change]] = [{} for _ in weights]
+        for place, layer in places.items():
+            for i, terms in layer.terms.items():
+                loras[i][place] = _change(layer, terms)
+            tick()
+        used = [i for i, weight in enumerate(weights) if weight != 0 and loras[i]]
+        if not used:
+            raise StrataError("Every strength is 0: there is nothing to save.")
+        merged = merge([loras[i] for i in used], [weights[i] for i in used], recipe.method, recipe.density, recipe.seed)
+    if not merged:
+        raise StrataError("Nothing would change: every strength is 0, or no layer fits. There is nothing to save.")
+    stored = shrink(
+        merged, recipe.budget, recipe.dtype, recipe.clip, lambda place: writing.overhead(places[place].module), tick
+    )
+    found = {(places[place].module, places[place].parameter): layer for place, layer in stored.items()}
+    tensors = writing.tensors(found, recipe.style, recipe.stubs)
+    if not tensors:
+        raise StrataError("The LoRAs cancel each other out: nothing is left to save.")
+    return Baked(tensors, found)
+
+
+def _change(layer: Layer, terms: Sequence[Term]) -> Change:
+    try:
+        weight = (
+            layer.weight() if layer.weight is not None and any(adapter.needs_weight for _, adapter in terms) else None
+        )
+        return change_of(terms, layer.shape, weight)
+    except StrataError as problem:
+        raise StrataError(f"{layer.shown or layer.module}: {problem}.") from None
+
+
+def layers_by_name(sources: Sequence[Iterable[Entry]]) -> list[Layer]:
+    """The layers of several files where no model tells which names mean the same: those whose names do without their wrappings.
+
+    Each is called as the first file calls it.
+    """
+    found: dict[tuple[str, str, str], tuple[str, dict[int, list[tuple[float, Adapter]]]]] = {}
+    for i, entries in enumerate(sources):
+        for entry in entries:
+            part = component(entry.module)
+            text = names.text_name(entry.module)
+            body = names.model_body(entry.module) if text is None else text.body
+            place = found.setdefault((part, body, entry.parameter), (entry.module, {}))
+            place[1].setdefault(i, []).append((1.0, entry.adapter))
+    return [Layer(module, parameter, terms) for (_, _, parameter), (module, terms) in found.items()]

@@ -1,0 +1,168 @@
+"""inspect, merge, resize, convert and extract from a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from .adapters.base import STYLES
+from .algebra.budget import Budget
+from .algebra.extract import extract
+from .algebra.merge import METHODS
+from .algebra.shrink import TYPES
+from .baking import Baked, Recipe, bake, layers_by_name
+from .errors import StrataError
+from .family import detect
+from .reading import state_dict
+from .reading.checkpoints import open_checkpoint, pairs, place_of
+from .reading.files import LoraFile, read_lora_file, show_size
+from .writing.file import save
+from .writing.header import Parent, header
+from .writing.lora import overhead, tensors
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 1 with a sentence on standard error."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        chosen.run(chosen)
+    except StrataError as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lora_math", description="LoRA files: look at, merge, shrink, convert, extract."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    one = commands.add_parser("inspect", help="what is in a LoRA file")
+    one.add_argument("file")
+    one.set_defaults(run=_inspect)
+    one = commands.add_parser("merge", help="several LoRAs into one: a.safetensors:0.7 b.safetensors:-0.3")
+    one.add_argument("files", nargs="+", metavar="FILE[:STRENGTH]")
+    one.add_argument("--method", choices=METHODS, default="sum")
+    one.add_argument("--density", type=float, default=0.5, help="share that ties, dare, della and magnitude keep")
+    one.add_argument("--seed", type=int, default=0)
+    _output(one)
+    one.set_defaults(run=_merge)
+    one = commands.add_parser("resize", help="a smaller LoRA, as near to the first as it can be")
+    one.add_argument("files", nargs=1, metavar="FILE")
+    _output(one)
+    one.set_defaults(run=_merge, method="sum", density=0.5, seed=0)
+    one = commands.add_parser("convert", help="LoKr, LoHa and the like as LoRA, in another style or type")
+    one.add_argument("files", nargs=1, metavar="FILE")
+    _output(one)
+    one.set_defaults(run=_merge, method="sum", density=0.5, seed=0)
+    one = commands.add_parser("extract", help="the difference of two model files as a LoRA")
+    one.add_argument("base")
+    one.add_argument("tuned")
+    one.add_argument("--largest-rank", type=int, default=64, help="of any layer, before --rank and the like choose")
+    _output(one)
+    one.set_defaults(run=_extract)
+    return parser
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, help="the file to write; never over one that is there")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--rank", type=int, help="at most this rank in each layer")
+    size.add_argument("--energy", type=float, help="keep this share (0 to 1) of the whole LoRA's energy")
+    size.add_argument("--error", type=float, help="at most this relative error (0 to 1)")
+    size.add_argument("--size", type=float, metavar="MB", help="the best LoRA that fits into so many megabytes")
+    parser.add_argument("--clip", type=float, default=0.0, help="cut singular values above this")
+    parser.add_argument("--type", choices=TYPES, default="fp16")
+    parser.add_argument("--style", choices=STYLES, default="kohya", help="kohya: lora_up, alpha; peft: lora_B")
+    parser.add_argument("--stubs", action="store_true", help="zeros for layers of which nothing is left")
+
+
+HEADER_ROOM = 4096  # bytes for metadata; more where the parents' tags take more
+
+
+def _recipe(chosen: argparse.Namespace, said: int = 0) -> Recipe:
+    budget = Budget()
+    for kind in ("rank", "energy", "error"):
+        if getattr(chosen, kind) is not None:
+            budget = Budget(kind, getattr(chosen, kind))
+    if chosen.size is not None:
+        budget = Budget("size", chosen.size * 1e6 - HEADER_ROOM - said)
+    own = {name: getattr(chosen, name) for name in ("method", "density", "seed") if hasattr(chosen, name)}
+    return Recipe(
+        budget=budget, clip=chosen.clip, dtype=TYPES[chosen.type], style=chosen.style, stubs=chosen.stubs, **own
+    )
+
+
+def _inspect(chosen: argparse.Namespace) -> None:
+    file, contents = _read(chosen.file)
+    kinds: dict[str, list[int]] = {}
+    for entry in contents.entries:
+        kinds.setdefault(entry.adapter.name, []).append(entry.adapter.rank or 0)
+    print(
+        f"{os.path.basename(file.path)}: {show_size(file.size)}, {detect(contents.entries, file.metadata) or 'family not known'}"
+    )
+    for kind, ranks in kinds.items():
+        told = f", rank {min(ranks)}" + (f" to {max(ranks)}" if max(ranks) > min(ranks) else "") if max(ranks) else ""
+        print(f"  {kind}: {len(ranks)} weights{told}")
+    for key, reason in list(contents.leftovers.items())[:10]:
+        print(f"  not understood: {key}: {reason}")
+
+
+def _merge(chosen: argparse.Namespace) -> None:
+    opened, weights = [], []
+    for text in chosen.files:
+        path, weight = (text, 1.0) if len(chosen.files) == 1 and os.path.exists(text) else _weighted(text)
+        opened.append(_read(path))
+        weights.append(weight)
+    entries = [contents.entries for _, contents in opened]
+    said = sum(len(value.encode()) for file, _ in opened for value in file.metadata.values())
+    baked = bake(layers_by_name(entries), weights, _recipe(chosen, said))
+    families = {detect(of, file.metadata) for (file, _), of in zip(opened, entries, strict=True)}
+    parents = [Parent(os.path.splitext(os.path.basename(file.path))[0], file.metadata) for file, _ in opened]
+    told = {
+        "method": chosen.method,
+        "sources": [{"name": parent.name, "strength": weight} for parent, weight in zip(parents, weights, strict=True)],
+    }
+    _save(chosen, baked, parents, families.pop() if len(families) == 1 else None, told)
+
+
+def _save(chosen: argparse.Namespace, baked: Baked, parents: list[Parent], family: str | None, recipe: dict) -> None:
+    name = os.path.splitext(os.path.basename(chosen.out))[0]
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    found = baked.quality
+    recipe = {**recipe, "error": round(found.error, 6), "gain": round(found.gain, 6)}
+    saved = save(chosen.out, baked.tensors, header(name, parents, family, baked.ranks, recipe, now))
+    ranks = sorted(baked.ranks)
+    span = f"rank {ranks[0]} to {ranks[-1]}" if ranks else "nothing low-rank"
+    print(f"{saved.path}: {show_size(saved.size)}, {span}, error {100 * found.error:.3g} %, gain {found.gain:.4f}")
+
+
+def _extract(chosen: argparse.Namespace) -> None:
+    with open_checkpoint(chosen.base) as base, open_checkpoint(chosen.tuned) as tuned:
+        found = extract(pairs(base, tuned), chosen.largest_rank, name=os.path.basename(chosen.tuned))
+    recipe = _recipe(chosen)
+    places = {name: place_of(name) for name in found.changes}
+    stored = found.stored(recipe.budget, recipe.dtype, recipe.clip, lambda name: overhead(places[name][0]))
+    layers = {places[name]: layer for name, layer in stored.items()}
+    baked = Baked(tensors(layers, recipe.style, recipe.stubs), layers)
+    told = {"method": "extract", "base": os.path.basename(chosen.base), "tuned": os.path.basename(chosen.tuned)}
+    _save(chosen, baked, [], None, told)
+
+
+def _read(path: str) -> tuple[LoraFile, state_dict.StateDict]:
+    file = read_lora_file(path)
+    contents = state_dict.parse(file.tensors, file.metadata)
+    if not contents.entries:
+        raise StrataError(f"{os.path.basename(path)} holds no LoRA that is understood here.")
+    return file, contents
+
+
+def _weighted(text: str) -> tuple[str, float]:
+    path, colon, weight = text.rpartition(":")
+    try:
+        return (path, float(weight)) if colon else (text, 1.0)
+    except ValueError:
+        return text, 1.0

@@ -1,0 +1,119 @@
+"""What a saved LoRA's header says: written fresh, since readers tell files apart by it, with what the parents knew of their training."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .. import family as families
+
+TAGS = 20_000  # names of tags and datasets that are taken over: a header is read by every tool that lists files
+
+
+@dataclass(frozen=True)
+class Parent:
+    """One LoRA that went in: its name, its header, and its own hash (``sha256`` of the bytes behind its header), where it is known."""
+
+    name: str
+    metadata: Mapping[str, str]
+    sha256: str = ""
+
+
+# Family -> (kohya's ss_base_model_version, modelspec.architecture as SwarmUI and Stability's ModelSpec have it). Forge tells SDXL by
+# the first; families that neither table knows get the family's name, and readers go by the keys.
+_KNOWN = {
+    families.SD15: ("sd_v1", "stable-diffusion-v1"),
+    families.SD2: ("sd_v2", "stable-diffusion-v2-768-v"),
+    families.SDXL: ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base"),
+    families.SD3: ("sd3", "stable-diffusion-v3.5-large"),
+    families.FLUX: ("flux1", "Flux.1-dev"),
+    families.FLUX2: ("flux2", "flux.2-dev"),
+    families.CHROMA: ("chroma", "chroma"),
+    families.QWEN: ("qwen_image", "qwen-image"),
+    families.WAN: ("wan2.1", "wan-2_1-text2video-14b"),
+    families.Z_IMAGE: ("z_image", "z-image"),
+    families.HUNYUAN_VIDEO: ("hunyuan_video", "hunyuan-video"),
+    families.LTX2: ("ltx2", "lightricks-ltx-video-2"),
+    families.HIDREAM: ("hidream", "hidream-i1"),
+    families.KREA2: ("krea2", "krea-2"),
+    families.ANIMA: ("anima", "anima"),
+}
+
+
+def header(
+    name: str,
+    parents: Sequence[Parent],
+    family: str | None,
+    ranks: Iterable[int],
+    recipe: Mapping[str, object],
+    date: str,
+    thumbnail: str | None = None,
+) -> dict[str, str]:
+    """name: of the file, without its ending; ranks: of every low-rank layer; recipe: how it was made, for ``strata.recipe``; date: ISO
+    8601; thumbnail: a data URL. Hashes are ``file.save``'s to add."""
+    dims = set(ranks)
+    dim = str(dims.pop()) if len(dims) == 1 else "Dynamic"
+    found = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": dim,
+        "ss_network_alpha": dim,
+        "ss_output_name": name,
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.title": name,
+        "modelspec.date": date,
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.merged_from": ", ".join(parent.name for parent in parents),
+        "strata.recipe": json.dumps(recipe, ensure_ascii=False, sort_keys=True),
+    }
+    base, architecture = _base(family, parents)
+    if base:
+        found["ss_base_model_version"] = base
+    if architecture:
+        found["modelspec.architecture"] = architecture
+    if family == families.SD2:
+        found["ss_v2"] = "True"
+    tags = _united_tags(parents)
+    if tags:
+        found["ss_tag_frequency"] = json.dumps(tags, ensure_ascii=False)
+    phrases = dict.fromkeys(
+        word
+        for parent in parents
+        for word in map(str.strip, parent.metadata.get("modelspec.trigger_phrase", "").split(","))
+        if word
+    )
+    if phrases:
+        found["modelspec.trigger_phrase"] = ", ".join(phrases)
+    if thumbnail:
+        found["modelspec.thumbnail"] = thumbnail
+    return found
+
+
+def _base(family: str | None, parents: Sequence[Parent]) -> tuple[str, str]:
+    """What the parents say as long as they agree: they know a base model more exactly than its layers do."""
+    base, architecture = _KNOWN.get(family, (family or "", family or ""))
+    said = {parent.metadata.get("ss_base_model_version", "") for parent in parents}
+    told = {parent.metadata.get("modelspec.architecture", "") for parent in parents}
+    base = said.pop() if len(said) == 1 and "" not in said else base
+    own = told.pop() if len(told) == 1 and "" not in told else architecture
+    if own and not own.endswith("/lora"):
+        own += "/lora"
+    return base, own
+
+
+def _united_tags(parents: Sequence[Parent]) -> dict[str, dict[str, int]]:
+    """Counts of the same tag in the same dataset added up."""
+    united: dict[str, Counter] = {}
+    count = 0
+    for parent in parents:
+        try:
+            datasets = json.loads(parent.metadata.get("ss_tag_frequency", "{}"))
+        except (ValueError, RecursionError):
+            continue
+        for dataset, tags in datasets.items() if isinstance(datasets, dict) else ():
+            for tag, number in tags.items() if isinstance(tags, dict) else ():
+                if isinstance(number, int) and count < TAGS:
+                    united.setdefault(dataset, Counter())[tag] += number
+                    count += 1
+    return {dataset: dict(tags) for dataset, tags in united.items()}
