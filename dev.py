@@ -11,9 +11,12 @@ if sys.version_info < (3, 10):  # noqa: UP036  for whoever starts it with an old
     sys.exit(f"dev.py needs Python 3.10 or newer, and this is {sys.version_info[0]}.{sys.version_info[1]}.")
 
 from devtools.environment import ROOT, Environment, prepare, prepare_tests
+from devtools.frontend import ENVIRONMENT as FRONTEND
+from devtools.frontend import get_frontend
 from devtools.install import SetupError
 
 GRACE_SECONDS = 20
+PYTEST = ("-m", "pytest", "-c", "tests/pytest.ini")
 WORKERS = 2  # of the tests, at most: with its server each holds five gigabytes at times
 
 
@@ -22,26 +25,30 @@ def demo(environment: Environment, rest: list[str]) -> int:
     return _run(environment, "-m", "devtools.demo", "--comfyui", environment.comfyui, *rest)
 
 
-def test(environment: Environment, rest: list[str]) -> int:
+def test(environment: Environment, rest: list[str], frontend: str | None = None) -> int:
     """Check the style (only without arguments), then run the tests; arguments go to pytest."""
     python = prepare_tests(environment)
+    if frontend is not None:
+        # Only a page in a browser meets it.
+        where = [] if any((ROOT / argument.split("::")[0]).exists() for argument in rest) else ["tests/browser"]
+        folder = get_frontend(environment.python, frontend)
+        return _run(environment, *PYTEST, *where, *rest, python=python, more={FRONTEND: str(folder)})
     if not rest:
         for check in (["check"], ["format", "--check"]):
             if code := _run(environment, "-m", "ruff", *check, ".", python=python):
                 return code
-    pytest = ("-m", "pytest", "-c", "tests/pytest.ini")
     if rest:
         # Options alone select from all tests.
         where = [] if any((ROOT / argument.split("::")[0]).exists() for argument in rest) else ["tests"]
-        return _run(environment, *pytest, *where, *rest, python=python)
+        return _run(environment, *PYTEST, *where, *rest, python=python)
     # One thread for each: PyTorch's threads wait by spinning, and would take the other worker's core.
     alone = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     workers = ("-n", min(os.cpu_count() or 1, WORKERS), "--dist", "worksteal")
-    code = _run(environment, *pytest, "tests", "--ignore=tests/browser", *workers, python=python, more=alone)
+    code = _run(environment, *PYTEST, "tests", "--ignore=tests/browser", *workers, python=python, more=alone)
     if code not in (0, 1):  # stopped by the user, not by a failed test
         return code
     # Pages have deadlines of their own: they get the machine for themselves.
-    return _run(environment, *pytest, "tests/browser", python=python) or code
+    return _run(environment, *PYTEST, "tests/browser", python=python) or code
 
 
 def serve(environment: Environment, rest: list[str]) -> int:
@@ -103,11 +110,19 @@ def main() -> int:
         command.set_defaults(run=run)
         if run is serve:
             command.add_argument("--port", default="8188", help="default: 8188")
+        if run is test:
+            command.add_argument(
+                "--frontend",
+                metavar="VERSION",
+                help='run the browser tests on this version of ComfyUI\'s editor, from PyPI, or on the "newest" (default: the one '
+                "that belongs to the ComfyUI)",
+            )
     options, rest = parser.parse_known_args()
     if options.command == "serve":
         rest = ["--port", options.port, *rest]
+    more = {"frontend": options.frontend} if options.command == "test" else {}
     try:
-        return options.run(prepare(options.comfyui), rest)
+        return options.run(prepare(options.comfyui), rest, **more)
     except SetupError as error:
         print(error, file=sys.stderr)
         return 2

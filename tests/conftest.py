@@ -47,5 +47,7 @@ def server(tmp_path_factory):
     base = tmp_path_factory.mktemp("server")
     served_loras.save_all(base / "models" / "loras")
     link_models(demo_models(Path(COMFYUI), print), base)
-    with ComfyServer(Path(COMFYUI), base=base) as running:
+    frontend = os.environ.get("STRATA_FRONTEND")  # another version of the editor, by ``dev.py test --frontend``
+    arguments = ("--front-end-root", frontend) if frontend else ()
+    with ComfyServer(Path(COMFYUI), base=base, arguments=arguments) as running:
         yield running

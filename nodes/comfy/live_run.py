@@ -63,7 +63,7 @@ class Run:
     def prepare_sampling(self, executor, model, *args, **kwargs):
         """Makes room for the factors, lets ComfyUI load the model, and starts."""
         device = model.load_device
-        if device.type != "cpu":
+        if not need("comfy.model_management", "is_device_cpu", "apply = live")(device):
             terms = (term for terms in self.layers.values() for term in terms)
             least = need("comfy.model_management", "minimum_inference_memory", "apply = live on a GPU")()
             room = stack.nbytes(terms, _dtype(model)) * 1.1 + least

@@ -23,9 +23,10 @@ SAMPLE = 1 << 16  # numbers per weight
 CHUNK = 64  # of them side by side: a line or two of the memory's cache
 # Layouts of ComfyUI's quantized layers (comfy_kitchen.tensor). INT4: two signed numbers in a byte. GROUPED: numbers of a row that share
 # a scale, and the bytes that they take; the scales of four groups of 128 rows lie together (comfy_kitchen.float_utils.to_blocked, as
-# cuBLAS wants it): a tile.
+# cuBLAS wants it): a tile. INT4_IN_GROUPS: two codes in a byte, a scale for each group of a row and one for each row (ComfyUI 0.33).
 INT4 = "TensorCoreConvRotW4A4Layout"
 GROUPED = {"TensorCoreNVFP4Layout": (16, 8), "TensorCoreMXFP8Layout": (32, 32)}
+INT4_IN_GROUPS = "AsymW4A8Int8Layout"
 TILE_ROWS, TILE_GROUPS, TILES = 128, 4, 16
 
 
@@ -106,6 +107,8 @@ def _quantized(weight: QuantizedTensor) -> Magnitude | None:
         return None
     if name in GROUPED:
         return _tiles(weight, *GROUPED[name])
+    if name == INT4_IN_GROUPS:
+        return _groups(weight)
     rows, scale = weight.shape[0], params.scale.flatten()
     if len(scale) not in (1, rows) or not (name == INT4 or stored.shape == weight.shape):
         return None
@@ -155,3 +158,31 @@ def _tiles(weight: QuantizedTensor, numbers: int, packed: int) -> Magnitude:
     cut = replace(params, **{field: blocks.flatten(0, 1).view(scales.dtype)}, orig_shape=shape)
     squares = weight.layout_cls.dequantize(tiles.flatten(0, 1).view(stored.dtype), cut).float().square()
     return Magnitude(squares.view(len(at), -1).mean(1), step, TILE_ROWS * columns // across)
+
+
+def _groups(weight: QuantizedTensor) -> Magnitude:
+    """Of pieces of rows, put below each other: a narrow matrix, which the layout unpacks as any other.
+
+    It rotates groups of columns back after unpacking, 256 wide mostly; a narrower rotation keeps the sum of squares as well, and lets
+    more rows be met by as many numbers.
+    """
+    (rows, columns), params = weight.shape, weight.params
+    size = next((n for n in (16, 64, 256) if n >= CHUNK and n % params.group_size == columns % n == 0), columns)
+    across = columns // size
+    step = _step(weight.numel() // SAMPLE, across)
+    at = torch.arange(0, rows * across, step, device=params.scale.device)
+
+    def pieces(values: Tensor) -> Tensor:
+        return values.reshape(rows * across, -1)[at]
+
+    cut = replace(
+        params,
+        # Bytes, as PyTorch indexes few of the types in 8 bits.
+        scale=pieces(params.scale.view(torch.uint8)).view(params.scale.dtype),
+        s_channel=params.s_channel[at // across],
+        correction=None if params.correction is None else pieces(params.correction.t()).t(),
+        convrot_groupsize=params.convrot_groupsize if size == columns else size,
+        orig_shape=(len(at), size),
+    )
+    squares = weight.layout_cls.dequantize(pieces(weight._qdata), cut).float().square()
+    return Magnitude(squares.mean(1), step, size)
