@@ -121,7 +121,7 @@ export interface App {
   extensionManager?: {
     setting?: { get(id: string): unknown }
     dialog: { prompt(question: { title: string; message: string; defaultValue: string }): Promise<string | null> }
-    workflow?: { activeWorkflow?: { changeTracker?: ChangeTracker } | null }
+    workflow?: { activeWorkflow?: { changeTracker?: ChangeTracker; activeMode?: string | null } | null }
   }
   registerExtension(extension: Extension): void
 }

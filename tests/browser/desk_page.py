@@ -129,7 +129,7 @@ def wait_for_lora(page, desk, lora):
     settle(page)
 
 
-ELEMENT = "((id) => app.canvas.graph.getNodeById(id)?.widgets?.find((w) => w.name.startsWith('strata_'))?.element)"
+ELEMENT = "((id) => app.canvas.graph.getNodeById(id)?.widgets?.find((w) => ['strata_desk', 'strata_line'].includes(w.name))?.element)"
 
 
 def element(page, node):

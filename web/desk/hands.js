@@ -30,6 +30,8 @@ const FINE = 0.01
 const PAGE = 0.25
 const SLACK = 4 // px before a press becomes a drag
 const GRAB = 9 // px around a cap that count as the cap
+const AIM = 0.25 // px down for each px aside with which a pointer is on its way to the foot
+const REST = 150 // ms
 const REACH = 40 // px above and below the faders that a stroke may stray
 
 export class Hands {
@@ -40,6 +42,7 @@ export class Hands {
   /** One step of undo for a drag, and one for a key that is held and repeats. */
   #dragging = new UndoStep()
   #repeating = new UndoStep()
+  #resting = 0
 
   /** @param {DeskView} desk */
   constructor(desk) {
@@ -50,7 +53,10 @@ export class Hands {
     surface.addEventListener('pointerup', (event) => this.#release(event))
     surface.addEventListener('pointercancel', (event) => this.#release(event))
     surface.addEventListener('lostpointercapture', (event) => this.#release(event))
-    surface.addEventListener('pointerleave', () => this.#stroke || this.desk.claimWheel(false))
+    surface.addEventListener('pointerleave', () => {
+      clearTimeout(this.#resting)
+      if (!this.#stroke) this.desk.claimWheel(false)
+    })
     surface.addEventListener('dblclick', (event) => this.#reset(event))
     surface.addEventListener('wheel', (event) => this.#wheel(event), { passive: false })
     surface.addEventListener('keydown', (event) => this.#key(event))
@@ -60,6 +66,7 @@ export class Hands {
 
   /** The desk goes, perhaps in the middle of a stroke. */
   dispose() {
+    clearTimeout(this.#resting)
     const stroke = this.#stroke
     this.#stroke = null
     if (stroke?.frame) cancelAnimationFrame(stroke.frame)
@@ -104,8 +111,7 @@ export class Hands {
     const stroke = this.#stroke
     if (!stroke) {
       this.desk.claimWheel(event.altKey)
-      const name = this.desk.strips.nameOf(event.target)
-      if (name) this.desk.point(name)
+      this.#hover(event)
       return
     }
     if (event.pointerId !== stroke.id) return
@@ -119,6 +125,21 @@ export class Hands {
     this.#queue(stroke, stroke.mode === 'paint' ? this.#painted(stroke, event) : this.#pulled(stroke, event))
     stroke.lastX = event.clientX
     stroke.lastY = event.clientY
+  }
+
+  /**
+   * Points at the fader under the pointer; on its way down to the foot, where the pointed fader's number and buttons are, only once it
+   * rests.
+   *
+   * @param {PointerEvent} event
+   */
+  #hover(event) {
+    clearTimeout(this.#resting)
+    const name = this.desk.strips.nameOf(event.target)
+    if (!name) return
+    const leaving = event.movementY > 0 && event.movementY > AIM * Math.abs(event.movementX)
+    if (!leaving || !this.desk.target()) this.desk.point(name)
+    else this.#resting = setTimeout(() => this.desk.point(name), REST)
   }
 
   /** What the held fader, or the group behind a held master, is dragged to. @param {Stroke} stroke @param {PointerEvent} event */

@@ -4,10 +4,18 @@ import { app } from './comfy.js'
 import { pathsOf } from './graph.js'
 
 /** @typedef {import('./comfy.js').GraphNode} GraphNode */
-/** @typedef {{text: string, about?: unknown}} Failure about: of which choice it is, for whoever wants to remember that */
+/**
+ * @typedef {object} Failure
+ * @property {string} text
+ * @property {unknown} workflow on the screen at the time: nodes of others have the same ids
+ * @property {unknown} [about] of which choice it is, for whoever wants to remember that
+ */
 
 /** Node by its path ("3", or "7:3" inside a subgraph) -> what the run that failed there said. @type {Map<string, Failure>} */
 const failures = new Map()
+
+/** What stays the same through the undo of a workflow, and is another in another tab. */
+const workflowNow = () => app.extensionManager?.workflow?.activeWorkflow?.changeTracker
 
 /** The events of ComfyUI's socket that tell of runs. */
 export const RUN_EVENTS = ['execution_start', 'executed', 'execution_error']
@@ -18,14 +26,17 @@ export function note(event) {
   if (event.type === 'execution_start') failures.clear()
   else if (event.type === 'executed') failures.delete(String(detail.node))
   else if (event.type === 'execution_error') {
-    failures.set(String(detail.node_id), { text: String(detail.exception_message).trim() })
+    failures.set(String(detail.node_id), { text: String(detail.exception_message).trim(), workflow: workflowNow() })
   }
 }
 
 /** What stopped the last run, where it was this node. @param {GraphNode} node @returns {Failure | null} */
 export function failureOf(node) {
   if (!failures.size) return null
-  for (const path of pathsOf(node)) if (failures.has(path)) return failures.get(path) ?? null
+  for (const path of pathsOf(node)) {
+    const failure = failures.get(path)
+    if (failure && failure.workflow === workflowNow()) return failure
+  }
   return null
 }
 

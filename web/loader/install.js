@@ -1,46 +1,64 @@
 // @ts-check
-// Puts the quiet line under the sliders of a StrataLoraLoader, and keeps the sliders to a usable range.
+// Puts the bars of the strengths and the quiet line under the widgets of a StrataLoraLoader.
 import { SELECT_ON } from '../lib/canvas.js'
 import { chain, follow } from '../lib/comfy.js'
-import { widgetOf } from '../lib/graph.js'
+import { showWidget, widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { unwatch, watch } from '../lib/watch.js'
 import { LoaderLine } from './line.js'
+import { StrengthPanel } from './panel.js'
 import { fitRange, followStrengths, STRENGTHS } from './strengths.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 
+const MARGIN = 6 // px
+
 /** @param {GraphNode} node */
 export function installLoader(node) {
+  const panel = new StrengthPanel(node)
   const line = new LoaderLine(node)
-  const widget = node.addDOMWidget('strata_line', 'STRATA_LINE', line.element, {
+  const items = [panel, line]
+  // Never saved, and last: the places of saved widgets do not shift.
+  const common = {
     serialize: false,
     hideOnZoom: true,
     hideInPanel: true,
     selectOn: SELECT_ON,
-    margin: 6,
-    getMinHeight: () => line.minHeight + 12,
-    getMaxHeight: () => (line.open ? undefined : line.minHeight + 12),
+    margin: MARGIN,
     getValue: () => '',
     setValue: () => {},
+  }
+  const bars = node.addDOMWidget('strata_strengths', 'STRATA_STRENGTHS', panel.element, {
+    ...common,
+    getMinHeight: () => panel.minHeight + 2 * MARGIN,
+    getMaxHeight: () => panel.minHeight + 2 * MARGIN,
   })
-  widget.serialize = false
-  widget.label = t('file')
+  const text = node.addDOMWidget('strata_line', 'STRATA_LINE', line.element, {
+    ...common,
+    getMinHeight: () => line.minHeight + 2 * MARGIN,
+    getMaxHeight: () => (line.open ? undefined : line.minHeight + 2 * MARGIN),
+  })
+  bars.serialize = text.serialize = false
+  bars.label = t('strengths')
+  text.label = t('file')
+  const look = () => items.forEach((item) => item.tick())
+  const lookAfter = () => queueMicrotask(look)
+  for (const name of STRENGTHS) showWidget(node, name, false)
   fitRange(node)
-  followStrengths(node)
-  for (const name of ['lora_name', ...STRENGTHS]) follow(widgetOf(node, name), () => line.tick())
+  followStrengths(node, look)
+  follow(widgetOf(node, 'lora_name'), look)
   chain(node, 'onConfigure', () => {
     fitRange(node)
-    queueMicrotask(() => line.tick())
+    lookAfter()
   })
-  chain(node, 'onConnectionsChange', () => queueMicrotask(() => line.tick()))
+  chain(node, 'onConnectionsChange', lookAfter)
   chain(node, 'onExecuted', () => line.executed())
-  chain(node, 'onAdded', () => watch(line))
+  chain(node, 'onAdded', () => items.forEach(watch))
   chain(node, 'onRemoved', () => {
-    unwatch(line)
-    line.dispose()
+    items.forEach(unwatch)
+    items.forEach((item) => item.dispose())
   })
-  watch(line)
+  items.forEach(watch)
   const [width, height] = node.size
   node.setSize([width, Math.max(height, node.computeSize()[1])])
 }

@@ -2,24 +2,19 @@
 // The loader's quiet line: what the file is before the first run, what the loader did after it; and the details behind it.
 import { passWheel } from '../lib/canvas.js'
 import { api } from '../lib/comfy.js'
-import { attribute, copyText, el, flag, icon, setText } from '../lib/dom.js'
-import { isLinked, valueOf, widgetOf } from '../lib/graph.js'
+import { attribute, copyText, el, flag, setText } from '../lib/dom.js'
+import { isLinked, valueOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
-import { NumberField } from '../lib/number_field.js'
 import { leave, takePlace } from '../lib/place.js'
 import { failureOf, outputOf } from '../lib/runs.js'
 import { forget, getLora, knownLora } from '../lib/server.js'
-import { oneStep } from '../lib/undo.js'
-import { fitRange, isLinkedPair, linkPair, reachOf, setStrength, STRENGTHS } from './strengths.js'
 import { describe, withoutName } from './verdict.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 /** @typedef {import('../lib/server.js').Profile} Profile */
 /** @typedef {{verdict: string, report: string, wrong: boolean}} Run what the last run of this LoRA told */
 
-const CHAIN =
-  'M10 14a4 4 0 0 0 5.7 0l3.6-3.6a4 4 0 0 0-5.7-5.7l-1.2 1.2M14 10a4 4 0 0 0-5.7 0l-3.6 3.6a4 4 0 0 0 5.7 5.7l1.2-1.2'
 const LINE = 26 // px
 const DETAILS = 230
 const TOLD = 900 // ms for which a button says that it has copied
@@ -40,26 +35,23 @@ export class LoaderLine {
   constructor(node) {
     this.node = node
     this.text = el('span', { class: 'strata-verdict', role: 'status' })
-    this.more = this.#button('details', '▸', () => this.toggle())
-    flag(this.more, 'aria-expanded', false)
-    this.pair = this.#button('link', icon(CHAIN), () => this.#togglePair())
-    this.beyond = el('button', {
+    this.more = el('button', {
       type: 'button',
       class: 'strata-button',
-      'data-act': 'beyond',
-      hidden: true,
-      on: { click: () => this.#typeExact() },
+      'data-act': 'details',
+      title: t('details'),
+      'aria-label': t('details'),
+      text: '▸',
+      on: { click: () => this.toggle() },
     })
-    /** Strengths by name: number fields that live as long as the line, so that drawing takes nobody's typing away. */
-    this.exact = new Map(STRENGTHS.map((name) => [name, this.#exact(name)]))
-    this.problem = el('div', { class: 'strata-note wrong', role: 'alert' })
-    this.more_to_read = el('div', {})
+    flag(this.more, 'aria-expanded', false)
+    this.sheet = el('div', { class: 'strata-sheet' })
     this.details = el(
       'div',
       { class: 'strata-details', hidden: true, 'data-capture-wheel': 'true', tabindex: -1 },
-      el('div', { class: 'strata-sheet' }, this.#strengths(), this.more_to_read),
+      this.sheet,
     )
-    this.lead = el('div', { class: 'strata-lead' }, this.more, this.text, this.beyond, this.pair)
+    this.lead = el('div', { class: 'strata-lead' }, this.more, this.text)
     this.element = el(
       'div',
       { class: 'strata strata-line', on: { keydown: shield, wheel: (event) => this.#wheel(event) } },
@@ -68,12 +60,6 @@ export class LoaderLine {
     )
     this.observer = new ResizeObserver(() => this.#fit())
     this.observer.observe(this.element)
-  }
-
-  /** @param {'details' | 'link'} act @param {Node | string} face @param {() => void} run */
-  #button(act, face, run) {
-    const words = { type: 'button', class: 'strata-button', 'data-act': act, title: t(act), 'aria-label': t(act) }
-    return el('button', { ...words, on: { click: run } }, face)
   }
 
   get open() {
@@ -91,15 +77,13 @@ export class LoaderLine {
     takePlace(node, this.element)
     const name = valueOf(node, 'lora_name')
     const lora = typeof name === 'string' && name && !isLinked(node, 'lora_name') ? name : null
-    const strengths = STRENGTHS.map((strength) => valueOf(node, strength))
     const ran = lastRun(node, lora)
     const known = lora !== null && knownLora(lora) !== undefined
-    const signature = JSON.stringify([lora, this.open, isLinkedPair(node), strengths, known, ran])
+    const signature = JSON.stringify([lora, this.open, known, ran])
     if (signature === this.#signature) return
     this.#signature = signature
     this.lora = lora
     this.ran = ran
-    fitRange(node)
     this.#refresh()
   }
 
@@ -129,16 +113,10 @@ export class LoaderLine {
     setText(this.text, ran ? ran.verdict : wrong ? withoutName(wrong, this.lora) : told)
     attribute(this.text, 'title', ran ? ran.report : wrong || told)
     this.text.classList.toggle('wrong', isWrong)
-    const stopped = this.#stopped()
-    attribute(this.beyond, 'hidden', stopped && !this.open ? null : true)
-    setText(this.beyond, stopped ? t('beyond', { reach: reachOf(this.node, stopped) }) : '')
-    attribute(this.beyond, 'title', stopped ? t('beyondHint', { name: this.#label(stopped) }) : null)
-    flag(this.pair, 'aria-pressed', isLinkedPair(this.node))
     flag(this.more, 'aria-expanded', this.open)
     setText(this.more, this.open ? '▾' : '▸')
     attribute(this.details, 'hidden', this.open ? null : true)
-    this.more_to_read.replaceChildren(...(this.open ? this.#sections(isWrong ? ran?.report || wrong : '') : []))
-    for (const [name, field] of this.exact) field.show(Number(valueOf(this.node, name)))
+    this.sheet.replaceChildren(...(this.open ? this.#sections(isWrong ? ran?.report || wrong : '') : []))
     this.#fit()
   }
 
@@ -174,47 +152,6 @@ export class LoaderLine {
     }
     if (profile?.metadata?.length) parts.push(section(t('metadata'), [table(profile.metadata)]))
     return parts
-  }
-
-  // Strengths
-
-  /** A strength whose slider can go no further: ComfyUI cuts what is typed there to what the slider spans. */
-  #stopped() {
-    return STRENGTHS.find((name) => Math.abs(Number(valueOf(this.node, name))) >= reachOf(this.node, name))
-  }
-
-  #typeExact() {
-    const name = this.#stopped()
-    this.toggle()
-    if (name) this.exact.get(name)?.start()
-  }
-
-  /** A strength's name in the language of the page. @param {string} name */
-  #label(name) {
-    return widgetOf(this.node, name)?.label || name
-  }
-
-  /** A number field for a strength: the slider reaches only as far as people usually go. @param {string} name */
-  #exact(name) {
-    const field = new NumberField({
-      label: name,
-      take: (value) => oneStep(() => setStrength(this.node, name, value)),
-      refuse: (message) => setText(this.problem, message),
-    })
-    field.element.dataset.strength = name
-    return field
-  }
-
-  #strengths() {
-    const rows = [...this.exact].map(([name, field]) =>
-      el('label', { class: 'strata-exact' }, el('span', { text: this.#label(name) }), field.element)
-    )
-    return section(t('exact'), [...rows, this.problem])
-  }
-
-  #togglePair() {
-    oneStep(() => linkPair(this.node, !isLinkedPair(this.node)))
-    this.tick()
   }
 
   // What is in the file

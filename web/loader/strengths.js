@@ -1,40 +1,45 @@
 // @ts-check
-// The strength sliders: how far they reach, and the link between them.
-import { app, follow } from '../lib/comfy.js'
+// The two strengths of a loader: where their values are kept, how far their bars go, and the link between them.
+import { app, follow, keepIn, kept } from '../lib/comfy.js'
 import { keeperOf, setWidget, valueOf, widgetOf } from '../lib/graph.js'
 import { bounded, LIMIT } from '../lib/numbers.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
+/** @typedef {'' | 'equal' | 'ratio'} Link how one strength follows the other */
 
 export const RANGE_SETTING = 'Strata.SliderRange'
 export const DEFAULT_RANGE = 2
 export const STRENGTHS = ['strength_model', 'strength_clip']
+const LINK = 'strata_link'
+const DIGITS = 4 // of a strength that follows in a ratio
+
+/** How far bars go to both sides of 0: as the setting says, or further where a value lies outside. @param {number} value */
+export function reachFor(value) {
+  const chosen = Number(app.extensionManager?.setting?.get(RANGE_SETTING)) || DEFAULT_RANGE
+  return Math.min(LIMIT, Math.max(chosen, Math.ceil(Math.abs(value) || 0)))
+}
 
 /**
- * Lets each slider span the chosen range, or more where its value lies outside. Any value up to the limit stays valid.
+ * Lets ComfyUI's own sliders for the strengths, which stand on a subgraph or in App mode, go as far. Any value up to the limit stays valid.
  *
  * @param {GraphNode} node
  */
 export function fitRange(node) {
-  const chosen = Number(app.extensionManager?.setting?.get(RANGE_SETTING)) || DEFAULT_RANGE
   for (const name of STRENGTHS) {
-    const widget = keeperOf(node, name)?.widget
-    if (!widget?.options) continue
-    const reach = Math.min(LIMIT, Math.max(chosen, Math.ceil(Math.abs(Number(widget.value) || 0))))
-    if (widget.options.max === reach) continue
-    widget.options.min = -reach
-    widget.options.max = reach
+    const options = keeperOf(node, name)?.widget.options
+    if (!options) continue
+    const reach = reachFor(Number(valueOf(node, name)))
+    if (options.max === reach) continue
+    options.min = -reach
+    options.max = reach
     node.graph?.setDirtyCanvas?.(true, false)
   }
 }
 
-/** How far a strength's slider goes, to both sides; Infinity where there is nothing beyond. @param {GraphNode} node @param {string} name */
-export function reachOf(node, name) {
-  const reach = keeperOf(node, name)?.widget.options?.max ?? LIMIT
-  return reach < LIMIT ? reach : Infinity
-}
+/** @param {GraphNode} node @param {string} name */
+export const strengthOf = (node, name) => Number(valueOf(node, name) ?? 1)
 
-/** Sets a strength beyond the slider's reach too. @param {GraphNode} node @param {string} name @param {number} value */
+/** Sets a strength, beyond the reach of its slider too. @param {GraphNode} node @param {string} name @param {number} value */
 export function setStrength(node, name, value) {
   const widget = keeperOf(node, name)?.widget
   const wanted = bounded(value)
@@ -46,28 +51,58 @@ export function setStrength(node, name, value) {
   fitRange(node)
 }
 
-/** @param {GraphNode} node */
-export const isLinkedPair = (node) => node.properties?.strata_link === true
-
-/** @param {GraphNode} node @param {boolean} linked */
-export function linkPair(node, linked) {
-  node.properties ??= {}
-  if (linked) node.properties.strata_link = true
-  else delete node.properties.strata_link
-  if (linked) setStrength(node, 'strength_clip', Number(valueOf(node, 'strength_model')))
+/** @param {GraphNode} node @returns {Link} */
+export function linkOf(node) {
+  const link = node.properties?.[LINK]
+  if (link === true) return 'equal' // as it was written first
+  return typeof link === 'object' && link !== null ? 'ratio' : ''
 }
 
-/** A moved slider takes the other along while they are linked. @param {GraphNode} node */
-export function followStrengths(node) {
+/** @param {GraphNode} node @param {Link} link */
+export function setLink(node, link) {
+  const [model, clip] = STRENGTHS.map((name) => strengthOf(node, name))
+  node.properties ??= {}
+  delete node.properties[LINK]
+  if (link === 'equal') {
+    node.properties[LINK] = true
+    setStrength(node, STRENGTHS[1], model)
+  } else if (link === 'ratio') keepIn(node, LINK, { model, clip })
+}
+
+/** A strength that is set takes the other along while they are linked. @param {GraphNode} node @param {() => void} done */
+export function followStrengths(node, done) {
   let moving = false
   STRENGTHS.forEach((name, at) =>
     follow(widgetOf(node, name), (value) => {
-      if (!moving && isLinkedPair(node)) {
+      if (!moving) {
         moving = true
-        setStrength(node, STRENGTHS[1 - at], Number(value))
+        const other = followed(node, at, Number(value))
+        if (other !== null) setStrength(node, STRENGTHS[1 - at], other)
         moving = false
       }
       fitRange(node)
+      done()
     })
   )
+}
+
+/**
+ * What the other strength is to be, once one is set.
+ *
+ * @param {GraphNode} node
+ * @param {number} at which was set, by its place in STRENGTHS
+ * @param {number} value
+ * @returns {number | null}
+ */
+function followed(node, at, value) {
+  const link = linkOf(node)
+  if (link === 'equal') return value
+  if (link !== 'ratio') return null
+  const { model, clip } = kept(node, LINK)
+  const [own, other] = (at === 0 ? [model, clip] : [clip, model]).map(Number)
+  // From 0 there is no ratio: the other stays, and from here on there is one.
+  if (Number.isFinite(other) && own) return bounded(Number(((other * value) / own).toFixed(DIGITS)))
+  const now = STRENGTHS.map((name) => strengthOf(node, name))
+  keepIn(node, LINK, { model: now[0], clip: now[1] })
+  return null
 }

@@ -1,0 +1,137 @@
+// @ts-check
+// The strengths of a loader as bars, in place of ComfyUI's own sliders, which cut what is typed to what they show and cannot be set to a
+// given value at usual widths. The values stay in ComfyUI's widgets: those are saved, sent, promoted and wired as ever.
+import { passWheel } from '../lib/canvas.js'
+import { app } from '../lib/comfy.js'
+import { attribute, el, flag, setText } from '../lib/dom.js'
+import { isLinked, keeperOf, showWidget, widgetOf } from '../lib/graph.js'
+import { t } from '../lib/i18n.js'
+import { shield } from '../lib/keys.js'
+import { leave, takePlace } from '../lib/place.js'
+import { Strength } from '../lib/strength.js'
+import { oneStep } from '../lib/undo.js'
+import { linkOf, reachFor, setLink, setStrength, strengthOf, STRENGTHS } from './strengths.js'
+
+/** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
+/** @typedef {import('./strengths.js').Link} Link */
+
+const ROW = 26 // px
+const MESSAGE = 30 // px of what is said about a text that is no strength
+/** @type {Record<Link, {face: string, next: Link}>} */
+const LINKS = {
+  '': { face: '=', next: 'equal' },
+  equal: { face: '=', next: 'ratio' },
+  ratio: { face: '×', next: '' },
+}
+
+export class StrengthPanel {
+  #signature = ''
+  #message = ''
+
+  /** @param {GraphNode} node */
+  constructor(node) {
+    this.node = node
+    this.bars = new Map(STRENGTHS.map((name) => [name, this.#bar(name)]))
+    this.link = el('button', {
+      type: 'button',
+      class: 'strata-button strata-chain',
+      'data-act': 'link',
+      on: { click: () => this.#nextLink() },
+    })
+    this.note = el('div', { class: 'strata-note wrong', role: 'alert' })
+    this.rows = el('div', { class: 'strata-bars' }, ...[...this.bars.values()].map((bar) => bar.element))
+    this.element = el(
+      'div',
+      { class: 'strata strata-strengths', on: { keydown: shield, wheel: (event) => passWheel(event) } },
+      el('div', { class: 'strata-pair' }, this.rows, this.link),
+      this.note,
+    )
+  }
+
+  /** @param {string} name */
+  #bar(name) {
+    const bar = new Strength({
+      label: widgetOf(this.node, name)?.label || name,
+      set: (value) => setStrength(this.node, name, value),
+      refuse: (message) => this.#say(message),
+    })
+    bar.element.dataset.strength = name
+    return bar
+  }
+
+  /** The strengths that no wire decides. */
+  get #own() {
+    return STRENGTHS.filter((name) => !isLinked(this.node, name))
+  }
+
+  get minHeight() {
+    return Math.max(1, this.#own.length) * ROW + (this.#message ? MESSAGE : 0)
+  }
+
+  /** Looks whether anything that the bars show is another. */
+  tick() {
+    const { node } = this
+    if (!node.graph) return
+    takePlace(node, this.element)
+    const mode = app.extensionManager?.workflow?.activeWorkflow?.activeMode ?? 'graph'
+    // One that has a wire keeps ComfyUI's own row, where the wire ends; so have both where apps are built and used.
+    const shown = STRENGTHS.filter((name) => mode !== 'graph' || hasWire(node, name))
+    const values = STRENGTHS.map((name) => strengthOf(node, name))
+    const signature = JSON.stringify([values, values.map(reachFor), this.#own, shown, linkOf(node), this.#message])
+    if (signature === this.#signature) return
+    this.#signature = signature
+    for (const name of STRENGTHS) showWidget(node, name, shown.includes(name))
+    this.#draw()
+  }
+
+  #draw() {
+    const { node } = this
+    for (const [name, bar] of this.bars) {
+      const value = strengthOf(node, name)
+      attribute(bar.element, 'hidden', this.#own.includes(name) ? null : true)
+      bar.show({ value, reach: reachFor(value), enabled: keeperOf(node, name) !== null })
+    }
+    const link = linkOf(node)
+    attribute(this.link, 'hidden', this.#own.length === STRENGTHS.length ? null : true)
+    setText(this.link, LINKS[link].face)
+    flag(this.link, 'aria-pressed', link !== '')
+    const words = { '': t('linkNone'), equal: t('linkEqual'), ratio: t('linkRatio') }[link]
+    attribute(this.link, 'title', words)
+    attribute(this.link, 'aria-label', words)
+    setText(this.note, this.#message)
+    this.#fit()
+  }
+
+  #fit() {
+    const height = `${this.minHeight}px`
+    if (this.element.style.minHeight === height) return
+    this.element.style.minHeight = height
+    const { node } = this
+    if (!node.graph || node.flags?.collapsed) return
+    const needed = node.computeSize()[1]
+    if (needed > node.size[1]) node.setSize([node.size[0], needed])
+    node.graph.setDirtyCanvas?.(true, true)
+  }
+
+  /** @param {string} message */
+  #say(message) {
+    this.#message = message
+    this.tick()
+  }
+
+  #nextLink() {
+    oneStep(() => setLink(this.node, LINKS[linkOf(this.node)].next))
+    this.tick()
+  }
+
+  dispose() {
+    for (const bar of this.bars.values()) bar.dispose()
+    leave(this.node, this.element)
+  }
+}
+
+/** @param {GraphNode} node @param {string} name */
+function hasWire(node, name) {
+  const link = node.inputs?.find((slot) => slot.name === name)?.link
+  return link !== null && link !== undefined
+}
