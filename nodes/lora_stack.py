@@ -146,6 +146,7 @@ class StrataLoraStack(io.ComfyNode):
                     tooltip="<lora:...> tags of what was used, for a picture's metadata or another program.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,  # a page that was loaded anew hears of the last run again
         )
 
@@ -190,7 +191,8 @@ class StrataLoraStack(io.ComfyNode):
         before = read_stack(lora_stack)
         own = [_entry(tag) for tag in chosen.tags]
         stack = [*before, *own]
-        applied = apply_stack(model, clip, stack if (model, clip) != (None, None) else [], on_problem, apply)
+        applying = stack if (model, clip) != (None, None) else []
+        applied = apply_stack(model, clip, applying, on_problem, apply, getattr(cls.hidden, "unique_id", None))
         used = (
             [entry for entry, part in zip(stack, applied.parts, strict=True) if part.used] if applied.parts else stack
         )

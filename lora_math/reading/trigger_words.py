@@ -35,20 +35,20 @@ def trigger_words(path: str, metadata: Mapping[str, str]) -> list[str]:
 
 def _typed(path: str, stem: str) -> Iterator[str]:
     """The person's own words: A1111's user metadata, rgthree's and Lora Manager's edited lists."""
-    yield from _split(_dict(_json(stem + ".json")).get("activation text"))
-    for entry in _list(_dict(_json(path + ".rgthree-info.json")).get("trainedWords")):
+    yield from _split(as_dict(read_json(stem + ".json")).get("activation text"))
+    for entry in _list(as_dict(read_json(path + ".rgthree-info.json")).get("trainedWords")):
         if isinstance(entry, dict) and entry.get("user"):
             yield from _split(entry.get("word"))
 
 
 def _published(path: str, stem: str) -> Iterator[str]:
     """Civitai's ``trainedWords`` as Civitai-Helper, Lora Manager and rgthree keep them."""
-    for document in (_json(stem + ".civitai.info"), _dict(_json(stem + ".metadata.json")).get("civitai")):
-        for words in _list(_dict(document).get("trainedWords")):
+    for document in (read_json(stem + ".civitai.info"), as_dict(read_json(stem + ".metadata.json")).get("civitai")):
+        for words in _list(as_dict(document).get("trainedWords")):
             yield from _split(words)
-    for words in _list(_dict(_json(stem + ".metadata.json")).get("trainedWords")):
+    for words in _list(as_dict(read_json(stem + ".metadata.json")).get("trainedWords")):
         yield from _split(words)
-    for entry in _list(_dict(_json(path + ".rgthree-info.json")).get("trainedWords")):
+    for entry in _list(as_dict(read_json(path + ".rgthree-info.json")).get("trainedWords")):
         yield from _split(entry.get("word") if isinstance(entry, dict) else entry)
 
 
@@ -58,10 +58,10 @@ def _phrase(metadata: Mapping[str, str]) -> Iterator[str]:
 
 def _class_tokens(metadata: Mapping[str, str]) -> Iterator[str]:
     """kohya: class tokens of each subset, or the folder names ``10_ohwx woman`` that carried them."""
-    for dataset in _list(_parsed(metadata.get("ss_datasets"))):
-        for subset in _list(_dict(dataset).get("subsets")):
-            yield from _split(_dict(subset).get("class_tokens"))
-    for folder in _dict(_parsed(metadata.get("ss_dataset_dirs"))):
+    for dataset in _list(read_json_text(metadata.get("ss_datasets"))):
+        for subset in _list(as_dict(dataset).get("subsets")):
+            yield from _split(as_dict(subset).get("class_tokens"))
+    for folder in as_dict(read_json_text(metadata.get("ss_dataset_dirs"))):
         named = re.match(r"\d+_(.+)$", folder)
         if named:
             yield from _split(named.group(1).replace("_", " "))
@@ -69,10 +69,10 @@ def _class_tokens(metadata: Mapping[str, str]) -> Iterator[str]:
 
 def _constant_tags(metadata: Mapping[str, str]) -> Iterator[str]:
     """Tags that every training image of some folder carries."""
-    folders = _dict(_parsed(metadata.get("ss_dataset_dirs")))
-    for folder, tags in _dict(_parsed(metadata.get("ss_tag_frequency"))).items():
-        images = _dict(folders.get(folder)).get("img_count")
-        for tag, count in _dict(tags).items():
+    folders = as_dict(read_json_text(metadata.get("ss_dataset_dirs")))
+    for folder, tags in as_dict(read_json_text(metadata.get("ss_tag_frequency"))).items():
+        images = as_dict(folders.get(folder)).get("img_count")
+        for tag, count in as_dict(tags).items():
             if isinstance(images, int) and images > 1 and count == images:
                 yield str(tag)
 
@@ -100,7 +100,8 @@ def _text(path: str) -> str:
     return _read(path, 4096) or ""  # longer ones are notes or licences, not trigger words
 
 
-def _json(path: str):
+def read_json(path: str):
+    """The JSON of a sidecar, None where there is none that can be read."""
     try:
         return json.loads(_read(path, MAX_SIDECAR) or "null")
     except (ValueError, RecursionError):
@@ -121,14 +122,15 @@ def _read(path: str, limit: int) -> str | None:
     return None
 
 
-def _parsed(text: str | None):
+def read_json_text(text):
+    """JSON inside of a header's or another file's text, None where it is none."""
     try:
-        return json.loads(text) if text and len(text) <= MAX_SIDECAR else None
+        return json.loads(text) if isinstance(text, str) and len(text) <= MAX_SIDECAR else None
     except (ValueError, RecursionError):
         return None
 
 
-def _dict(value) -> dict:
+def as_dict(value) -> dict:
     return value if isinstance(value, dict) else {}
 
 

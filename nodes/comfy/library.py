@@ -109,6 +109,12 @@ def path_of(name: str) -> str:
     return path
 
 
+def shown_path(name: str) -> str | None:
+    """Where a name of the list is; None for a link that leads out of the folders, of which a web page is told nothing."""
+    path = folder_paths.get_full_path("loras", name)
+    return path if path is not None and place_in_folders(path) is not None else None
+
+
 def place_in_folders(path: str) -> tuple[int, str] | None:
     """(index of the ``loras`` folder, path in it with slashes) of the real file; None for a link that leads out of all of them."""
     is_within_directory = need("folder_paths", "is_within_directory", "What the desk shows of a file")

@@ -111,7 +111,7 @@ def _profile(lora: Lora, name: str, path: str) -> Profile:
         ],
         "leftover_count": len(lora.contents.leftovers),
         "changes": {"model": any(not is_text_encoder(e) for e in entries), "clip": any(map(is_text_encoder, entries))},
-        "preview": _preview(path),
+        "preview": preview(path),
         "exact": model is not None,
         "layout": None if layout is None else {"family": layout.family, "groups": groups(layout)},
         "blocks": _rows(lora, layout, model, clip),
@@ -229,7 +229,7 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
-def _preview(path: str) -> dict | None:
+def preview(path: str) -> dict | None:
     """Where core's ``/experiment/models/preview/loras/{folder}/{file}`` finds a picture beside the file, if there is one."""
     stem = os.path.splitext(path)[0]
     if not any(os.path.isfile(stem + middle + end) for middle in ("", ".preview") for end in PREVIEWS):

@@ -1,0 +1,195 @@
+"""What is known of every LoRA file without opening it again: learned in the background from headers and sidecars, and kept.
+
+Kept in the user directory by (path, size, modification time) of the file, and safe to delete. Tensors are never read here, files never
+hashed, and nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+
+from ...lora_math import family
+from ...lora_math.errors import StrataError
+from ...lora_math.reading import files, state_dict
+from ...lora_math.reading.recommended import recommended
+from ...lora_math.reading.trigger_words import trigger_words
+from ...lora_math.reading.xlabs import convert
+from ..comfy import library, user_files
+
+FILE = "lora_index.json"
+VERSION = 1
+MAX_FILES = 200_000
+SAVE_EVERY = 20.0  # seconds of learning
+PAUSE = 0.002  # seconds after each file, which belong to whatever else the server does
+MAX_WORDS, MAX_TITLE = 8, 120
+
+
+@dataclass(frozen=True)
+class Known:
+    """Of one file. strength, low, high: as recommended; problem: why it is no LoRA that can be used, else empty."""
+
+    size: int
+    modified: int  # ns
+    family: str | None = None
+    title: str = ""
+    words: tuple[str, ...] = ()
+    strength: float | None = None
+    low: float | None = None
+    high: float | None = None
+    problem: str = ""
+
+
+class LoraIndex:
+    """Safe from any thread. ``learn`` starts at most one thread of its own, which ends when everything is known."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._known: dict[str, Known] | None = None  # by full path
+        self._thread: threading.Thread | None = None
+        self._waiting = self._revision = 0
+
+    def of(self, path: str) -> Known | None:
+        """What is known of the file at a full path, None before it was learned. It may have changed since."""
+        with self._lock:
+            return self._loaded().get(path)
+
+    def all(self) -> Mapping[str, Known]:
+        """Everything that is known now, by full path."""
+        with self._lock:
+            return dict(self._loaded())
+
+    @property
+    def waiting(self) -> int:
+        """How many files are still to be learned."""
+        with self._lock:
+            return self._waiting
+
+    @property
+    def revision(self) -> int:
+        """Another number whenever something else is known; while files are being learned, at every hundredth only."""
+        with self._lock:
+            return self._revision // 100 if self._waiting else -self._revision
+
+    def learn(self) -> None:
+        """Looks through the folders in the background, unless that is under way."""
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                return
+            self._thread = threading.Thread(target=self._run, name="strata-lora-index", daemon=True)
+            self._thread.start()
+
+    def wait(self, timeout: float) -> bool:
+        """Until the learning under way has ended; False when it has not by then."""
+        thread = self._thread
+        if thread is None:
+            return True
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    def _run(self) -> None:
+        paths = [path for name in library.lora_names()[:MAX_FILES] if (path := library.shown_path(name)) is not None]
+        todo = [path for path in paths if self._is_stale(path)]
+        gone = self.all().keys() - set(paths)
+        with self._lock:
+            self._waiting = len(todo)
+            for path in gone:
+                del self._loaded()[path]
+                self._revision += 1
+        saved = time.monotonic()
+        for path in todo:
+            found = look_at(path)
+            with self._lock:
+                self._loaded()[path] = found
+                self._waiting -= 1
+                self._revision += 1
+            if time.monotonic() - saved > SAVE_EVERY:
+                self._save()
+                saved = time.monotonic()
+            time.sleep(PAUSE)
+        if todo or gone:
+            self._save()
+
+    def _is_stale(self, path: str) -> bool:
+        known = self.of(path)
+        return known is None or (known.size, known.modified) != _stamp(path)
+
+    def _loaded(self) -> dict[str, Known]:
+        if self._known is None:
+            self._known = _read(user_files.read_json(FILE))
+        return self._known
+
+    def _save(self) -> None:
+        data = {path: [*asdict(known).values()] for path, known in self.all().items()}
+        with contextlib.suppress(OSError):  # it is learned again next time
+            user_files.write_json(FILE, {"version": VERSION, "files": data})
+
+
+def _read(data) -> dict[str, Known]:
+    """A kept index; what does not look like one is nothing."""
+    if not isinstance(data, dict) or data.get("version") != VERSION or not isinstance(data.get("files"), dict):
+        return {}
+    found = {}
+    for path, values in data["files"].items():
+        if isinstance(values, list) and len(values) == len(Known.__dataclass_fields__):
+            size, modified, name, title, words, *strengths, problem = values
+            if isinstance(size, int) and isinstance(modified, int) and isinstance(words, list):
+                texts = tuple(str(word) for word in words)
+                numbers = [n if isinstance(n, (int, float)) else None for n in strengths]
+                found[path] = Known(size, modified, name and str(name), str(title), texts, *numbers, str(problem))
+    return found
+
+
+def look_at(path: str) -> Known:
+    """What header and sidecars tell of a file."""
+    size, modified = _stamp(path)
+    try:
+        header = files.read_header(path) if path.lower().endswith(".safetensors") else files.Header({}, {})
+    except StrataError as problem:
+        return Known(size, modified, problem=str(problem))
+    metadata = header.metadata
+    title = metadata.get("modelspec.title") or metadata.get("ss_output_name") or ""
+    best = recommended(path, metadata)
+    return Known(
+        size,
+        modified,
+        family_of(header),
+        title[:MAX_TITLE],
+        tuple(trigger_words(path, metadata)[:MAX_WORDS]),
+        best.strength,
+        best.low,
+        best.high,
+    )
+
+
+def family_of(header: files.Header) -> str | None:
+    """The family by names, shapes and metadata; None where they do not settle it."""
+    # One number stands for each tensor: nothing of the file's size is held, and reading the names takes any tensor for what it is.
+    tensors = {key: torch.ones((), dtype=place.dtype).expand(place.shape) for key, place in header.tensors.items()}
+    try:
+        return family.detect(state_dict.parse(convert(tensors), header.metadata, None).entries, header.metadata)
+    except (StrataError, RuntimeError, ValueError, LookupError, TypeError):
+        return None  # the loader says what is wrong with it
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
+def words_of(name: str, known: Known | None) -> str:
+    """What a search looks through."""
+    parts: Iterable[str] = (name,) if known is None else (name, known.title, known.family or "", *known.words)
+    return "\n".join(parts).lower()
+
+
+INDEX = LoraIndex()

@@ -1,0 +1,78 @@
+"""What a text of rows means, for the page that shows them. The page writes lines from what it is given here, and reads none itself."""
+
+from __future__ import annotations
+
+from ...lora_math.errors import StrataError
+from ...lora_math.rows_text import Row, is_in_folder, lora_row, read_rows, reduced
+from ...lora_math.tags import LoraTag, format_tag
+from ..comfy.library import lora_names, resolve, shown_path
+from ..library.index import INDEX
+from ..library.search import head, near
+
+MAX_NEAR = 20  # missing files for which others are suggested
+
+
+def described(text: str) -> dict:
+    """``{"rows": [...], "prompt": the text that the prompt needs}``."""
+    rows, names = read_rows(text), lora_names()
+    suggested = 0
+    found = []
+    for row in rows:
+        answer = _plain(row)
+        if row.kind == "lora":
+            answer |= _tag(row.tags[0])
+            answer |= _files(row, names) if row.pick else _file(row.tags[0].name, names, suggested < MAX_NEAR)
+            suggested += "near" in answer
+        elif row.kind == "prompt":
+            answer["lines"] = [lora_row(tag).line for tag in row.tags]
+        found.append(answer)
+    return {"rows": found, "prompt": reduced(rows)}
+
+
+def _plain(row: Row) -> dict:
+    return {
+        "line": row.line,
+        "kind": row.kind,
+        "on": row.on,
+        "locked": row.locked,
+        "pick": row.pick,
+        "title": row.title,
+        "note": row.note,
+        "problem": row.problem,
+    }
+
+
+def _tag(tag: LoraTag) -> dict:
+    """``head`` and ``tail``: what stands before and behind the strengths in the tag."""
+    bare = format_tag(LoraTag(tag.name, 1.0, 1.0)).removesuffix(":1>")
+    whole = format_tag(LoraTag(tag.name, 1.0, 1.0, tag.block_weights, tag.more))
+    return {
+        "name": tag.name,
+        "head": bare,
+        "model": tag.strength_model,
+        "clip": tag.strength_clip,
+        "tail": whole[len(bare) + 2 : -1],
+        "blocks": tag.block_weights,
+    }
+
+
+def _file(name: str, names: list[str], suggest: bool) -> dict:
+    """The file that a name stands for, with what is known of it; or why there is none."""
+    try:
+        file = resolve(name, names)
+    except StrataError as problem:
+        answer = {"file": None, "missing": str(problem)}
+        return {**answer, "near": [{"name": n, "tag": head(n)} for n in near(name, names)]} if suggest else answer
+    path = shown_path(file)
+    known = None if path is None else INDEX.of(path)
+    answer = {"file": file, "family": None, "words": [], "strength": None, "low": None, "high": None}
+    if known is not None:
+        answer |= {"family": known.family, "words": list(known.words), "problem": known.problem}
+        answer |= {"strength": known.strength, "low": known.low, "high": known.high}
+    return answer
+
+
+def _files(row: Row, names: list[str]) -> dict:
+    """How many files a row picks from."""
+    pattern = row.tags[0].name
+    return {"file": None, "count": sum(is_in_folder(name, pattern) for name in names)}

@@ -1,0 +1,94 @@
+"""What the rows of a LoRA Stack and the LoRA picker ask for. Only sets, favourites and what was used lately are written."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from ..lora_math.errors import StrataError
+from ..lora_math.family import RELATIVES
+from ..lora_math.tags import LoraTag, format_tag
+from .comfy.library import lora_names
+from .library.search import PAGE, SORTS, Question, mark, search
+from .requests import BadRequest, as_json, body_of, optional_text, text_of
+from .rows.sets import delete_set, read_sets, save_set
+from .rows.words import described
+
+MAX_ROWS_BODY = 1_000_000  # bytes; fifty rows with notes are a hundredth of it
+
+
+def register(routes: web.RouteTableDef) -> None:
+    routes.post("/strata/rows")(as_json(_rows))
+    routes.post("/strata/tag")(as_json(_tag))
+    routes.get("/strata/library")(as_json(_library))
+    routes.post("/strata/library/mark")(as_json(_mark))
+    routes.get("/strata/sets")(as_json(_sets))
+    routes.post("/strata/sets")(as_json(_save_set))
+    routes.delete("/strata/sets")(as_json(_delete_set))
+
+
+async def _rows(request: web.Request) -> dict:
+    """``{"text"}``: its rows, and the text that a prompt needs of it."""
+    return await asyncio.to_thread(described, text_of(await body_of(request, MAX_ROWS_BODY), "text"))
+
+
+async def _tag(request: web.Request) -> dict:
+    """``{"name", "blocks" or null}``: what stands before and behind the strengths in a tag of these."""
+    body = await body_of(request)
+    blocks = optional_text(body, "blocks")
+    whole = format_tag(LoraTag(text_of(body, "name"), 1.0, 1.0, (blocks or "").strip() or None))
+    at = whole.rindex(":1:lbw=") if ":1:lbw=" in whole and blocks else whole.rindex(":1>")
+    return {"head": whole[:at], "tail": whole[at + 2 : -1]}
+
+
+async def _library(request: web.Request) -> dict:
+    """``?words=&folder=&fits=&sort=&favourites=&start=&count=``: a page of the LoRA files that these ask for."""
+    asked = request.query
+    sort, fits = asked.get("sort", "name"), asked.get("fits") or None
+    if sort not in SORTS:
+        raise BadRequest(f"sort is one of {', '.join(SORTS)}.")
+    try:
+        start, count = int(asked.get("start", 0)), int(asked.get("count", 50))
+    except ValueError:
+        raise BadRequest("start and count are whole numbers.") from None
+    if start < 0 or not 0 < count <= PAGE:
+        raise BadRequest(f"count is at most {PAGE}, and start at least 0.")
+    question = Question(
+        asked.get("words", ""), asked.get("folder", ""), fits, sort, asked.get("favourites") == "1", start, count
+    )
+    answer = await asyncio.to_thread(search, question)
+    return {**answer, "relatives": [sorted(group) for group in RELATIVES]}
+
+
+async def _mark(request: web.Request) -> dict:
+    """``{"name", "favourite": true, false or absent, "used": true or absent}``"""
+    body = await body_of(request)
+    name, favourite, used = text_of(body, "name"), body.get("favourite"), body.get("used", False)
+    if favourite not in (None, True, False) or not isinstance(used, bool):
+        raise BadRequest("favourite and used are true or false.")
+    if name not in await asyncio.to_thread(lora_names):
+        raise BadRequest("There is no such LoRA.")
+    try:
+        await asyncio.to_thread(mark, name, favourite, used)
+    except OSError as problem:
+        raise StrataError(f"This cannot be remembered: {problem.strerror or problem}.") from None
+    return {"name": name}
+
+
+async def _sets(request: web.Request) -> dict:
+    """The sets that a person has kept."""
+    return {"sets": await asyncio.to_thread(read_sets)}
+
+
+async def _save_set(request: web.Request) -> dict:
+    """``{"name", "rows"}``"""
+    body = await body_of(request, MAX_ROWS_BODY)
+    await asyncio.to_thread(save_set, text_of(body, "name"), text_of(body, "rows"))
+    return {"sets": await asyncio.to_thread(read_sets)}
+
+
+async def _delete_set(request: web.Request) -> dict:
+    """``{"name"}``"""
+    await asyncio.to_thread(delete_set, text_of(await body_of(request), "name"))
+    return {"sets": await asyncio.to_thread(read_sets)}
