@@ -6,6 +6,7 @@ that a new strength is a new number there and nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from .adapters import Adapter, LoRA
 from .adapters.base import RowMap
+from .extremes import largest
 from .fuse import apply_all_
 from .layer import Layer
 
@@ -106,7 +108,7 @@ def build(
         else:
             for term, adapter in run:
                 gain = gains.add([term.coefficient], term.group)
-                steps.append(_Single(term, _in_dtype(adapter, device, dtype), gain, tuple(steps)))
+                steps.append(Single(term, in_dtype(adapter, device, dtype), gain, tuple(steps)))
     if biases := [term for term in terms if term.is_bias]:
         steps.append(_Biases(biases, layer, gains, device))
     return steps
@@ -154,7 +156,7 @@ def _ready(term: LiveTerm, earlier, layer: Layer, device: torch.device, prepare:
     return adapter.prepared(shape, layer.groups)
 
 
-def _in_dtype(adapter: Adapter, device: torch.device, dtype: torch.dtype) -> Adapter:
+def in_dtype(adapter: Adapter, device: torch.device, dtype: torch.dtype) -> Adapter:
     """Matrices in ``dtype``. Vectors keep their own: they are small, and some are differences from 1."""
     return adapter.map_tensors(
         lambda tensor: tensor.to(device, dtype if tensor.ndim > 1 and tensor.is_floating_point() else tensor.dtype)
@@ -168,9 +170,10 @@ def _products(pairs: list[tuple[LiveTerm, LoRA]], layer: Layer, gains: Gains, de
     for (part, rows), some in groupby(by_place, key=lambda pair: (pair[0].part, pair[0].rows)):
         ups = []
         for term, adapter in some:
-            up, down = (
-                factor.to(device, dtype) for factor in adapter.matrices(torch.promote_types(dtype, adapter.up.dtype))
-            )
+            up, down = adapter.matrices(torch.promote_types(dtype, adapter.up.dtype))
+            if dtype == torch.float16 != up.dtype:
+                up, down = _balanced(up, down)
+            up, down = up.to(device, dtype), down.to(device, dtype)
             ups.append(up if rows is None else rows(up))
             if part is not None and part[0] == 1:  # reads some of the inputs: zeros for the others
                 whole = down.new_zeros(down.shape[0], inputs, down.shape[1] // part[2])
@@ -183,6 +186,15 @@ def _products(pairs: list[tuple[LiveTerm, LoRA]], layer: Layer, gains: Gains, de
         parts.append((outputs, torch.cat(ups, 1) if len(ups) > 1 else ups[0]))
     down = torch.cat(downs) if len(downs) > 1 else downs[0]
     return _Products(down.contiguous(), parts, gains.add(scales, groups))
+
+
+def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product with the size shared between the factors by a power of two, which rounds nothing: half precision ends at 65504."""
+    high, low = largest(up), largest(down)
+    if max(high, low) <= 256 or not high * low:
+        return up, down
+    shift = round(math.log2(low / high) / 2)
+    return up * 2.0**shift, down * 2.0**-shift
 
 
 class _Products:
@@ -226,7 +238,7 @@ class _Products:
         return y + torch.einsum("gor,bgrp->bgop", by_group, pieces).reshape(y.shape)
 
 
-class _Single:
+class Single:
     """One adapter by its own forward form, over the layer as the steps before it leave it."""
 
     def __init__(self, term: LiveTerm, adapter: Adapter, gain: Gain, earlier: tuple[Step, ...]):

@@ -13,6 +13,7 @@ from ..lora_math.reading.trigger_words import trigger_words
 from .comfy import live, patch
 from .comfy.library import CACHE, Lora
 from .comfy.live_layers import split
+from .comfy.live_time import read_keyframes
 from .comfy.targets import Targets, clip_targets, model_targets
 from .fitting.block_spec import BlockSpec, layout_for, resolved
 from .fitting.fit import fit
@@ -44,17 +45,17 @@ class Applied:
 
 class Changing:
     """A MODEL or CLIP that is cloned before its first change and never again: many LoRAs are one clone and one round of patching.
-    ``given`` may be None."""
+    ``given`` may be None. value: what was given or the clone, patches that ``finish`` adds not in it yet."""
 
     def __init__(self, given):
-        self.given = self._value = given
+        self.given = self.value = given
         self._patches: list[patch.Changes] = []
 
     def clone(self):
         """The clone to change."""
-        if self._value is self.given:
-            self._value = self.given.clone()
-        return self._value
+        if self.value is self.given:
+            self.value = self.given.clone()
+        return self.value
 
     def patch(self, changes: Mapping, file: str, identity: str) -> None:
         self._patches.append(patch.Changes(changes, file, identity))
@@ -64,7 +65,7 @@ class Changing:
         if self._patches:
             patch.add_all(self.clone(), self._patches)
             self._patches = []
-        return self._value
+        return self.value
 
 
 def apply_stack(
@@ -150,6 +151,11 @@ def _apply_lora(
     for name, strength in (("strength_model", strength_model), ("strength_clip", strength_clip)):
         if not math.isfinite(strength):
             raise StrataError(f"{name} is {strength}: it must be a number.")
+        if abs(strength) > patch.FURTHEST:
+            raise StrataError(
+                f"{name} is {strength:g}, far beyond what any LoRA can have: use a number from -100 to 100."
+            )
+    keyframes = read_keyframes(keyframes)
     model, clip = models.given, clips.given
     targets = (None if model is None else model_targets(model), None if clip is None else clip_targets(clip))
     blocks = None
@@ -170,12 +176,11 @@ def _apply_lora(
     usable = not report.is_misfit(lora, *sides)
     notes = []
     if usable:
+        changes = _changes(lora, model_side)
         if apply == "live" or keyframes is not None:
-            notes = _live(models, lora, model_side, keyframes, node)
+            notes = _live(models, lora, model_side, changes, keyframes, node)
         else:
-            changes = _changes(lora, model_side)
-            _patched(models, lora, model_side, changes)
-            notes = report.rounded_lines(changes, model_side.targets)
+            notes = _behind_live(models, lora, model_side, changes, node)
         _patched(clips, lora, clip_side, _changes(lora, clip_side))
     return _applied(lora, sides, found, usable, notes)
 
@@ -199,9 +204,8 @@ def _patched(target: Changing, lora: Lora, side: Side, changes: Mapping) -> None
         patch.attach_metadata(target.clone(), lora.metadata)
 
 
-def _live(target: Changing, lora: Lora, side: Side, keyframes, node: str | None) -> list[str]:
+def _live(target: Changing, lora: Lora, side: Side, changes: Mapping, keyframes, node: str | None) -> list[str]:
     """The LoRA beside the layers of a MODEL; lines for the report. What cannot be live is patched."""
-    changes = _changes(lora, side)
     if target.given is None or not changes:
         return []
     if live.is_compiled(target.given):
@@ -211,10 +215,31 @@ def _live(target: Changing, lora: Lora, side: Side, keyframes, node: str | None)
         return [f"Patched, not live. {live.COMPILED}"]
     ours, rest, reasons = split(target.given, changes)
     if ours:
-        live.attach(target.clone(), live.LiveLora(ours, _identity(lora, side), keyframes, lora.name, node))
+        _attach(target, lora, live.LiveLora(ours, _identity(lora, side), keyframes, lora.name, node))
     if rest:
         target.patch(rest, lora.name, f"{_identity(lora, side)}|rest")
     return report.live_lines(len(ours), reasons, keyframes is not None)
+
+
+def _behind_live(target: Changing, lora: Lora, side: Side, changes: Mapping, node: str | None) -> list[str]:
+    """The LoRA as patches of a MODEL; lines for the report. It is live where a live LoRA stands before it on a weight and the order of
+    the two matters."""
+    if target.given is None or not changes:
+        return []
+    ordered = {} if live.is_compiled(target.given) else live.where_order_matters(target.value, changes)
+    ours, _, reasons = split(target.given, ordered) if ordered else ({}, {}, {})
+    patched = {key: terms for key, terms in changes.items() if key not in ours}
+    _patched(target, lora, side, patched)
+    if ours:
+        _attach(target, lora, live.LiveLora(ours, f"{_identity(lora, side)}|behind", None, lora.name, node))
+    return [*report.rounded_lines(patched, side.targets), *report.order_lines(len(ours), reasons)]
+
+
+def _attach(target: Changing, lora: Lora, found: live.LiveLora) -> None:
+    clone = target.clone()
+    live.attach(clone, found)
+    if lora.metadata:
+        patch.attach_metadata(clone, lora.metadata)
 
 
 def _changes(lora: Lora, side: Side) -> dict:
@@ -222,6 +247,12 @@ def _changes(lora: Lora, side: Side) -> dict:
     found = {}
     for key, terms in side.fit.adapters(without=lora.broken).items():
         coefficient = side.coefficient(key if isinstance(key, str) else key[0])
+        if not abs(coefficient) <= patch.FURTHEST:
+            name = key if isinstance(key, str) else key[0]
+            raise StrataError(
+                f"{lora.name}: strength {side.strength:g} times the block weight of {name} is {coefficient:g}, far beyond what any "
+                "LoRA can have. Use block weights from -100 to 100."
+            )
         if coefficient != 0:
             found[key] = [(coefficient, adapter) for adapter in terms]
     return found

@@ -8,29 +8,107 @@ the same weights: nothing is loaded, unloaded or patched for another strength.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
+import torch
+
+from ...lora_math.adapters import Adapter, LoRA
 from ...lora_math.errors import StrataError
-from . import patch
+from ...lora_math.extremes import largest
+from . import live_model, patch
 from .internals import need
-from .live_run import LiveLora, Run
+from .live_run import Changes, LiveLora, Run
+from .live_time import furthest
+from .targets import taken_apart
 
 KEY = "strata_live"
 COMPILED = "Live LoRAs do not work on a model under torch.compile."
 
 
 def attach(model, lora: LiveLora) -> None:
-    """Adds a live LoRA to a cloned MODEL, behind those that it has."""
+    """Adds a live LoRA to a cloned MODEL, behind those that it has. Raises StrataError for one that no model's numbers can hold."""
+    _refuse_too_large(lora)
     kinds = _wrapper_kinds()
     wrappers = model.model_options["transformer_options"].setdefault("wrappers", {})
-    found = wrappers.get(kinds.OUTER_SAMPLE, {}).get(KEY)
-    live = Live((*(found[0].__self__.loras if found else ()), lora))
+    live = Live((*loras_of(model), lora))
     wrappers.setdefault(kinds.OUTER_SAMPLE, {})[KEY] = [live.outer_sample]
     wrappers.setdefault(kinds.PREPARE_SAMPLING, {})[KEY] = [live.prepare_sampling]
+    live_model.mark(model, into_patches)
 
 
 def _wrapper_kinds():
     return need("comfy.patcher_extension", "WrappersMP", "apply = live")
+
+
+def loras_of(model) -> tuple[LiveLora, ...]:
+    """The live LoRAs of a MODEL in their order."""
+    wrappers = model.model_options["transformer_options"].get("wrappers", {})
+    ours = [each.__self__ for kinds in wrappers.values() for each in kinds.get(KEY, ())]
+    return ours[0].loras if ours else ()
+
+
+def into_patches(model) -> None:
+    """Makes patches of a cloned MODEL's live LoRAs. Raises StrataError for those that patches cannot be."""
+    loras = loras_of(model)
+    if not loras:
+        return
+    if changing := [lora.file for lora in loras if lora.keyframes is not None]:
+        raise StrataError(
+            f"{', '.join(changing)}: its strength changes while the model samples, and a model that is merged or saved has one "
+            "strength only. Take the keyframes away, or load the LoRA after the merge."
+        )
+    for kinds in model.model_options["transformer_options"]["wrappers"].values():
+        kinds.pop(KEY, None)
+    patch.add_all(model, [patch.Changes(lora.changes, lora.file, lora.identity) for lora in loras])
+
+
+def where_order_matters(model, changes: Changes) -> Changes:
+    """Of changes that are to be patched: those of weights that live LoRAs of this MODEL change before them, where one of the two reads
+    the weight. Patched they would come first, and the sum would not be the same."""
+    reads: dict[str, bool] = {}
+    for lora in loras_of(model):
+        for key, terms in lora.changes.items():
+            name = taken_apart(key)[0]
+            reads[name] = reads.get(name, False) or _reads(terms)
+    return {
+        key: terms
+        for key, terms in changes.items()
+        if (name := taken_apart(key)[0]) in reads and (reads[name] or _reads(terms))
+    }
+
+
+def _reads(terms) -> bool:
+    return any(adapter.needs_weight for _, adapter in terms)
+
+
+def _refuse_too_large(lora: LiveLora) -> None:
+    most = furthest(lora.keyframes)
+    for key, terms in lora.changes.items():
+        products = [(abs(c) * most, adapter) for c, adapter in terms if isinstance(adapter, LoRA)]
+        if sum(c * adapter.reach for c, adapter in products) <= patch.SAFE:
+            continue
+        # What may be too large is looked at, once for a file. Of other algorithms the run itself does so.
+        if not sum(c * _largest(adapter) for c, adapter in products) <= patch.LARGEST:
+            raise patch.too_large([lora.file], taken_apart(key)[0])
+
+
+_extents: WeakKeyDictionary[Adapter, float] = WeakKeyDictionary()
+
+
+def _largest(adapter: LoRA) -> float:
+    """The largest number of its change at strength 1."""
+    if adapter not in _extents:
+        up, down = adapter.matrices(torch.float32)
+        _extents[adapter] = abs(adapter.scale) * max(
+            (largest(part @ down) for part in up.split(1024)), default=0.0, key=_nan_last
+        )
+    return _extents[adapter]
+
+
+def _nan_last(number: float) -> float:
+    return math.inf if math.isnan(number) else number
 
 
 class Live:
@@ -75,8 +153,7 @@ class Live:
         logging.warning("[Strata] %s They are patched for this run instead.", COMPILED)
         original = guider.model_patcher
         patched = original.clone()
-        for lora in self.loras:
-            patch.add(patched, lora.changes, identity=lora.identity)
+        into_patches(patched)
         guider.model_patcher = patched
         try:
             return executor(*args, **kwargs)

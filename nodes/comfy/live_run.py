@@ -16,12 +16,13 @@ from ...lora_math import stack
 from ...lora_math.adapters import Adapter, LoRA
 from ...lora_math.errors import StrataError
 from ...lora_math.fuse import Term
-from ...lora_math.stack import Gains, LiveTerm, Step
+from ...lora_math.stack import Gains, LiveTerm, Single, Step
 from ...lora_math.wording import some
 from .internals import need
 from .live_layers import current, describe, layers_of
 from .live_reads import Handed, unwatch, watch
 from .notices import tell
+from .patch import SAFE, too_large
 from .targets import Key, taken_apart
 
 if TYPE_CHECKING:
@@ -55,10 +56,13 @@ class Run:
     def __init__(self, loras: Sequence[LiveLora]):
         self.loras = loras
         self.layers = _by_layer(loras)
+        self.over_time = frozenset(group for group, lora in enumerate(loras) if lora.keyframes is not None)
         self.thread: int | None = None
         self.copies: list[_Copy] = []
         self.keyframes: list = []
         self.strengths = [1.0] * len(loras)
+        terms = (term for of_layer in self.layers.values() for term in of_layer)
+        self.may_overflow = any(not term.adapter.reach * abs(term.coefficient) <= SAFE for term in terms)
 
     def prepare_sampling(self, executor, model, *args, **kwargs):
         """Makes room for the factors, lets ComfyUI load the model, and starts."""
@@ -127,14 +131,10 @@ class Run:
             if [group and group.strength for group in self.keyframes] != before:
                 self._set_strengths()
 
-    @property
-    def changes_over_time(self) -> bool:
-        return any(group is not None for group in self.keyframes)
-
     def _set_strengths(self) -> None:
         self.strengths = [1.0 if group is None else float(group.strength) for group in self.keyframes]
         for copy in self.copies:
-            copy.gains.set(self.strengths)
+            copy.set(self.strengths)
 
 
 class _Copy:
@@ -147,6 +147,7 @@ class _Copy:
         self.handles: list = []
         self.arguments: tuple[tuple, dict] | None = None  # of the call of the model that runs now
         self.finished_calls = 0
+        self.followers: list[_Follower] = []
         layers, device, dtype = layers_of(self.model), patcher.load_device, _dtype(patcher)
         for path, terms in run.layers.items():
             module = layers.get(path)
@@ -164,10 +165,15 @@ class _Copy:
             ) -> Adapter:
                 return _prepared(term, adapter, earlier, patcher, f"{path}.weight", layer.groups, device)
 
-            self.hooks.append(
-                _Hook(self, path, module, stack.build(terms, layer, self.gains, device, dtype, prepare), bias)
-            )
+            hook = _Hook(self, path, module, stack.build(terms, layer, self.gains, device, dtype, prepare), bias)
+            self.hooks.append(hook)
+            self.followers += _followers(hook, terms, prepare, run.over_time)
         self.gains.complete(device)
+
+    def set(self, strengths: Sequence[float]) -> None:
+        self.gains.set(strengths)
+        for follower in self.followers:
+            follower.follow(strengths)
 
     def start(self) -> None:
         for hook in self.hooks:
@@ -185,7 +191,7 @@ class _Copy:
             hook.stop()
         if self.finished_calls:
             self._tell_unused()
-        self.handles, self.hooks, self.gains = [], [], Gains()
+        self.handles, self.hooks, self.followers, self.gains = [], [], [], Gains()
 
     def _tell_unused(self) -> None:
         for group, lora in enumerate(self.run.loras):
@@ -204,11 +210,7 @@ class _Copy:
         self.run.follow(kwargs.get("transformer_options") or {})
         for hook in self.hooks:
             hook.begin()
-        control = kwargs.get("control")  # a model takes its tensors out one by one, and a second call needs them again
-        if isinstance(control, dict):
-            control = {name: list(value) if isinstance(value, list) else value for name, value in control.items()}
-            kwargs = {**kwargs, "control": control}
-        self.arguments = args, kwargs
+        self.arguments = args, _fresh(kwargs)
 
     def _after_call(self, module, args: tuple, kwargs: dict, output):
         if not self.run.acts() or self.arguments is None:
@@ -218,14 +220,35 @@ class _Copy:
         if past:
             for hook in past:
                 hook.go_into_the_weight()
-            output = module.forward(*args, **kwargs)
+            output = module.forward(*args, **_fresh(kwargs))
             if lost := [hook.path for hook in past if hook.was_passed()]:
                 raise StrataError(
                     f"This model takes the weights of {len(lost)} layers in a way that a live LoRA cannot follow ({some(lost)}). "
                     "Set the LoRA Loader to apply = patch."
                 )
+        if self.run.may_overflow and not torch.isfinite(output).all():
+            self._name_the_culprit(module, args, kwargs)
         self.finished_calls += 1
         return output
+
+    def _name_the_culprit(self, module, args: tuple, kwargs: dict) -> None:
+        """Runs the model once more and raises StrataError at the first layer that a LoRA makes infinite. The model may be so by itself."""
+        for hook in self.hooks:
+            hook.is_checked = True
+        try:
+            module.forward(*args, **_fresh(kwargs))
+        finally:
+            for hook in self.hooks:
+                hook.is_checked = False
+
+
+def _fresh(kwargs: dict) -> dict:
+    """The arguments of a call of a model for another one: it takes a ControlNet's tensors out of their lists one by one."""
+    control = kwargs.get("control")
+    if not isinstance(control, dict):
+        return kwargs
+    copied = {name: list(value) if isinstance(value, list) else value for name, value in control.items()}
+    return {**kwargs, "control": copied}
 
 
 class _Hook:
@@ -234,6 +257,7 @@ class _Hook:
     def __init__(self, copy: _Copy, path: str, module: nn.Module, steps: list[Step], bias: Tensor | None):
         self.copy, self.path, self.module, self.steps, self.bias = copy, path, module, steps, bias
         self.fired = self.fires = False  # in this sampling; in this call of the model
+        self.is_checked = False
         self.handed: list[Handed] = []
         self.handle = self.watched = None
 
@@ -300,7 +324,39 @@ class _Hook:
         self.fired = self.fires = True
         x = args[0] if args else kwargs["input"]
         options = {name: value for name, value in kwargs.items() if name != "input"}
-        return stack.run(self.steps, describe(module, self.bias, **options), x, y)
+        was_finite = self.is_checked and bool(torch.isfinite(y).all())
+        y = stack.run(self.steps, describe(module, self.bias, **options), x, y)
+        if was_finite and not torch.isfinite(y).all():
+            groups = dict.fromkeys(term.group for term in self.copy.run.layers[self.path])
+            raise too_large((self.copy.run.loras[group].file for group in groups), f"{self.path}.weight")
+        return y
+
+
+class _Follower:
+    """An adapter that reads the weight, behind LoRAs whose strength changes: it is prepared anew for the weight that they leave."""
+
+    def __init__(self, copy: _Copy, step: Single, earlier: Sequence[LiveTerm], prepare: stack.Prepare):
+        self.copy, self.step, self.earlier, self.prepare = copy, step, earlier, prepare
+        self.strengths: list[float] | None = None
+
+    def follow(self, strengths: Sequence[float]) -> None:
+        mine = [strengths[term.group] for term in self.earlier]
+        if mine != self.strengths:
+            scaled = [replace(t, coefficient=t.coefficient * s) for t, s in zip(self.earlier, mine, strict=True)]
+            term, device, dtype = self.step.term, self.copy.patcher.load_device, _dtype(self.copy.patcher)
+            adapter = term.adapter.map_tensors(lambda tensor: tensor.to(device))
+            self.step.adapter = stack.in_dtype(self.prepare(term, adapter, scaled), device, dtype)
+            self.strengths = mine
+
+
+def _followers(hook: _Hook, terms: Sequence[LiveTerm], prepare: stack.Prepare, over_time: frozenset[int]) -> list:
+    weights, found = [term for term in terms if not term.is_bias], []
+    for step in hook.steps:
+        if isinstance(step, Single) and step.term.adapter.prepares_from_weight:
+            earlier = weights[: weights.index(step.term)]
+            if over_time.intersection(term.group for term in earlier):
+                found.append(_Follower(hook.copy, step, earlier, prepare))
+    return found
 
 
 def _by_layer(loras: Sequence[LiveLora]) -> dict[str, list[LiveTerm]]:

@@ -27,6 +27,7 @@ from .targets import Key, taken_apart
 
 LARGEST = 65504  # half precision's, in which most models' weights end up
 SAFE = 1000  # a change that cannot reach further than this makes no weight larger than LARGEST
+FURTHEST = 1e6  # far beyond any strength that means something, far below what overflows where it meets a file's numbers
 Offset = tuple[int, int, int] | None  # (axis, start, length) of the part of a weight that a patch changes
 
 
@@ -70,11 +71,15 @@ class StrataPatch(WeightAdapterBase):
         # Looking is one more pass over the weight, and waits for a GPU: not where the factors are too small to reach that far.
         reach = sum(abs(strength * coefficient) * reach for coefficient, *_, reach in terms)
         if not (reach <= SAFE or largest(changed) <= LARGEST):  # NaN is neither
-            raise StrataError(
-                f"{', '.join(dict.fromkeys(file for _, _, file, _ in terms))}: {key} becomes larger than a model's numbers can be, "
-                "which would turn every image black. Lower the strength; if it is low already, the file is damaged."
-            )
+            raise too_large(dict.fromkeys(file for _, _, file, _ in terms), key)
         return changed
+
+
+def too_large(files: Iterable[str], key: str) -> StrataError:
+    return StrataError(
+        f"{', '.join(files)}: {key} becomes larger than a model's numbers can be, which would turn every image black. "
+        "Lower the strength; if it is low already, the file is damaged."
+    )
 
 
 class Changes(NamedTuple):
@@ -116,7 +121,8 @@ def add_all(model, loras: Iterable[Changes]) -> None:
         patches[key] = StrataPatch((), (function is not None, (*before, *new)))
     before = patcher.patches_uuid
     _clean_up_after(patcher)
-    if type(patcher).add_patches is not ModelPatcher.add_patches:
+    kind = getattr(type(patcher), "without_live", type(patcher))  # see live_model
+    if kind.add_patches is not ModelPatcher.add_patches:
         model.add_patches(patches)
     else:
         _add_patches(patcher, patches)

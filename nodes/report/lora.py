@@ -117,14 +117,31 @@ def verdict(lora: Lora, model: Side, clip: Side, found: Sequence[str], applied: 
     """One line: what happened."""
     if not applied:
         return found[0] if found else f"{lora.name}: strength 0, nothing changed"
-    used = _used(lora, model, clip)
+    used, acting = _used(lora, model, clip), _acting(lora, model, clip)
     connected = _reachable(lora, model, clip)
-    line = (
-        f"{lora.name}: all {used} tensors applied"
-        if used == connected
-        else f"{lora.name}: {used} of {connected} tensors applied"
-    )
-    return line
+    if not acting:
+        return f"{lora.name}: nothing acts, {_why_not(lora, model, clip)}"
+    if acting < used:
+        return f"{lora.name}: {acting} of {connected} tensors act, {_why_not(lora, model, clip)}"
+    if used == connected:
+        return f"{lora.name}: all {used} tensors applied"
+    return f"{lora.name}: {used} of {connected} tensors applied"
+
+
+def _why_not(lora: Lora, model: Side, clip: Side) -> str:
+    """What keeps tensors from acting that fit."""
+    reasons = []
+    for side, name in ((model, "strength_model"), (clip, "strength_clip")):
+        keys = [target.key for target, _ in side.fit.pieces]
+        if keys and side.strength == 0:
+            reasons.append(f"{name} is 0")
+        elif idle := [key for key in keys if side.coefficient(key) == 0]:
+            reasons.append(
+                "all block weights are 0" if len(idle) == len(keys) else "the block weight of the others is 0"
+            )
+    if not clip.fit.pieces and model.strength == 0 and clip.targets is not None:
+        reasons.append("it has no text encoder part")
+    return " and ".join(dict.fromkeys(reasons))
 
 
 def text(lora: Lora, model: Side, clip: Side, found: Sequence[str], applied: bool) -> str:
@@ -182,6 +199,20 @@ def live_lines(count: int, patched: Mapping[str, Sequence[str]], scheduled: bool
     for reason, names in patched.items():
         constant = ", at constant strength" if scheduled else ""
         lines.append(f"Patched instead{constant}, {_weights(len(names))} ({reason}): {some(names)}")
+    return lines
+
+
+def order_lines(count: int, patched: Mapping[str, Sequence[str]]) -> list[str]:
+    """What stands behind live LoRAs that its order with matters. count: weights that are live for that; patched: those that cannot be."""
+    lines = []
+    if count:
+        lines.append(
+            f"Live, {_weights(count)}: a live LoRA stands before this one there, and one of them depends on the weight"
+        )
+    for reason, names in patched.items():
+        lines.append(
+            f"Before the live LoRAs of {_weights(len(names))}, although it stands behind them ({reason}): {some(names)}"
+        )
     return lines
 
 
@@ -270,6 +301,17 @@ def _pieces(lora: Lora, fit: Fit) -> list[Entry]:
 
 def _used(lora: Lora, model: Side, clip: Side) -> int:
     unique = {id(entry): entry for side in (model, clip) for entry in _pieces(lora, side.fit)}
+    return count(unique.values())
+
+
+def _acting(lora: Lora, model: Side, clip: Side) -> int:
+    """Tensors whose change is multiplied by something else than 0."""
+    unique = {
+        id(entry): entry
+        for side in (model, clip)
+        for target, entry in side.fit.pieces
+        if not lora.broken.intersection(entry.keys) and side.coefficient(target.key) != 0
+    }
     return count(unique.values())
 
 
