@@ -9,7 +9,6 @@ from typing import Literal
 
 from ..lora_math.blocks import ResolvedWeights
 from ..lora_math.errors import StrataError
-from ..lora_math.reading.trigger_words import trigger_words
 from .comfy import live, patch
 from .comfy.library import CACHE, Lora
 from .comfy.live_layers import split
@@ -187,7 +186,7 @@ def _apply_lora(
 
 def _applied(lora: Lora, sides: tuple[Side, Side], found: list[str], used: bool, notes: Sequence[str] = ()) -> Applied:
     text = "\n".join([report.text(lora, *sides, found, used), *notes])
-    verdict, words = report.verdict(lora, *sides, found, used), ", ".join(trigger_words(lora.path, lora.metadata))
+    verdict, words = report.verdict(lora, *sides, found, used), ", ".join(lora.trigger_words)
     return Applied(None, None, text, verdict, bool(found), words, used=used or not found)
 
 

@@ -7,7 +7,8 @@ from comfy_api.latest import io
 from ..lora_math.errors import StrataError
 from .apply import apply_stack
 from .block_weights import BlockWeightsType
-from .comfy.library import file_key, lora_names, path_of, resolve
+from .comfy.library import file_key
+from .comfy.lora_names import lora_names, path_of, resolve
 from .fitting.block_spec import BlockSpec
 from .stack import StackEntry, read_stack
 

@@ -13,7 +13,8 @@ from ..lora_math.errors import StrataError
 from ..lora_math.rows_text import Acting, acting, is_in_folder, picked, problems, read_rows
 from ..lora_math.tags import LoraTag, format_tag
 from .apply import Applied, apply_stack
-from .comfy.library import file_key, lora_names, path_of, resolve
+from .comfy.library import file_key
+from .comfy.lora_names import lora_names, path_of, resolve
 from .fitting.block_spec import BlockSpec
 from .loader import LoraStackType, apply_input, on_problem_input
 from .stack import StackEntry, read_stack

@@ -7,7 +7,8 @@ from comfy_api.latest import io
 from ..lora_math.errors import StrataError
 from ..lora_math.tags import read_tags
 from .apply import apply_stack
-from .comfy.library import file_key, path_of
+from .comfy.library import file_key
+from .comfy.lora_names import path_of
 from .fitting.block_spec import BlockSpec
 from .loader import LoraStackType, on_problem_input
 from .stack import StackEntry

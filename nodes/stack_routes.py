@@ -9,7 +9,7 @@ from aiohttp import web
 from ..lora_math.errors import StrataError
 from ..lora_math.family import RELATIVES
 from ..lora_math.tags import LoraTag, format_tag
-from .comfy.library import lora_names
+from .comfy.lora_names import lora_names
 from .library.search import PAGE, SORTS, Question, mark, search
 from .requests import BadRequest, as_json, body_of, optional_text, text_of
 from .rows.sets import delete_set, read_sets, save_set

@@ -33,6 +33,13 @@ def trigger_words(path: str, metadata: Mapping[str, str]) -> list[str]:
     return _clean([_text(stem + ".txt")])
 
 
+def sidecars(path: str) -> tuple[str, ...]:
+    """Every file beside the LoRA at ``path`` that may hold words for it, whether it exists or not: while none changes, the words do not."""
+    stem = os.path.splitext(path)[0]
+    beside = (".json", ".civitai.info", ".metadata.json", ".txt")
+    return (*(stem + ending for ending in beside), path + ".rgthree-info.json")
+
+
 def _typed(path: str, stem: str) -> Iterator[str]:
     """The person's own words: A1111's user metadata, rgthree's and Lora Manager's edited lists."""
     yield from _split(as_dict(read_json(stem + ".json")).get("activation text"))

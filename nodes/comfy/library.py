@@ -5,25 +5,38 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import folder_paths
 from torch import Tensor
 
 from ...lora_math import family
-from ...lora_math.errors import StrataError
 from ...lora_math.reading import files, state_dict
+from ...lora_math.reading.trigger_words import sidecars, trigger_words
 from ...lora_math.reading.unsupported import method_of
 from ...lora_math.reading.xlabs import convert
 from ...lora_math.wording import some
 from .internals import find, need
+from .lora_names import find as find_lora
 
 CACHE_BYTES = 2 << 30
 MAX_CONFIG = 1 << 20
+
+
+class FileKey(NamedTuple):
+    """Which contents a file has: real path, size [bytes], modification time [ns], and the same two of PEFT's configuration beside it,
+    where that counts. A file that is missing has no size."""
+
+    path: str
+    size: int
+    modified: int
+    config: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +45,7 @@ class Lora:
 
     name: str
     path: str
-    key: tuple[str, int, int]  # changes with the file's contents: as ``file_key``, but of what was read
+    key: FileKey  # changes with the file's contents: as ``file_key``, but of what was read
     size: int
     metadata: dict[str, str]
     contents: state_dict.StateDict
@@ -41,6 +54,15 @@ class Lora:
     tensors: int
     nbytes: int
     _energies: dict[tuple, float | None] = field(default_factory=dict, repr=False)
+    _words: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def trigger_words(self) -> list[str]:
+        """Words for the prompt; sidecar files are read again only when one of them has changed."""
+        stamps = tuple(map(_stamp, sidecars(self.path)))
+        if self._words.get("stamps") != stamps:
+            self._words.update(stamps=stamps, words=trigger_words(self.path, self.metadata))
+        return self._words["words"]
 
     @property
     def identity(self) -> str:
@@ -60,55 +82,6 @@ class Lora:
         return self._energies[key]
 
 
-def lora_names() -> list[str]:
-    """What core's combo of the ``loras`` folders offers."""
-    try:
-        return folder_paths.get_filename_list("loras")
-    except OSError:  # ComfyUI 0.30 trips over a folder that it has listed before and that is gone now
-        return folder_paths.get_filename_list_("loras")[0]
-
-
-def resolve(name: str, names: Iterable[str] | None = None) -> str:
-    """The name as this machine's ``loras`` folders spell it.
-
-    Tries in turn: the exact name; the other system's separators; other upper and lower case; a single file of the same base name;
-    then the same without the file's extension, as prompt tags are written. Never a part of a name.
-    Raises StrataError naming the candidates when two fit.
-    """
-    names = list(lora_names() if names is None else names)
-    if name in names:
-        return name
-    wanted = _slashes(name)
-    spellings = (_slashes, lambda n: _slashes(n).lower(), lambda n: os.path.basename(_slashes(n)).lower())
-    for ending in (str, _without_extension):
-        for spelled in spellings:
-            hits = [candidate for candidate in names if spelled(ending(candidate)) == spelled(wanted)]
-            if len(hits) == 1:
-                return hits[0]
-            if hits:
-                raise StrataError(
-                    f"LoRA '{name}' could be any of {len(hits)} files: {', '.join(sorted(hits)[:5])}. "
-                    "Choose the one you mean in the node's list, or write its folder too."
-                )
-    raise StrataError(
-        f"LoRA '{name}' is not in your loras folders ({len(names)} files there). "
-        "Put the file there and press R to refresh, or choose another one in the node's list."
-    )
-
-
-def _without_extension(name: str) -> str:
-    return os.path.splitext(name)[0]
-
-
-def path_of(name: str) -> str:
-    """Full path of a LoRA by its name in a workflow. Raises StrataError as ``resolve`` does."""
-    resolved = resolve(name)
-    path = folder_paths.get_full_path("loras", resolved)
-    if path is None:
-        raise StrataError(f"LoRA '{resolved}' is in the list but gone from the disk. Press R to refresh the list.")
-    return path
-
-
 def shown_path(name: str) -> str | None:
     """Where a name of the list is; None for a link that leads out of the folders, of which a web page is told nothing."""
     path = folder_paths.get_full_path("loras", name)
@@ -124,12 +97,8 @@ def place_in_folders(path: str) -> tuple[int, str] | None:
     return None
 
 
-def _slashes(name: str) -> str:
-    return name.replace("\\", "/").strip("/")
-
-
 class LoraCache:
-    """Opened LoRAs by (real path, size, modification time), the least recently used dropped beyond ``budget`` bytes.
+    """Opened LoRAs by their name and ``file_key``, the least recently used dropped beyond ``budget`` bytes.
 
     Safe from any thread; threads that want the same file at the same time read it once, also where nothing more fits.
     """
@@ -147,8 +116,8 @@ class LoraCache:
 
     def get(self, name: str) -> Lora:
         """The opened file. Raises StrataError (LoraFileError for what is wrong with the file itself)."""
-        path = path_of(name)
-        key = file_key(path)
+        name, path = find_lora(name)
+        key = (name, file_key(path))
         with self._lock:
             if key in self._loras:
                 self._loras.move_to_end(key)
@@ -177,35 +146,39 @@ class LoraCache:
             self._loras.clear()
 
     def _keep(self, lora: Lora) -> None:
-        for other in [key for key in self._loras if key[0] == lora.key[0]]:  # older contents of the same file
+        name, (path, *_) = lora.name, lora.key
+        for other in [
+            key for key in self._loras if (key[0], key[1][0]) == (name, path)
+        ]:  # older contents of the same file
             del self._loras[other]
-        self._loras[lora.key] = lora
+        self._loras[name, lora.key] = lora
         total = sum(held.nbytes for held in self._loras.values())
         while total > self.budget and len(self._loras) > 1:
             total -= self._loras.popitem(last=False)[1].nbytes
 
 
-def file_key(path: str) -> tuple[str, int, int]:
-    """(real path, size, mtime): changes when the file is replaced under the same name. Missing files count as empty."""
+def file_key(path: str) -> FileKey:
+    """Changes when the file is replaced under the same name, or when PEFT's configuration beside it is."""
     real = os.path.realpath(path)
     try:
-        stat = os.stat(real)
+        found = os.stat(real)
     except OSError:
-        return real, 0, 0
-    return real, stat.st_size, stat.st_mtime_ns
+        return FileKey(real, 0, 0)
+    return FileKey(real, found.st_size, found.st_mtime_ns, _config_stamp(path))
 
 
 def open_lora(name: str, path: str) -> Lora:
     """Reads and understands a file, past the cache. Raises LoraFileError."""
+    config = adapter_config(path)  # first: if it changes now, the key is an old one, and the file is read again
     file = files.read_lora_file(path, _no_lora_by_names)
     tensors = convert(_converted(file.tensors))
-    contents = state_dict.parse(tensors, file.metadata, adapter_config(path))
+    contents = state_dict.parse(tensors, file.metadata, config.fields)
     if not contents.entries:
         raise files.LoraFileError(path, file.size, *_nothing_usable(tensors, contents.leftovers))
     # Trainers write meaningless alphas, infinity included, where nothing reads them; where something does, ``parse`` refuses them.
     broken = frozenset(files.non_finite({key: t for key, t in tensors.items() if not key.endswith(".alpha")}))
     found = family.detect(contents.entries, file.metadata)
-    key = (os.path.realpath(path), file.size, file.modified)
+    key = FileKey(os.path.realpath(path), file.size, file.modified, config.stamp)
     return Lora(name, path, key, file.size, dict(file.metadata), contents, found, broken, len(tensors), file.nbytes)
 
 
@@ -220,27 +193,56 @@ def _converted(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return tensors
 
 
-def adapter_config(path: str) -> dict | None:
-    """PEFT's ``adapter_config.json`` where it lies beside the file that it was saved with, else None.
+def _stamp(path: str) -> tuple[int, int] | None:
+    """(size, modification time [ns]) of a file; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+class AdapterConfig(NamedTuple):
+    """PEFT's ``adapter_config.json``: its contents, None where there is none that counts, and when they were written."""
+
+    fields: dict | None
+    stamp: tuple[int, int] | None
+
+
+def adapter_config(path: str) -> AdapterConfig:
+    """PEFT's ``adapter_config.json`` where it lies beside the file that it was saved with.
 
     In a folder with other LoRAs it says nothing about a file that does not carry PEFT's own name.
     """
-    folder, name = os.path.split(path)
-    config = os.path.join(folder, "adapter_config.json")
+    stamp = _config_stamp(path)
+    if stamp is None:
+        return AdapterConfig(None, None)
     try:
-        if not os.path.isfile(config) or os.path.getsize(config) > MAX_CONFIG:
+        with open(_config_beside(path), encoding="utf-8") as file:
+            found = json.loads(file.read(MAX_CONFIG))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    return AdapterConfig(found if isinstance(found, dict) else None, stamp)
+
+
+def _config_beside(path: str) -> str:
+    return os.path.join(os.path.dirname(path), "adapter_config.json")
+
+
+def _config_stamp(path: str) -> tuple[int, int] | None:
+    """(size, modification time [ns]) of the configuration that counts for a file; None where none does."""
+    config, (folder, name) = _config_beside(path), os.path.split(path)
+    try:
+        found = os.stat(config)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_CONFIG:
             return None
         if not name.startswith("adapter_model."):
-            others = [
-                n for n in os.listdir(folder) if n.lower().endswith((".safetensors", *files.PICKLED)) and n != name
-            ]
-            if others:
+            endings = (".safetensors", *files.PICKLED)
+            if any(entry.name.lower().endswith(endings) and entry.name != name for entry in os.scandir(folder)):
                 return None
-        with open(config, encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError, RecursionError):
+    except OSError:
         return None
-    return found if isinstance(found, dict) else None
+    return found.st_size, found.st_mtime_ns
 
 
 _OTHER_KINDS = (

@@ -15,9 +15,9 @@ from ...lora_math.blocks.layout import MODEL_PREFIX, OTHER, TE
 from ...lora_math.errors import StrataError
 from ...lora_math.module_blocks import block_of, place_of
 from ...lora_math.reading.state_dict import Entry
-from ...lora_math.reading.trigger_words import trigger_words
 from ...lora_math.wording import tensors
-from ..comfy.library import CACHE, Lora, file_key, path_of, place_in_folders, resolve
+from ..comfy.library import CACHE, Lora, file_key, place_in_folders
+from ..comfy.lora_names import find
 from ..comfy.targets import Targets
 from ..fitting.amounts import Amount
 from ..fitting.block_spec import layout_for
@@ -58,7 +58,7 @@ def profile(name: str) -> Profile:
 
     A link that leads out of the ``loras`` folders is one: the loader follows it as ComfyUI does, but a web page is told nothing.
     """
-    path = path_of(name)
+    listed, path = find(name)
     if place_in_folders(path) is None:
         raise StrataError(
             f"LoRA '{name}' is a link to a file outside of your loras folders. The loader uses it, but it is not shown here: "
@@ -70,7 +70,7 @@ def profile(name: str) -> Profile:
         if key in _kept:
             _kept.move_to_end(key)
             return _kept[key]
-    found = _profile(CACHE.get(name), resolve(name), path)
+    found = _profile(CACHE.get(name), listed, path)
     with _lock:
         _kept[key] = found
         while len(_kept) > KEPT:
@@ -103,7 +103,7 @@ def _profile(lora: Lora, name: str, path: str) -> Profile:
         "problem": f"Damaged: {tensors(len(lora.broken))} with NaN or infinity, or numbers beyond a million."
         if lora.broken
         else "",
-        "trigger_words": trigger_words(path, lora.metadata),
+        "trigger_words": lora.trigger_words,
         "metadata": _metadata(lora.metadata),
         "notes": list(lora.contents.notes),
         "leftovers": [

@@ -21,7 +21,7 @@ from ...lora_math.reading import files, state_dict
 from ...lora_math.reading.recommended import recommended
 from ...lora_math.reading.trigger_words import trigger_words
 from ...lora_math.reading.xlabs import convert
-from ..comfy import library, user_files
+from ..comfy import library, lora_names, user_files
 
 FILE = "lora_index.json"
 VERSION = 1
@@ -94,7 +94,7 @@ class LoraIndex:
         return not thread.is_alive()
 
     def _run(self) -> None:
-        paths = [path for name in library.lora_names()[:MAX_FILES] if (path := library.shown_path(name)) is not None]
+        paths = [path for name in lora_names.lora_names()[:MAX_FILES] if (path := library.shown_path(name)) is not None]
         todo = [path for path in paths if self._is_stale(path)]
         gone = self.all().keys() - set(paths)
         with self._lock:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ...lora_math.family import RELATIVES
 from ...lora_math.tags import LoraTag, format_tag
-from ..comfy import library, user_files
+from ..comfy import library, lora_names, user_files
 from ..desk.profile import preview
 from .index import INDEX, Known, words_of
 
@@ -46,7 +46,7 @@ class Library:
         self._folders: list[str] = []
 
     def rows(self) -> tuple[list[tuple[str, str, str | None, Known | None]], list[str]]:
-        names, known = library.lora_names(), INDEX.all()
+        names, known = lora_names.lora_names(), INDEX.all()
         with self._lock:
             made_of = (id(INDEX), hash(tuple(names)), INDEX.revision)
             if made_of != self._made_of:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ...lora_math.errors import StrataError
 from ...lora_math.rows_text import Row, is_in_folder, lora_row, read_rows, reduced
 from ...lora_math.tags import LoraTag, format_tag
-from ..comfy.library import lora_names, resolve, shown_path
+from ..comfy.library import shown_path
+from ..comfy.lora_names import lora_names, resolve
 from ..library.index import INDEX
 from ..library.search import head, near
 

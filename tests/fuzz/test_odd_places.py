@@ -14,7 +14,8 @@ from laws import check_refusal
 
 from strata.lora_math.errors import StrataError
 from strata.lora_math.reading.files import LoraFileError, read_lora_file
-from strata.nodes.comfy.library import CACHE, lora_names, open_lora
+from strata.nodes.comfy.library import CACHE, open_lora
+from strata.nodes.comfy.lora_names import lora_names
 from strata.nodes.desk.profile import profile
 
 CONTENT = pack({"lora_unet_x.lora_up.weight": torch.ones(4, 2), "lora_unet_x.lora_down.weight": torch.ones(2, 4)})

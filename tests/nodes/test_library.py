@@ -8,7 +8,8 @@ import torch
 
 from strata.lora_math.errors import StrataError
 from strata.lora_math.reading.files import LoraFileError
-from strata.nodes.comfy.library import LoraCache, file_key, open_lora, resolve
+from strata.nodes.comfy.library import LoraCache, file_key, open_lora
+from strata.nodes.comfy.lora_names import resolve
 from strata.nodes.loader import StrataLoraLoader
 
 NAMES = [
