@@ -225,8 +225,9 @@ def _behind_live(target: Changing, lora: Lora, side: Side, changes: Mapping, nod
     the two matters."""
     if target.given is None or not changes:
         return []
-    ordered = {} if live.is_compiled(target.given) else live.where_order_matters(target.value, changes)
-    ours, _, reasons = split(target.given, ordered) if ordered else ({}, {}, {})
+    ordered = live.where_order_matters(target.value, changes)
+    in_order = bool(ordered) and not live.is_compiled(target.given)
+    ours, _, reasons = split(target.given, ordered) if in_order else ({}, {}, {})
     patched = {key: terms for key, terms in changes.items() if key not in ours}
     _patched(target, lora, side, patched)
     if ours:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from .web_server import web_server
+
 
 def tell(node: str | None, text: str) -> None:
     """Shows a line on a node in the browser, by ComfyUI's own text under a node, and in the log.
@@ -11,10 +13,6 @@ def tell(node: str | None, text: str) -> None:
     node: the loader's id in the prompt that ran, None where it is not known. Without a server, only the log has it.
     """
     logging.warning("[Strata] %s", text)
-    try:
-        from server import PromptServer
-    except ImportError:  # ComfyUI as a library
-        return
-    server = getattr(PromptServer, "instance", None)
+    server = web_server()
     if node is not None and server is not None:
         server.send_progress_text(text, node)
