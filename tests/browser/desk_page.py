@@ -132,17 +132,23 @@ def wait_for_lora(page, desk, lora):
 ELEMENT = "((id) => app.canvas.graph.getNodeById(id)?.widgets?.find((w) => ['strata_desk', 'strata_line'].includes(w.name))?.element)"
 
 
-def element(page, node):
-    """The element of a node's own widget, as a locator."""
+def element(page, node, widget=""):
+    """The element of a node's desk or line, or of another widget by its name, as a locator."""
     page.evaluate(
-        f"""(id) => {{
-          document.querySelectorAll('[data-test-node]').forEach((other) => other.removeAttribute('data-test-node'))
-          const shown = {ELEMENT}(id)
-          shown.dataset.testNode = id
+        f"""([id, name]) => {{
+          const mark = `${{id}} ${{name}}`
+          document.querySelectorAll('[data-test-node]').forEach((other) => other.dataset.testNode === mark && delete other.dataset.testNode)
+          const shown = name ? app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === name).element : {ELEMENT}(id)
+          shown.dataset.testNode = mark
         }}""",
-        node,
+        [node, widget],
     )
-    return page.locator(f"[data-test-node='{node}']")
+    return page.locator(f"[data-test-node='{node} {widget}']")
+
+
+def strength(page, loader, name):
+    """The bar of a strength: a slider; its field for typing is beside it."""
+    return element(page, loader, "strata_strengths").locator(f"[data-strength={name}] [role=slider]")
 
 
 def fader(page, node, name):

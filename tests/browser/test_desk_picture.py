@@ -42,7 +42,10 @@ def test_axes_and_words(page):
         assert abs(mark["y"] + mark["height"] / 2 - height(name)) < 2
     # The bars' own scale: its top is the highest bar, and says what that stands for.
     shares = page.evaluate(
-        "async () => Object.values((await (await fetch('/strata/lora?name=sd15.safetensors')).json()).blocks).map((row) => row.share)"
+        """async () => {
+          const found = await (await fetch('/strata/lora?name=sd15.safetensors')).json()
+          return Object.values(found.blocks).map((row) => row.share)
+        }"""
     )
     top = root.locator(".strata-scale i").first
     assert float(top.text_content().removesuffix("%")) == pytest.approx(100 * max(shares), rel=0.05)
@@ -66,7 +69,8 @@ def test_the_example_is_one_of_the_models_family(page):
     desk, loader = d.add_pair(page, "flux.safetensors")
     shown = """(id) => {
       const widget = app.graph.getNodeById(id).widgets.find((w) => w.name === 'weights')
-      return LiteGraph.vueNodesMode ? document.querySelector(`[data-node-id="${id}"] textarea`).parentElement.innerText : widget.element.placeholder
+      const field = document.querySelector(`[data-node-id="${id}"] textarea`)
+      return LiteGraph.vueNodesMode ? field.parentElement.innerText : widget.element.placeholder
     }"""
     assert "D6-12=0.5, S*=1" in page.evaluate(shown, desk)
     d.choose(page, loader, "lora_name", "z-image.safetensors")
@@ -183,13 +187,16 @@ def test_in_chinese(browser, server):
             texts = root.locator(
                 "button, .strata-head span, .strata-readout, .strata-note, .strata-legend"
             ).all_inner_texts()
-            assert [text for text in texts if text.strip(" *▾×") and text.isascii()] == []
+            assert [text for text in texts if text.strip(" *\u25be") and text.isascii()] == []
             line = d.element(page, loader)
             line.locator("[data-act=details]").click()
             page.wait_for_timeout(300)
-            assert "秩 1" in line.locator(".strata-verdict").text_content()
-            heads = line.locator("h4, label span").all_inner_texts()
-            assert heads
+            assert "\u79e9 1" in line.locator(".strata-verdict").text_content()
+            heads = line.locator("h4").all_inner_texts()
+            bars = d.element(page, loader, "strata_strengths")
+            heads += bars.locator(".strata-strength-name").all_inner_texts()
+            heads += [part.get_attribute("title") for part in bars.locator("[title]").all()]
+            assert len(heads) > 4
             assert [head for head in heads if head.isascii()] == []
             d.screenshot(page, f"chinese-{renderer}", desk, loader)
     finally:

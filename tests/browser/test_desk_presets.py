@@ -47,29 +47,29 @@ def save(page, desk, name):
 
 def test_the_button_says_whose_weights_these_are(page, server, desk):
     """The name, with a star once the weights are others, and no name that is not true any more."""
-    assert label(page, desk) == "Presets ▾"
+    assert label(page, desk) == "Presets \u25be"
     choose(page, desk, "MIDD")
-    assert label(page, desk) == "MIDD ▾"
+    assert label(page, desk) == "MIDD \u25be"
     before = d.shown(page, desk)
     weight = before["IN04"]
     d.fader(page, desk, "IN04").focus()
     page.keyboard.press("ArrowDown")
     d.settle(page)
-    assert label(page, desk) == "MIDD* ▾"
+    assert label(page, desk) == "MIDD* \u25be"
     page.keyboard.press("ArrowUp")
     d.settle(page)
     assert d.shown(page, desk)["IN04"] == weight
-    assert label(page, desk) == "MIDD ▾"
+    assert label(page, desk) == "MIDD \u25be"
     d.choose(page, desk, "preset", "none")
     d.settle(page)
-    assert label(page, desk) == "Presets ▾"
+    assert label(page, desk) == "Presets \u25be"
     assert d.shown(page, desk) == before
     save(page, desk, "mine")
-    assert label(page, desk) == "mine ▾"
+    assert label(page, desk) == "mine \u25be"
     assert d.prompt(page, desk)["preset"] == "mine"
     d.element(page, desk).locator("[data-act=reset]").click()
     d.settle(page)
-    assert label(page, desk) == "Presets ▾"
+    assert label(page, desk) == "Presets \u25be"
     assert d.prompt(page, desk)["preset"] == "none"
     hidden = "(id) => ['preset', 'invert'].map((name) => app.graph.getNodeById(id).widgets.find((w) => w.name === name).hidden)"
     assert page.evaluate(hidden, desk) == [True, True]
@@ -98,7 +98,7 @@ def test_a_name_that_is_taken_is_asked_about(page, server, desk):
     own = [p for p in server.get_json("/strata/presets?family=SD1.5")["presets"] if p["user"] and p["name"] == "MIDD"]
     assert [d.meaning(server, preset["weights"], **SD15) for preset in own] == [d.shown(page, desk)]
     assert d.shown(page, desk) == {**mine, "IN04": 0.7}
-    assert label(page, desk) == "MIDD ▾"
+    assert label(page, desk) == "MIDD \u25be"
 
 
 def test_a_deleted_preset_leaves_no_name_and_no_dead_desk(page, server, desk):
@@ -134,7 +134,7 @@ def test_a_deleted_preset_leaves_no_name_and_no_dead_desk(page, server, desk):
     d.fader(page, desk, "IN04").focus()
     page.keyboard.press("ArrowDown")
     assert d.agree(page, server, desk, **SD15)["IN04"] == 0.95
-    assert label(page, desk) == "Presets ▾"
+    assert label(page, desk) == "Presets \u25be"
 
 
 def test_the_menu_closes_after_anything(page, desk):

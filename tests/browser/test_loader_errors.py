@@ -87,7 +87,7 @@ def test_a_file_that_cannot_be_read_says_why_without_its_name(page, server):
 
 
 def test_details_scroll_within_their_node(page, server):
-    """A header of many long lines, in the narrowest node and a wide one: the node stays as long as it was, and no word is cut to letters."""
+    """A header of many long lines, in the narrowest node and a wide one: the node is no longer for it, and no word is cut to letters."""
     header = {f"ss_some_key_number_{n}": "a value of several words " * 4 for n in range(80)}
     save_file(
         {"lora_unet_input_blocks_1_1_proj_in.diff": torch.zeros(320, 320)},

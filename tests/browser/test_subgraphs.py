@@ -101,10 +101,9 @@ def test_a_promoted_lora_is_followed(page, server, packed):
 
 def test_a_promoted_strength_is_typed_beyond_its_slider(page, packed):
     host, _, loader = packed
-    root = d.element(page, loader)
-    root.locator("[data-act=details]").click()
-    root.locator("[data-strength=strength_model]").fill("3.5")
-    root.locator("[data-strength=strength_model]").press("Enter")
+    d.strength(page, loader, "strength_model").focus()
+    page.keyboard.type("3.5")
+    page.keyboard.press("Enter")
     page.wait_for_timeout(300)
     assert hosts(page, host, "strength_model") == 3.5
     assert prompted(page, host, loader)["strength_model"] == 3.5

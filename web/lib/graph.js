@@ -32,7 +32,8 @@ export function setWidget(node, name, value) {
   const kept = keeperOf(node, name)
   if (!kept || kept.widget.value === value) return
   kept.widget.value = value
-  if (!('element' in kept.widget)) kept.widget.callback?.(value, app.canvas, kept.node)
+  // One that is an element of the page calls back by itself.
+  if (!kept.widget.element) kept.widget.callback?.(value, app.canvas, kept.node)
   node.graph?.setDirtyCanvas?.(true, false)
 }
 
@@ -48,8 +49,12 @@ export function showWidget(node, name, shown) {
   if (!widget || Boolean(widget.hidden) === !shown) return
   widget.hidden = !shown
   if (widget.options) widget.options.hidden = !shown
-  // The page notices a list of widgets that is another, and no change inside one.
-  if (node.graph) node.widgets = [...(node.widgets ?? [])]
+  // The page notices another list of widgets, and no change inside one; a list of the same widgets is not another.
+  if (node.graph) {
+    const all = [...(node.widgets ?? [])]
+    node.widgets = []
+    node.widgets = all
+  }
   node.graph?.setDirtyCanvas?.(true, true)
 }
 

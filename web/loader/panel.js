@@ -19,9 +19,9 @@ const ROW = 26 // px
 const MESSAGE = 30 // px of what is said about a text that is no strength
 /** @type {Record<Link, {face: string, next: Link}>} */
 const LINKS = {
-  '': { face: '=', next: 'equal' },
-  equal: { face: '=', next: 'ratio' },
-  ratio: { face: '×', next: '' },
+  '': { face: '×', next: 'ratio' },
+  ratio: { face: '×', next: 'equal' },
+  equal: { face: '=', next: '' },
 }
 
 export class StrengthPanel {

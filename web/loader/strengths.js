@@ -20,15 +20,17 @@ export function reachFor(value) {
 }
 
 /**
- * Lets ComfyUI's own sliders for the strengths, which stand on a subgraph or in App mode, go as far. Any value up to the limit stays valid.
+ * Lets ComfyUI's own sliders for the strengths go as far where they are seen: on a subgraph, in App mode, with a wire. ComfyUI cuts every
+ * value to what its slider shows; one that nobody sees shows all.
  *
  * @param {GraphNode} node
  */
 export function fitRange(node) {
   for (const name of STRENGTHS) {
-    const options = keeperOf(node, name)?.widget.options
+    const widget = keeperOf(node, name)?.widget
+    const options = widget?.options
     if (!options) continue
-    const reach = reachFor(Number(valueOf(node, name)))
+    const reach = widget.hidden ? LIMIT : reachFor(strengthOf(node, name))
     if (options.max === reach) continue
     options.min = -reach
     options.max = reach
@@ -48,6 +50,8 @@ export function setStrength(node, name, value) {
     widget.options.min = -widget.options.max
   }
   setWidget(node, name, wanted)
+  // ComfyUI rounds in the widget's callback, to the step of its slider.
+  if (widget && widget.value !== wanted) widget.value = wanted
   fitRange(node)
 }
 
