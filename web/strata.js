@@ -16,7 +16,7 @@ app.registerExtension({
       category: ['Strata', 'Sliders', 'Range'],
       name: 'Strata: slider range',
       tooltip:
-        'Strength sliders span this much to both sides of 0. Any value from -100 to 100 stays valid: type it in the details under the sliders.',
+        'Strength sliders span this much to both sides of 0. Any value from -100 to 100 stays valid: double-click the bar and type it.',
       type: 'number',
       defaultValue: DEFAULT_RANGE,
       attrs: { min: 0.5, max: 100, step: 0.5 },
