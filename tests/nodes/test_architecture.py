@@ -124,7 +124,8 @@ def symbols(tree: ast.AST) -> set[str]:
     """Functions and classes of ComfyUI that a file uses, without the modules that they are reached through."""
     roots = modules_of_comfyui() - {"nodes"}
     found = {name for name in imported(tree) if name.split(".")[0] in roots}
-    found |= dotted(tree, {name.split(".")[0] for name in found})
+    modules = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
+    found |= dotted(tree, {alias.name.split(".")[0] for node in modules for alias in node.names} & roots)
     return {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
 
 
@@ -169,7 +170,7 @@ def own_names() -> set[str]:
                     found.add(node.attr)
     for kind in (
         torch.Tensor,
-        torch.nn.Module,
+        torch.nn.Identity(),
         torch.nn.Conv2d,
         torch.nn.MultiheadAttention,
         torch,
