@@ -9,7 +9,7 @@ import { installLoader } from './loader/install.js'
 import { DEFAULT_RANGE, RANGE_SETTING } from './loader/strengths.js'
 
 app.registerExtension({
-  name: 'strata.desk',
+  name: 'strataloralayerbylayer.desk',
   settings: [
     {
       id: RANGE_SETTING,

@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Conv1d, Conv2d, Conv3d, Linear
 
 from strata.lora_math.layer import Layer
 from strata.lora_math.reading.state_dict import StateDict
@@ -18,15 +19,15 @@ def make(kind: str, inputs: int = 12, outputs: int = 16, bias: bool = True) -> t
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(sum(map(ord, kind)))
         module = {
-            "linear": lambda: nn.Linear(inputs, outputs, bias=bias),
-            "conv1d": lambda: nn.Conv1d(inputs, outputs, 3, stride=2, padding=1, bias=bias),
-            "conv2d": lambda: nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias),
-            "conv2d_1x1": lambda: nn.Conv2d(inputs, outputs, 1, bias=bias),
-            "conv2d_strided": lambda: nn.Conv2d(
+            "linear": lambda: Linear(inputs, outputs, bias=bias),
+            "conv1d": lambda: Conv1d(inputs, outputs, 3, stride=2, padding=1, bias=bias),
+            "conv2d": lambda: Conv2d(inputs, outputs, 3, padding=1, bias=bias),
+            "conv2d_1x1": lambda: Conv2d(inputs, outputs, 1, bias=bias),
+            "conv2d_strided": lambda: Conv2d(
                 inputs, outputs, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), bias=bias
             ),
-            "conv2d_grouped": lambda: nn.Conv2d(inputs, outputs, 3, padding=1, groups=4, bias=bias),
-            "conv3d": lambda: nn.Conv3d(inputs, outputs, (1, 3, 2), padding=(0, 1, 1), bias=bias),
+            "conv2d_grouped": lambda: Conv2d(inputs, outputs, 3, padding=1, groups=4, bias=bias),
+            "conv3d": lambda: Conv3d(inputs, outputs, (1, 3, 2), padding=(0, 1, 1), bias=bias),
         }[kind]()
         space = {"linear": (2, 5), "conv1d": (9,), "conv3d": (2, 4, 3)}.get(kind, (5, 4))
         shape = (*space, inputs) if kind == "linear" else (2, inputs, *space)

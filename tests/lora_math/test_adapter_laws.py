@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_layers import as_layer, make
+from torch.nn import Linear
 
 from strata.lora_math.adapters import (
     BOFT,
@@ -235,7 +236,7 @@ def test_forward_in_half_precision_is_no_worse_than_its_rounding(kind):
     weight = module.weight
     adapter = build(kind, "linear")
     exact = x @ adapter.delta(weight, 0.02).T
-    half = torch.nn.Linear(IN, OUT).bfloat16()
+    half = Linear(IN, OUT).bfloat16()
     half.weight.data, half.bias.data = weight.bfloat16(), torch.zeros(OUT, dtype=torch.bfloat16)
     ready = adapter.prepared(weight)
     true = half(x.bfloat16())

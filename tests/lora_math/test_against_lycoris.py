@@ -15,6 +15,7 @@ import lycoris.modules.norms
 import pytest
 import torch
 from reference_layers import KINDS, by_forward, by_weight, error, make
+from torch.nn import GroupNorm, LayerNorm
 
 from strata.lora_math.reading import state_dict
 
@@ -223,7 +224,7 @@ def test_full(kind):
     assert error(by_weight(contents, plain, x), module(x), before) < 1e-6
 
 
-@pytest.mark.parametrize("norm", [torch.nn.LayerNorm(12), torch.nn.GroupNorm(3, 12)])
+@pytest.mark.parametrize("norm", [LayerNorm(12), GroupNorm(3, 12)])
 def test_norms(norm):
     module = norm.double().requires_grad_(False)
     x = torch.randn(4, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

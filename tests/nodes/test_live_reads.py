@@ -13,6 +13,7 @@ import torch
 from comfy.quant_ops import QuantizedTensor
 from test_quantized import build, dequantized, plain_weights, stored
 from torch import nn
+from torch.nn import Linear
 
 from strata.lora_math.errors import StrataError
 from strata.nodes.comfy import live_run, patch
@@ -195,7 +196,7 @@ def test_no_call_is_made_anew_where_every_layer_is_called(flux):
 
 
 def test_reads_are_noticed_by_thread_and_for_as_long_as_someone_watches():
-    layer = nn.Linear(2, 2)
+    layer = Linear(2, 2)
     plain = layer._parameters
     first, second = watch(layer), watch(layer)
     assert first is second

@@ -16,6 +16,7 @@ import pytest
 import sampling
 import torch
 from torch import nn
+from torch.nn import ConvTranspose2d, Embedding, LayerNorm, Linear
 
 from strata.lora_math.adapters import Diff, SetWeight
 from strata.lora_math.errors import StrataError
@@ -298,10 +299,10 @@ def test_layers_whose_forward_is_never_called_are_patched():
     """torch's attention takes its output projection's weight and runs it itself."""
     model = nn.Module()
     model.attention = nn.MultiheadAttention(8, 2)
-    model.plain = nn.Linear(8, 8)
-    model.norm = nn.LayerNorm(8)
-    model.table = nn.Embedding(8, 8)
-    model.upwards = nn.ConvTranspose2d(8, 8, 3)
+    model.plain = Linear(8, 8)
+    model.norm = LayerNorm(8)
+    model.table = Embedding(8, 8)
+    model.upwards = ConvTranspose2d(8, 8, 3)
     model.same = model.plain
     assert layers_of(model) == {"plain": model.plain, "same": model.plain}
 
