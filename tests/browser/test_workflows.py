@@ -36,7 +36,11 @@ def load(page, workflow):
 
 
 def prompt_of(page):
-    return page.evaluate("async () => (await app.graphToPrompt()).output")
+    """As it is sent to the server; newer editors say beside the title which pack and version a node is of."""
+    prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
+    for node in prompt.values():
+        node["_meta"] = {"title": node["_meta"]["title"]}
+    return prompt
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -66,7 +70,11 @@ def test_an_example(page, server, path):
     for before, after in zip(workflow["nodes"], saved["nodes"], strict=True):
         for place in ("pos", "size", "flags"):  # a renderer may lay nodes out anew
             before.pop(place), after.pop(place)
-        before.setdefault("widgets_values", [])  # of a node without widgets, once it was loaded
+        # Of a node without widgets: an empty list once it was loaded, or nothing in newer editors, which add the values by name.
+        before.setdefault("widgets_values", []), after.setdefault("widgets_values", [])
+        named = after.pop("widgets_values_named", None)
+        if isinstance(named, dict):
+            assert list(named.values()) == after["widgets_values"]
         assert after == before
 
 

@@ -1,7 +1,5 @@
 """What must hold for every adapter whatever its formula: strength, storage, the ways of applying it, exact factors, refusals."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -250,16 +248,8 @@ def test_forward_in_half_precision_is_no_worse_than_its_rounding(kind):
 def test_factors_multiply_to_the_delta(kind, layer):
     adapter, weight = build(kind, layer), weight_of(layer)
     low_rank = adapter.low_rank()
-    if low_rank is None:  # as large as the delta itself
-        assert kind not in ("LoRA", "LoRA stored as the layer", "LoRA Tucker")
-        return
     assert low_rank.rank <= {"LoHa": 4, "LoHa Tucker": 4, "LoKr decomposed": 2}.get(kind, RANK)
     assert torch.allclose(low_rank.dense().reshape(weight.shape), adapter.delta(weight), rtol=0, atol=1e-12)
-
-
-def test_factors_exist_where_they_are_smaller_than_the_delta():
-    for kind in FACTORED:
-        assert build(kind, "conv2d").low_rank() is not None
 
 
 @pytest.mark.parametrize(
@@ -313,8 +303,8 @@ def test_1x1_convolutions_and_linear_layers_are_the_same(kind, trained, used):
     assert torch.allclose(ready.forward(as_layer(module), x, module(x), 0.8), changed, rtol=0, atol=1e-10)
 
 
-def test_non_linear_adapters_meet_the_trained_weight_at_one_and_the_model_at_zero():
-    """BOFT interpolates each of its stages, so half the strength is not half the change; both ends are fixed."""
+def test_half_the_strength_of_several_rotations_is_not_half_their_change():
+    """BOFT interpolates each of its stages. Its trained weight, at strength 1, is compared with the trainers' own in test_against_*."""
     weight = weight_of("linear")
     for kind in ("BOFT", "PEFT BOFT", "OFT rescaled"):
         adapter = build(kind, "linear")
@@ -347,6 +337,21 @@ def test_dora_of_a_zero_lora_with_the_models_norms_changes_nothing():
     columns = DoRA(zero, torch.linalg.vector_norm(weight.transpose(0, 1).flatten(1), dim=1), 1)
     for adapter in (rows, columns):
         assert adapter.delta(weight).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("size", [1e-3, 1e-9])
+def test_dora_of_small_weights_divides_by_their_own_norms(axis, size):
+    """Embedders and gates have such rows; a row of zeros, which has no direction, stays finite."""
+    weight = weight_of("linear") * size
+    inner = LoRA(torch.ones(OUT, 1).double() * size, torch.ones(1, IN).double())
+    magnitude = torch.linspace(0.5, 2, (OUT, IN)[axis]).double()
+    turned = weight + inner.delta(weight)
+    shape = (-1, 1) if axis == 0 else (1, -1)
+    expected = magnitude.reshape(shape) * turned / turned.norm(dim=1 - axis, keepdim=True) - weight
+    assert torch.allclose(DoRA(inner, magnitude, axis).delta(weight), expected, rtol=1e-12, atol=0)
+    zeros = torch.zeros_like(weight)
+    assert DoRA(LoRA(zeros[:, :1], zeros[:1]), magnitude, axis).delta(zeros).isfinite().all()
 
 
 def test_sparse_residue_beyond_16_bits():
@@ -435,4 +440,5 @@ def test_no_change_reaches_further_than_it_says(kind, layer):
     change = float(adapter.delta(weight_of(layer), 1.0).abs().max())
     assert change <= adapter.reach * (1 + 1e-12)
     if not adapter.needs_weight and kind not in ("sparse", "set"):
-        assert adapter.reach < math.inf, "every weight would be looked at"
+        # Or every weight would be looked at: a Tucker core in both factors of LoHa is the loosest bound, 68 times.
+        assert adapter.reach <= 100 * change

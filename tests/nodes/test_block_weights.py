@@ -214,6 +214,32 @@ def test_the_report_names_blocks_that_the_lora_lacks(lora_folder):
     assert "IN99" in report
 
 
+@pytest.mark.parametrize("reported", [True, False])
+def test_a_list_of_a_quarter_of_all_blocks_names_none_in_particular(lora_folder, reported):
+    model = small_models.sd15(torch.float32)
+    names = lora_makers.unet_names(model, having="mid_block")
+    name = lora_folder.save("part.safetensors", lora_makers.kohya(names, lora_makers.shapes(model.model)))
+    total = len(layout_of(model.model.state_dict()).blocks)
+    quarter = -(-total // 4)
+    last = quarter - 1 - reported
+    assert last > 0
+    report = load(name, model, blocks=BlockSpec(f"M=0.5, IN0-{last}=0"))[3]
+    found = [line for line in report.splitlines() if "Named but not in this LoRA" in line]
+    assert bool(found) == reported
+    assert all(f"IN{at:02}" in line for line in found for at in range(last + 1))
+
+
+def test_other_weights_are_another_patched_model(sd15):
+    """ComfyUI samples what it has loaded as long as the identity stays: it must change with the weights, and with nothing else."""
+    model, clip, name = sd15
+    texts = (None, "IN4=0.5", "IN4=0.25", "OUT4=0.5", "IN4=0.5, TE=0.5", "IN4=0.5")
+    found = [load(name, model, clip, None if text is None else BlockSpec(text)) for text in texts]
+    for sides in zip(*(pair[:2] for pair in found), strict=True):
+        identities = [getattr(side, "patcher", side).patches_uuid for side in sides]
+        assert identities[1] == identities[5]
+        assert len(set(identities)) == len(texts) - 1
+
+
 def test_energy_shares_are_those_of_the_dense_deltas(lora_folder):
     model = small_models.sd15(torch.float64)
     name = lora_folder.save("full.safetensors", lora_makers.full_lora(model, dtype=torch.float32))
@@ -239,7 +265,8 @@ class TestNode:
     def test_a_vector_of_one_meaning_is_named_without_a_model(self):
         text = state("1,0,0,0,1,1,1,0,0,0,0,0,0,0,0,0,0")[1]  # 17 entries: BASE and the attention blocks of SD1.5
         assert "IN5=1" in text.replace("IN{5,7,8}=1", "IN5=1")
-        assert "," in state(",".join(["1"] * 20))[1], "20 entries are SDXL or FLUX: only the model can tell"
+        vector = ",".join(["0.5", *["1"] * 19])
+        assert state(vector)[1] == vector, "20 entries are SDXL or FLUX: only the model can tell"
 
     def test_invert(self):
         assert state("IN4=0.25, default=1", invert=True)[1] == "TE=0, OTHER=0, IN4=0.75, default=0"

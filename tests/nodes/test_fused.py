@@ -253,6 +253,18 @@ def test_a_change_that_overflows_is_refused_by_its_file_and_leaves_the_model_as_
     assert all(value.isfinite().all() for value in weights_of(load(model, (name, 1e-5))).values())
 
 
+def test_every_change_that_could_overflow_is_looked_at():
+    """A large weight, and a change of it that is only a little larger than what is let pass unseen."""
+    terms = [(1.0, lora((8, 8), 1, 0))]
+    change = float(terms[0][1].delta(torch.zeros(8, 8)).abs().max())
+    terms = [(1200 / change, terms[0][1])]
+    weight = torch.where(terms[0][1].delta(torch.zeros(8, 8)) > 0, 64600.0, -64600.0)
+    with pytest.raises(StrataError, match=r"loud\.safetensors: some\.weight becomes larger"):
+        patch.StrataPatch.of(terms, False, "loud.safetensors").calculate_weight(
+            weight, "some.weight", 1.0, 1.0, None, None
+        )
+
+
 def test_merging_two_patched_models(files):
     import comfy_extras.nodes_model_merging as merging
 

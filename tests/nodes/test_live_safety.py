@@ -85,11 +85,15 @@ def test_a_moved_slider_loads_nothing(flux, base, changes):
     assert torch.equal(sampling.sample(flux, "FLUX.1"), base)
 
 
-def test_strength_enters_once(flux, base, changes):
-    """0 is the base model bit for bit where a loader would not attach anything, and the sign is a sign."""
-    a, b = (sampling.sample(live(flux, changes, s), "FLUX.1", steps=1) for s in (1e-3, -1e-3))
+def test_strength_enters_once(flux, changes):
+    """To first order the effect is linear: twice of it for twice the strength, and the sign is a sign. 0 is the model bit for bit."""
     one = sampling.sample(flux, "FLUX.1", steps=1)
-    assert ((a - one) + (b - one)).norm() < 0.05 * (a - one).norm()
+    effect = lambda s: sampling.sample(live(flux, changes, s), "FLUX.1", steps=1) - one  # noqa: E731
+    unit = effect(1e-3)
+    assert unit.norm() > 1e-5 * one.norm()
+    for factor in (-1, 2):
+        assert (effect(factor * 1e-3) - factor * unit).norm() < 0.05 * unit.norm()
+    assert not effect(0.0).any()
 
 
 class Stop(Exception):

@@ -173,3 +173,16 @@ def test_a_stack_entry_is_a_plain_tuple_to_others():
     assert entry == ("a", 1.0, 0.5)
     assert isinstance(entry, tuple)
     assert read_stack([entry])[0].block_weights == BlockSpec("M=0")
+
+
+def test_the_verdict_is_about_the_lora_that_went_wrong(sd15):
+    """Of several, the line on the node names the first with a problem, wherever it stands; without one it counts them."""
+    model, clip = sd15
+    ui = lambda *settings, **more: StrataLoraLoader.execute(*settings, model=model, clip=clip, **more).ui  # noqa: E731
+    good = [("one.safetensors", 0.5, 0.5)]
+    last = ui("gone.safetensors", 1.0, 1.0, on_problem="warn", lora_stack=good)
+    assert "gone.safetensors" in last["strata_verdict"][0]
+    assert last["strata_warned"] == [True]
+    first = ui("one.safetensors", 1.0, 1.0, on_problem="warn", lora_stack=[("gone.safetensors", 1.0, 1.0)])
+    assert "gone.safetensors" in first["strata_verdict"][0]
+    assert ui("sub/two.safetensors", 1.0, 1.0, lora_stack=good)["strata_verdict"] == ["2 LoRAs applied"]
