@@ -15,6 +15,7 @@ from ..lora_math.tags import LoraTag, format_tag
 from .apply import Applied, apply_stack
 from .comfy.library import file_key
 from .comfy.lora_names import lora_names, path_of, resolve
+from .comfy.targets import model_targets
 from .fitting.block_spec import BlockSpec
 from .loader import LoraStackType, apply_input, on_problem_input
 from .stack import StackEntry, read_stack
@@ -199,6 +200,7 @@ class StrataLoraStack(io.ComfyNode):
         )
         told = _told(applied, [*wrong, *chosen.notes], stack, (model, clip) == (None, None))
         ui = {**told.ui(), "strata_rows": _by_name(applied, stack), "strata_used": [used_text(used)]}
+        ui["strata_family"] = [None if model is None else model_targets(model).family]
         return io.NodeOutput(told.model, told.clip, stack, told.trigger_words, told.report, used_text(used), ui=ui)
 
 

@@ -12,6 +12,7 @@ from ..lora_math.tags import LoraTag, format_tag
 from .comfy.lora_names import lora_names
 from .library.search import PAGE, SORTS, Question, mark, search
 from .requests import BadRequest, as_json, body_of, optional_text, text_of
+from .rows.importing import imported
 from .rows.sets import delete_set, read_sets, save_set
 from .rows.words import described
 
@@ -21,6 +22,7 @@ MAX_ROWS_BODY = 1_000_000  # bytes; fifty rows with notes are a hundredth of it
 def register(routes: web.RouteTableDef) -> None:
     routes.post("/strata/rows")(as_json(_rows))
     routes.post("/strata/tag")(as_json(_tag))
+    routes.post("/strata/import")(as_json(_import))
     routes.get("/strata/library")(as_json(_library))
     routes.post("/strata/library/mark")(as_json(_mark))
     routes.get("/strata/sets")(as_json(_sets))
@@ -30,7 +32,8 @@ def register(routes: web.RouteTableDef) -> None:
 
 async def _rows(request: web.Request) -> dict:
     """``{"text"}``: its rows, and the text that a prompt needs of it."""
-    return await asyncio.to_thread(described, text_of(await body_of(request, MAX_ROWS_BODY), "text"))
+    found = await asyncio.to_thread(described, text_of(await body_of(request, MAX_ROWS_BODY), "text"))
+    return {**found, "relatives": [sorted(group) for group in RELATIVES]}
 
 
 async def _tag(request: web.Request) -> dict:
@@ -40,6 +43,12 @@ async def _tag(request: web.Request) -> dict:
     whole = format_tag(LoraTag(text_of(body, "name"), 1.0, 1.0, (blocks or "").strip() or None))
     at = whole.rindex(":1:lbw=") if ":1:lbw=" in whole and blocks else whole.rindex(":1>")
     return {"head": whole[:at], "tail": whole[at + 2 : -1]}
+
+
+async def _import(request: web.Request) -> dict:
+    """``{"text"}``: what a pasted text or another pack's node comes to as rows."""
+    body = await body_of(request, MAX_ROWS_BODY)
+    return {"text": await asyncio.to_thread(imported, text_of(body, "text"))}
 
 
 async def _library(request: web.Request) -> dict:
@@ -57,8 +66,7 @@ async def _library(request: web.Request) -> dict:
     question = Question(
         asked.get("words", ""), asked.get("folder", ""), fits, sort, asked.get("favourites") == "1", start, count
     )
-    answer = await asyncio.to_thread(search, question)
-    return {**answer, "relatives": [sorted(group) for group in RELATIVES]}
+    return await asyncio.to_thread(search, question)
 
 
 async def _mark(request: web.Request) -> dict:

@@ -49,6 +49,8 @@ export interface Widget {
   node?: GraphNode
   callback?: (this: Widget, value: any, ...rest: any[]) => unknown
   triggerDraw?: () => void
+  /** What an API prompt gets instead of the value. */
+  serializeValue?: (node: GraphNode, index: number) => unknown
 }
 
 export interface DomWidgetOptions extends WidgetOptions {

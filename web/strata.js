@@ -7,6 +7,7 @@ import { loadWords } from './lib/i18n.js'
 import { forget } from './lib/server.js'
 import { installLoader } from './loader/install.js'
 import { DEFAULT_RANGE, RANGE_SETTING } from './loader/strengths.js'
+import { installStack, refreshStacks } from './stack/install.js'
 
 app.registerExtension({
   name: 'strataloralayerbylayer.desk',
@@ -28,8 +29,10 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass === 'StrataLoraBlockWeights') installDesk(node)
     if (node.comfyClass === 'StrataLoraLoader') installLoader(node)
+    if (node.comfyClass === 'StrataLoraStack') installStack(node)
   },
   refreshComboInNodes() {
     forget()
+    refreshStacks()
   },
 })

@@ -7,6 +7,7 @@ from ...lora_math.rows_text import Row, is_in_folder, lora_row, read_rows, reduc
 from ...lora_math.tags import LoraTag, format_tag
 from ..comfy.library import shown_path
 from ..comfy.lora_names import lora_names, resolve
+from ..desk.profile import preview
 from ..library.index import INDEX
 from ..library.search import head, near
 
@@ -67,6 +68,7 @@ def _file(name: str, names: list[str], suggest: bool) -> dict:
     path = shown_path(file)
     known = None if path is None else INDEX.of(path)
     answer = {"file": file, "family": None, "words": [], "strength": None, "low": None, "high": None}
+    answer["preview"] = None if path is None else preview(path)
     if known is not None:
         answer |= {"family": known.family, "words": list(known.words), "problem": known.problem}
         answer |= {"strength": known.strength, "low": known.low, "high": known.high}

@@ -70,9 +70,12 @@ export async function copyText(text) {
   }
 }
 
-/** Loads this pack's style sheet, for whatever document it is in. */
+/** Loads this pack's style sheets, for whatever document they are in. */
 export async function loadStyles() {
-  const sheet = new CSSStyleSheet()
-  document.adoptedStyleSheets.push(sheet)
-  await sheet.replace(await (await fetch(new URL('../strata.css', import.meta.url))).text())
+  const load = async (/** @type {string} */ path) => {
+    const sheet = new CSSStyleSheet()
+    document.adoptedStyleSheets.push(sheet)
+    await sheet.replace(await (await fetch(new URL(path, import.meta.url))).text())
+  }
+  await Promise.all(['../strata.css', '../stack/stack.css'].map(load))
 }

@@ -17,6 +17,12 @@ import { t } from './i18n.js'
  *   preview: {folder: number, file: string} | null, layout: Layout | null, blocks: Record<string, Row>, error?: string}} Profile of a LoRA file
  * @typedef {{name: string, weights: string, about: string, families: string[], user: boolean}} Preset
  * @typedef {{presets: Preset[], names: string[], error?: string}} Presets those that fit a family, and the names of all
+ * @typedef {{name: string, tag: string, favourite: boolean, family?: string | null, title?: string, words?: string[], problem?: string,
+ *   strength?: number | null, low?: number | null, high?: number | null, preview: {folder: number, file: string} | null}} Found a LoRA file;
+ *   tag: how one begins that names it
+ * @typedef {{total: number, all: number, rows: Found[], folders: string[], learning: number, error?: string}} FoundPage
+ * @typedef {{rows: import('../stack/text.js').Row[], prompt: string, relatives: string[][], error?: string}} Rows of a LoRA stack's text
+ * @typedef {{sets: {name: string, rows: string}[], error?: string}} Sets
  */
 
 const KEPT = 400
@@ -57,6 +63,32 @@ export const savePreset = (preset) => changed(send('POST', '/strata/presets', pr
 
 /** @param {{name: string, family: string | null}} preset @returns {Promise<Presets>} */
 export const deletePreset = (preset) => changed(send('DELETE', '/strata/presets', preset))
+
+/** What a text of rows means. @param {string} text @returns {Promise<Rows>} */
+export const getRows = (text) => once(`rows ${text}`, () => send('POST', '/strata/rows', { text }))
+
+/** How a tag for a name begins, and how it ends with block weights. @param {string} name @param {string | null} blocks
+ * @returns {Promise<{head: string, tail: string, error?: string}>} */
+export const getTag = (name, blocks) => send('POST', '/strata/tag', { name, blocks })
+
+/** What another program's text or nodes come to as rows. @param {string} text @returns {Promise<{text: string, error?: string}>} */
+export const getImported = (text) => send('POST', '/strata/import', { text })
+
+/** @param {Record<string, string | number>} question @returns {Promise<FoundPage>} */
+export const findLoras = (question) =>
+  ask(`/strata/library?${new URLSearchParams(Object.entries(question).map(([name, value]) => [name, String(value)]))}`)
+
+/** @param {{name: string, favourite?: boolean, used?: boolean}} what */
+export const markLora = (what) => send('POST', '/strata/library/mark', what)
+
+/** @returns {Promise<Sets>} */
+export const getSets = () => ask('/strata/sets')
+
+/** @param {{name: string, rows: string}} set @returns {Promise<Sets>} */
+export const saveSet = (set) => send('POST', '/strata/sets', set)
+
+/** @param {string} name @returns {Promise<Sets>} */
+export const deleteSet = (name) => send('DELETE', '/strata/sets', { name })
 
 /** @param {Question} question */
 function settingsKey({ text, family, lora, seed, invert }) {

@@ -1,0 +1,175 @@
+"""Rows from what other programs and packs write: prompts with tags, nodes of a workflow, inputs of an API prompt.
+
+Only what each format documents is read. Off states and both strengths survive; nothing here looks at a file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from ...lora_math.errors import StrataError
+from ...lora_math.rows_text import lora_row, read_rows
+from ...lora_math.tags import MAX_STRENGTH, LoraTag, find_tags
+
+MAX_TEXT = 1_000_000
+_DEPTH = 12
+_NUMBERED = re.compile(r"(?:lora_(\d+)|loras\.(\d+)\.lora_name|lora_name_(\d+)|lora_(\d+)_name)")
+# A row's fields by the number n in their names: (name, model, clip, on), the first that is there counts.
+_FIELDS = (
+    ("loras.{n}.lora_name", ("loras.{n}.strength",), (), "loras.{n}.enabled"),  # ComfyUI's Load LoRA with rows
+    ("lora_name_{n}", ("model_str_{n}", "model_weight_{n}", "lora_wt_{n}"), ("clip_str_{n}", "clip_weight_{n}"), "switch_{n}"),
+    ("lora_{n}_name", ("lora_{n}_model_strength", "lora_{n}_strength"), ("lora_{n}_clip_strength",), ""),  # Easy-Use
+)
+_SIMPLE = {"input_mode": "simple", "mode": "simple"}  # one strength for both: Efficiency, Easy-Use
+
+
+def imported(text: str) -> str:
+    """The rows of a pasted text. Raises StrataError where there is no LoRA in it."""
+    if len(text) > MAX_TEXT:
+        raise StrataError(f"This text is longer than {MAX_TEXT} letters.")
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError):
+            data = None
+        if data is not None:
+            rows = [row.line for row in _rows(data, 0)]
+            if not rows:
+                raise StrataError("There are no LoRAs in this that are known: paste rows, a prompt with <lora:...> tags, or a node.")
+            return "\n".join(rows)
+    rows = read_rows(text.strip("\n"))
+    if all(row.kind not in ("unread", "prompt") for row in rows) and any(row.tags for row in rows):
+        return text.strip("\n")
+    if not find_tags(text):
+        raise StrataError("There is no LoRA in this text: paste rows, or a prompt with <lora:name:strength> tags.")
+    found = [lora_row(tag, row.on, row.locked, row.pick, row.note).line for row in rows for tag in row.tags]
+    return "\n".join(found or [row.line for row in rows])
+
+
+def _rows(data, depth: int) -> Iterator:
+    """From any of the formats, wherever in a document they are."""
+    if depth > _DEPTH:
+        return
+    if isinstance(data, list):
+        if (row := _triple(data)) is not None:
+            yield row
+            return
+        for item in data:
+            yield from _rows(item, depth + 1)
+    elif isinstance(data, dict):
+        if (row := _object(data)) is not None:
+            yield row
+        elif "widgets_values" in data:
+            yield from _node(data)
+        elif any(_NUMBERED.fullmatch(key) for key in data):
+            yield from _inputs(data)
+        elif isinstance(data.get("lora_name"), str):
+            yield from _one(data.get("lora_name"), data.get("strength_model", data.get("strength")), data.get("strength_clip"))
+        elif isinstance(data.get("rows"), str):
+            yield from read_rows(data["rows"])
+        else:
+            for value in data.values():
+                if isinstance(value, (dict, list)):
+                    yield from _rows(value, depth + 1)
+
+
+def _object(data: Mapping):
+    """A row of rgthree ({"on", "lora", "strength", "strengthTwo"}) or Lora Manager ({"name", "strength", "active", "clipStrength"})."""
+    if "lora" in data and "on" in data:
+        return next(_one(data["lora"], data.get("strength"), data.get("strengthTwo"), data["on"] is not False), None)
+    if isinstance(data.get("name"), str) and "strength" in data and "active" in data:
+        return next(_one(data["name"], data["strength"], data.get("clipStrength"), data["active"] is not False), None)
+    return None
+
+
+def _triple(data: list):
+    """(name, model, clip) of a LORA_STACK."""
+    if len(data) == 3 and isinstance(data[0], str) and all(_number(n) is not None for n in data[1:]):
+        return next(_one(*data), None)
+    return None
+
+
+def _node(node: Mapping) -> Iterator:
+    """A node of a workflow, whose values stand in order. rgthree's and Lora Manager's are objects, wherever they stand."""
+    values, kind = node["widgets_values"], node.get("type")
+    on = node.get("mode") not in (2, 4)  # muted, bypassed
+    if isinstance(values, dict):
+        yield from _rows(values, 1)
+    elif isinstance(values, list):
+        names = _POSITIONS.get(kind)
+        if names is not None:
+            for row in _inputs(dict(zip(names, values, strict=False))):
+                yield row if on else lora_row(row.tags[0], False, note=row.note)
+        elif kind == "StrataLoraStack" and values and isinstance(values[0], str):
+            yield from read_rows(values[0])
+        elif kind in _SINGLE and values:
+            yield from _one(*_padded(values[: _SINGLE[kind]], 3), on=on)
+        else:
+            for value in values:
+                if isinstance(value, dict) and (row := _object(value)) is not None:
+                    yield row
+                elif isinstance(value, list):
+                    yield from (found for item in value if isinstance(item, dict) and (found := _object(item)) is not None)
+
+
+def _padded(values: list, count: int) -> list:
+    return [*values, *[None] * (count - len(values))]
+
+
+_SINGLE = {"LoraLoader": 3, "LoraLoaderModelOnly": 2, "LoraLoaderBypass": 3, "StrataLoraLoader": 3}
+_POSITIONS = {
+    "LoRA Stacker": ["input_mode", "lora_count"]
+    + [f"{name}_{n}" for n in range(1, 51) for name in ("lora_name", "lora_wt", "model_str", "clip_str")],
+    "CR LoRA Stack": [f"{name}_{n}" for n in range(1, 4) for name in ("switch", "lora_name", "model_weight", "clip_weight")],
+    "easy loraStack": ["toggle", "mode", "num_loras"]
+    + [f"lora_{n}_{name}" for n in range(1, 11) for name in ("name", "strength", "model_strength", "clip_strength")],
+}
+
+
+def _inputs(data: Mapping) -> Iterator:
+    """Numbered inputs of an API prompt or of a node's widgets."""
+    numbers = {int(next(filter(None, match.groups()))) for key in data if (match := _NUMBERED.fullmatch(key))}
+    shown = next((_number(data[key]) for key in ("lora_count", "num_loras") if key in data), None)
+    simple = any(data.get(key) == value for key, value in _SIMPLE.items())
+    for n in sorted(numbers):
+        if isinstance(row := data.get(f"lora_{n}"), dict):
+            if (found := _object(row)) is not None:
+                yield found
+            continue
+        if shown is not None and n > shown:
+            continue
+        for name, models, clips, switch in _FIELDS:
+            key = name.format(n=n)
+            if key not in data:
+                continue
+            one = "lora_wt_{n}" if "lora_name" in name else "lora_{n}_strength"
+            models, clips = ((one,), ()) if simple and one.format(n=n) in data else (models, clips)
+            model, clip = (_first(data, keys, n) for keys in (models, clips))
+            on = data.get(switch.format(n=n), True) not in (False, "Off", "off") and data.get("toggle", True) is not False
+            yield from _one(data[key], model, clip, on)
+
+
+def _first(data: Mapping, keys: Iterable[str], n: int):
+    return next((data[key.format(n=n)] for key in keys if key.format(n=n) in data), None)
+
+
+def _one(name, model=None, clip=None, on: bool = True) -> Iterator:
+    if not isinstance(name, str) or name in ("", "None"):
+        return
+    strength = _number(model)
+    strength = 1.0 if strength is None else strength
+    second = _number(clip)
+    yield lora_row(LoraTag(name, strength, strength if second is None else second), on)
+
+
+def _number(value) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return max(-MAX_STRENGTH, min(MAX_STRENGTH, number)) if math.isfinite(number) else None

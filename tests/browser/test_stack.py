@@ -1,0 +1,183 @@
+"""The rows of a LoRA Stack in both renderers: every edit against the text, the prompt and the saved workflow."""
+
+import json
+
+import desk_page as d
+import pytest
+import stack_page as s
+
+pytestmark = pytest.mark.browser
+
+ROWS = """# Style
+<lora:sd15:0.8>
+off <lora:sdxl:0.6:0.3> // too dark
+<lora:flux:1:lbw=D*=1,default=0>"""
+
+
+def test_rows_show_what_the_text_says_and_edits_write_it(page):
+    node = s.stack(page, ROWS)
+    view = s.element(page, node)
+    assert view.locator(".strata-short").all_text_contents()[1:] == ["sd15", "sdxl", "flux"]
+    assert view.locator("[data-act=allSwitch]").text_content() == "2 / 3"
+    assert s.sent(page, node) == "<lora:sd15:0.8>\n<lora:flux:1:lbw=D*=1,default=0>"
+    s.row(page, node, 2).locator(".strata-switch").click()
+    assert s.text(page, node) == ROWS.replace("off <lora:sdxl", "<lora:sdxl")
+    d.undo(page)
+    assert s.text(page, node) == ROWS
+    s.row(page, node, 0).locator(".strata-switch").click()  # the group's
+    assert s.sent(page, node) == ""
+    assert s.text(page, node) == f"off {ROWS}"
+    d.undo(page)
+    # Strength: typed by a double click, then by keys, then dragged.
+    s.bar(page, node, 1).dblclick()
+    page.keyboard.type("-3,5")
+    page.keyboard.press("Enter")
+    assert "<lora:sd15:-3.5>" in s.text(page, node)
+    s.bar(page, node, 1).focus()
+    page.keyboard.press("ArrowRight")
+    assert "<lora:sd15:-3.45>" in s.text(page, node)
+    s.bar(page, node, 1).click(button="right")
+    assert "<lora:sd15:1>" in s.text(page, node)
+    # Of two strengths each has its own bar, and its own number.
+    s.bar(page, node, 2, 1).focus()
+    page.keyboard.press("ArrowLeft")
+    assert "<lora:sdxl:0.6:0.25>" in s.text(page, node)
+    d.screenshot(page, f"stack-{d.renderer(page)}", node)
+
+
+def test_order_copies_and_removal(page):
+    node = s.stack(page, "<lora:sd15:1>\n<lora:sdxl:1>\n<lora:flux:1>")
+    first, last = (s.row(page, node, at).locator(".strata-handle").bounding_box() for at in (0, 2))
+    page.mouse.move(first["x"] + 5, first["y"] + 12)
+    page.mouse.down()
+    page.mouse.move(last["x"] + 5, last["y"] + 24, steps=5)
+    page.mouse.up()
+    assert s.text(page, node) == "<lora:sdxl:1>\n<lora:flux:1>\n<lora:sd15:1>"
+    s.row(page, node, 2).locator(".strata-file").focus()
+    page.keyboard.press("Alt+ArrowUp")
+    assert s.text(page, node) == "<lora:sdxl:1>\n<lora:sd15:1>\n<lora:flux:1>"
+    page.keyboard.press("Delete")
+    assert s.text(page, node) == "<lora:sdxl:1>\n<lora:flux:1>"
+    d.undo(page)
+    assert s.text(page, node) == "<lora:sdxl:1>\n<lora:sd15:1>\n<lora:flux:1>"
+    s.menu(page, node, 0, "Duplicate")
+    assert s.text(page, node) == "<lora:sdxl:1>\n<lora:sdxl:1>\n<lora:sd15:1>\n<lora:flux:1>"
+    s.menu(page, node, 0, "Lock")
+    s.act(page, node, "stackMenu").click()
+    page.get_by_label("Multiply all by").fill("0.5")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(200)
+    assert s.text(page, node) == "lock <lora:sdxl:1>\n<lora:sdxl:0.5>\n<lora:sd15:0.5>\n<lora:flux:0.5>"
+    s.act(page, node, "stackMenu").click()
+    page.get_by_label("Scale to a total of").fill("1.9")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(200)
+    assert s.text(page, node) == "lock <lora:sdxl:1>\n<lora:sdxl:0.3>\n<lora:sd15:0.3>\n<lora:flux:0.3>"
+    s.act(page, node, "allSwitch").click()
+    assert s.text(page, node) == "lock <lora:sdxl:1>\noff <lora:sdxl:0.3>\noff <lora:sd15:0.3>\noff <lora:flux:0.3>"
+
+
+def test_what_is_missing_or_not_understood_is_red_and_can_be_mended(page):
+    node = s.stack(page, "<lora:old/sd15_v2:0.7>\nwhat is this\na cat, <lora:flux:1>, <lora:wan:.5>")
+    assert [s.row(page, node, at).get_attribute("class").split()[1:] for at in range(3)] == [
+        ["lora", "wrong"],
+        ["unread", "wrong"],
+        ["prompt"],
+    ]
+    s.row(page, node, 0).locator(".strata-file").click()
+    s.row(page, node, 0).locator(".strata-word", has_text="sd15").first.click()
+    assert s.text(page, node).startswith("<lora:sd15:0.7>\n")
+    s.row(page, node, 2).locator(".strata-file").click()
+    s.row(page, node, 2).locator(".strata-button", has_text="Make rows").click()
+    page.wait_for_timeout(500)
+    assert s.text(page, node) == "<lora:sd15:0.7>\nwhat is this\n<lora:flux:1>\n<lora:wan:0.5>"
+    d.screenshot(page, f"stack-wrong-{d.renderer(page)}", node)
+
+
+def test_notes_blocks_and_pasted_text(page):
+    node = s.stack(page, "<lora:sd15:1>")
+    s.menu(page, node, 0, "Block weights, note")
+    behind = s.row(page, node, 0).locator(".strata-behind input")
+    behind.nth(1).fill("mine")
+    behind.nth(1).press("Enter")
+    behind.nth(0).fill("OUT*=1, default=0")
+    behind.nth(0).press("Enter")
+    page.wait_for_timeout(500)
+    assert s.text(page, node) == "<lora:sd15:1:lbw=OUT*=1, default=0> // mine"
+    s.element(page, node).locator("[data-act=addLora]").focus()
+    d.paste(page, "portrait, <lora:flux:0.5>, <lora:wan:0.4:0.2>")
+    page.wait_for_timeout(400)
+    assert s.text(page, node) == "<lora:sd15:1:lbw=OUT*=1, default=0> // mine\n<lora:flux:0.5>\n<lora:wan:0.4:0.2>"
+    rgthree = {"lora_1": {"on": False, "lora": "qwen.safetensors", "strength": 0.5, "strengthTwo": 0.25}}
+    d.paste(page, json.dumps(rgthree))
+    page.wait_for_timeout(400)
+    assert s.text(page, node).endswith("\noff <lora:qwen.safetensors:0.5:0.25>")
+    d.undo(page)
+    assert s.text(page, node).endswith("<lora:wan:0.4:0.2>")
+
+
+def test_sets(page, server):
+    node = s.stack(page, ROWS)
+    s.act(page, node, "sets").click()
+    page.get_by_label("Save these rows as").fill(f"Mine {d.renderer(page)}")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(500)
+    other = s.stack(page, "", at=(420, 560))
+    s.act(page, other, "sets").click()
+    page.locator(".strata-own .strata-item", has_text=f"Mine {d.renderer(page)}").click()
+    page.wait_for_timeout(400)
+    assert s.text(page, other) == ROWS
+
+
+def test_a_workflow_keeps_everything_and_the_prompt_what_acts(page):
+    node = s.stack(page, ROWS)
+    saved = page.evaluate("(id) => app.graph.getNodeById(id).serialize()", node)
+    assert saved["widgets_values"][:2] == [ROWS, 0]
+    before = s.sent(page, node)
+    assert "strata_rows" not in d.prompt(page, node)
+    s.row(page, node, 2).locator(".strata-dots").click()
+    page.locator(".strata-free .strata-item", has_text="Remove").click()
+    assert s.sent(page, node) == before, "removing a row that is off sends another prompt"
+    page.evaluate("() => app.loadGraphData(app.graph.serialize())")
+    page.wait_for_timeout(800)
+    assert s.text(page, node) == ROWS.replace("off <lora:sdxl:0.6:0.3> // too dark\n", "")
+    assert s.row(page, node, 1).locator(".strata-short").text_content() == "sd15"
+
+
+def test_the_picker(page):
+    node = s.stack(page, "")
+    add = s.act(page, node, "addLora")
+    add.click()
+    picker = page.locator(".strata-picker")
+    page.wait_for_timeout(500)
+    assert picker.locator(".strata-choice").count() >= 6
+    page.keyboard.type("sd15")
+    page.wait_for_timeout(400)
+    assert picker.locator(".strata-named span").first.text_content() == "sd15"
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("qwen")
+    page.wait_for_timeout(400)
+    page.screenshot(path=d.SCREENS / f"picker-{d.renderer(page)}.png")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(300)
+    assert not picker.is_visible()
+    assert s.text(page, node).strip() == "<lora:sd15:1>\n<lora:qwen:1>"
+    add.click()
+    page.keyboard.press("Escape")
+    assert not picker.is_visible()
+    d.undo(page)
+    assert s.text(page, node).strip() == "<lora:sd15:1>"
+
+
+def test_fifty_rows_and_a_narrow_node(page):
+    rows = "\n".join(f"<lora:{('sd15', 'sdxl', 'flux')[n % 3]}:{n / 50:g}>" for n in range(50))
+    node = s.stack(page, rows, width=300)
+    assert s.element(page, node).locator(".strata-lora").count() == 50
+    height = page.evaluate("(id) => app.graph.getNodeById(id).size[1]", node)
+    assert height < 800
+    box = s.element(page, node).bounding_box()
+    for at in (0, 5):
+        inner = s.row(page, node, at).bounding_box()
+        assert inner["x"] + inner["width"] <= box["x"] + box["width"] + 1
+    d.screenshot(page, f"stack-50-{d.renderer(page)}", node)

@@ -1,0 +1,368 @@
+// @ts-check
+// Choosing LoRA files: one panel for every node. It asks the server only for what is in sight, and knows nothing of files itself.
+import { api } from '../lib/comfy.js'
+import { attribute, el, flag, setText } from '../lib/dom.js'
+import { t } from '../lib/i18n.js'
+import { shield } from '../lib/keys.js'
+import { Popup } from '../lib/popup.js'
+import { findLoras, markLora } from '../lib/server.js'
+import { parts } from '../stack/text.js'
+
+/** @typedef {import('../lib/server.js').Found} Found */
+/**
+ * @typedef {object} Asked
+ * @property {(found: Found) => void} choose
+ * @property {HTMLElement} opener
+ * @property {string | null} [fits] the family of the model that is connected, where that is known
+ * @property {boolean} [several] whether more than one can be chosen before it closes
+ * @property {string} [words] to begin the search with
+ */
+
+const ROW = 46 // px
+const PAGE = 50
+const REST = 90 // ms of rest before a typed search is sent
+const AGAIN = 1500 // ms until files that are still being learned are asked for again
+const SORTS = /** @type {const} */ (['name', 'date', 'recent'])
+
+class Picker {
+  /** @type {Asked | null} */
+  #asked = null
+  /** @type {Map<number, Found[]>} */
+  #pages = new Map()
+  #total = 0
+  #at = 0
+  #round = 0
+  #folder = ''
+  #folders = ''
+  #sort = 'name'
+  #fits = true
+  #starred = false
+  #typing = 0
+  #drawing = 0
+  #again = 0
+
+  constructor() {
+    this.search = el('input', {
+      class: 'strata-search',
+      placeholder: t('pickerSearch'),
+      'aria-label': t('pickerSearch'),
+      autocomplete: 'off',
+      spellcheck: 'false',
+      role: 'combobox',
+      'aria-expanded': 'true',
+      on: { input: () => this.#typed() },
+    })
+    this.sort = el(
+      'select',
+      { class: 'strata-select', 'aria-label': t('sortBy'), title: t('sortBy'), on: { change: () => this.#sorted() } },
+      ...SORTS.map((name) => el('option', { value: name, text: t(`sort_${name}`) })),
+    )
+    this.fits = this.#toggle('fits', () => (this.#fits = !this.#fits))
+    this.star = this.#toggle('favourites', () => (this.#starred = !this.#starred))
+    setText(this.star, '★')
+    attribute(this.star, 'title', t('favouritesOnly'))
+    attribute(this.star, 'aria-label', t('favouritesOnly'))
+    this.folders = el('div', { class: 'strata-folders', role: 'tree', 'aria-label': t('folders') })
+    this.space = el('div', { class: 'strata-space' })
+    this.list = el(
+      'div',
+      {
+        class: 'strata-found',
+        role: 'listbox',
+        'aria-label': t('loras'),
+        tabindex: -1,
+        on: { scroll: () => this.#drawSoon() },
+      },
+      this.space,
+    )
+    this.count = el('span', { class: 'strata-note', role: 'status' })
+    this.hint = el('span', { class: 'strata-note' })
+    this.element = el(
+      'div',
+      {
+        class: 'strata strata-picker',
+        role: 'dialog',
+        'aria-label': t('chooseLora'),
+        on: { keydown: (event) => this.#key(event) },
+      },
+      el('div', { class: 'strata-lead' }, this.search, this.sort, this.star, this.fits),
+      el('div', { class: 'strata-both' }, this.folders, this.list),
+      el('div', { class: 'strata-lead' }, this.count, this.hint),
+    )
+    this.popup = new Popup(this.element)
+  }
+
+  /** @param {string} act @param {() => void} run */
+  #toggle(act, run) {
+    const press = () => {
+      run()
+      this.#ask(true)
+      this.search.focus({ preventScroll: true })
+    }
+    return el('button', { type: 'button', class: 'strata-button', 'data-act': act, on: { click: press } })
+  }
+
+  /** @param {Asked} asked */
+  open(asked) {
+    this.#asked = asked
+    this.search.value = asked.words ?? ''
+    attribute(this.fits, 'hidden', asked.fits ? null : true)
+    setText(this.fits, asked.fits ? t('onlyFits', { family: asked.fits }) : '')
+    setText(this.hint, t(asked.several ? 'pickerHintSeveral' : 'pickerHint'))
+    this.popup.open({ host: document.body, opener: asked.opener, closed: () => this.#closed() })
+    const { left, bottom } = asked.opener.getBoundingClientRect()
+    this.popup.moveTo(left, bottom + 4)
+    this.search.focus({ preventScroll: true })
+    this.#ask(true)
+  }
+
+  #closed() {
+    this.#round++
+    clearTimeout(this.#typing)
+    clearTimeout(this.#again)
+    this.#asked = null
+  }
+
+  #typed() {
+    clearTimeout(this.#typing)
+    this.#typing = window.setTimeout(() => this.#ask(true), REST)
+  }
+
+  #sorted() {
+    this.#sort = this.sort.value
+    this.#ask(true)
+    this.search.focus({ preventScroll: true })
+  }
+
+  /** Everything anew. @param {boolean} [fromTop] */
+  #ask(fromTop = false) {
+    this.#round++
+    if (fromTop) {
+      this.#at = 0
+      this.list.scrollTop = 0
+    }
+    flag(this.fits, 'aria-pressed', this.#fits)
+    flag(this.star, 'aria-pressed', this.#starred)
+    this.#pages.clear()
+    this.#load(Math.floor(this.list.scrollTop / ROW / PAGE))
+  }
+
+  /** @param {number} page */
+  async #load(page) {
+    if (this.#pages.has(page)) return
+    this.#pages.set(page, [])
+    const round = this.#round
+    const answer = await findLoras({
+      words: this.search.value,
+      folder: this.#folder,
+      fits: this.#fits ? this.#asked?.fits ?? '' : '',
+      sort: this.#sort,
+      favourites: this.#starred ? 1 : 0,
+      start: page * PAGE,
+      count: PAGE,
+    })
+    if (round !== this.#round || !this.#asked) return
+    if (answer.error) return setText(this.count, answer.error)
+    this.#pages.set(page, answer.rows)
+    this.#total = answer.total
+    setText(
+      this.count,
+      t('found', { total: answer.total, all: answer.all }) +
+        (answer.learning ? ` · ${t('learning', { count: answer.learning })}` : ''),
+    )
+    this.#drawFolders(answer.folders)
+    this.#draw()
+    clearTimeout(this.#again)
+    if (answer.learning) this.#again = window.setTimeout(() => this.#refresh(), AGAIN)
+  }
+
+  /** Files that have been learned since: what is in sight is asked for again, without a flicker. */
+  async #refresh() {
+    const round = this.#round
+    const page = Math.floor(this.list.scrollTop / ROW / PAGE)
+    this.#pages.delete(page)
+    await this.#load(page)
+    if (round === this.#round) this.#draw()
+  }
+
+  /** @param {string[]} folders */
+  #drawFolders(folders) {
+    const key = JSON.stringify([folders, this.#folder])
+    if (key === this.#folders) return
+    this.#folders = key
+    const all = new Set(
+      folders.flatMap((folder) => folder.split('/').map((_, at, names) => names.slice(0, at + 1).join('/'))),
+    )
+    attribute(this.folders, 'hidden', all.size ? null : true)
+    const choose = (/** @type {string} */ folder) => () => {
+      this.#folder = folder
+      this.#ask(true)
+      this.search.focus({ preventScroll: true })
+    }
+    const shown = [...all].sort().filter((folder) => this.#isUnfolded(folder))
+    this.folders.replaceChildren(
+      ...['', ...shown].map((folder) =>
+        el('button', {
+          type: 'button',
+          class: 'strata-item',
+          role: 'treeitem',
+          title: folder,
+          'aria-selected': folder === this.#folder ? 'true' : 'false',
+          style: `padding-left: ${4 + 10 * (folder ? folder.split('/').length - 1 : 0)}px`,
+          text: folder ? folder.slice(folder.lastIndexOf('/') + 1) : t('allFolders'),
+          on: { click: choose(folder) },
+        })
+      ),
+    )
+  }
+
+  /** A folder shows when the one that it lies in, or one beside it, is chosen. @param {string} folder */
+  #isUnfolded(folder) {
+    const parent = folder.slice(0, Math.max(0, folder.lastIndexOf('/')))
+    return !parent || this.#folder === parent || this.#folder.startsWith(`${parent}/`)
+  }
+
+  #drawSoon() {
+    this.#drawing ||= requestAnimationFrame(() => {
+      this.#drawing = 0
+      this.#draw()
+    })
+  }
+
+  #draw() {
+    const height = this.list.clientHeight || 300
+    const first = Math.max(0, Math.floor(this.list.scrollTop / ROW) - 2)
+    const last = Math.min(this.#total, first + Math.ceil(height / ROW) + 4)
+    this.space.style.height = `${this.#total * ROW}px`
+    const shown = []
+    for (let at = first; at < last; at++) {
+      const page = Math.floor(at / PAGE)
+      const found = this.#pages.get(page)?.[at % PAGE]
+      if (!found) void this.#load(page)
+      shown.push(this.#row(at, found))
+    }
+    if (!this.#total) shown.push(el('div', { class: 'strata-empty', text: t('noLoras') }))
+    this.space.replaceChildren(...shown)
+    attribute(this.search, 'aria-activedescendant', this.#total ? `strata-found-${this.#at}` : null)
+  }
+
+  /** @param {number} at @param {Found | undefined} found */
+  #row(at, found) {
+    const place = {
+      style: `top: ${at * ROW}px`,
+      id: `strata-found-${at}`,
+      role: 'option',
+      'aria-selected': at === this.#at ? 'true' : 'false',
+    }
+    if (!found) return el('div', { class: 'strata-choice waiting', ...place })
+    const { folder, short } = parts(found.name)
+    const words = found.problem || [found.title, ...(found.words ?? [])].filter(Boolean).join(', ')
+    const star = el('button', {
+      type: 'button',
+      class: 'strata-star',
+      tabindex: -1,
+      text: found.favourite ? '★' : '☆',
+      title: t('favourite'),
+      'aria-label': t('favourite'),
+      'aria-pressed': found.favourite ? 'true' : 'false',
+      on: { click: (event) => this.#favour(event, found) },
+    })
+    return el(
+      'div',
+      {
+        class: 'strata-choice',
+        title: found.name,
+        ...place,
+        on: {
+          click: (event) => this.#choose(at, event.ctrlKey || event.metaKey || event.shiftKey),
+          pointerenter: () => this.#point(at),
+        },
+      },
+      thumbnail(found),
+      el(
+        'div',
+        { class: 'strata-named' },
+        el('div', {}, el('span', { text: short }), el('small', { text: folder })),
+        el('small', { class: found.problem ? 'wrong' : '', text: words }),
+      ),
+      found.family ? el('span', { class: 'strata-family', text: found.family }) : null,
+      star,
+    )
+  }
+
+  /** @param {number} at */
+  #point(at) {
+    this.#at = at
+    for (const child of this.space.children) flag(child, 'aria-selected', child.id === `strata-found-${at}`)
+  }
+
+  /** @param {Event} event @param {Found} found */
+  #favour(event, found) {
+    event.stopPropagation()
+    found.favourite = !found.favourite
+    void markLora({ name: found.name, favourite: found.favourite })
+    this.#draw()
+  }
+
+  /** @param {number} at @param {boolean} more whether the next is to be chosen too */
+  #choose(at, more) {
+    const found = this.#pages.get(Math.floor(at / PAGE))?.[at % PAGE]
+    const asked = this.#asked
+    if (!found || !asked) return
+    const stays = more && asked.several === true
+    if (!stays) this.popup.close(true)
+    void markLora({ name: found.name, used: true })
+    asked.choose(found)
+    if (stays) setText(this.hint, t('added', { name: parts(found.name).short }))
+  }
+
+  /** @param {KeyboardEvent} event */
+  #key(event) {
+    shield(event)
+    const step = Math.max(1, Math.floor(this.list.clientHeight / ROW) - 1)
+    const to =
+      { ArrowDown: this.#at + 1, ArrowUp: this.#at - 1, PageDown: this.#at + step, PageUp: this.#at - step }[event.key]
+    if (event.target === this.sort) return
+    if (to !== undefined) {
+      this.#at = Math.max(0, Math.min(this.#total - 1, to))
+      const top = this.#at * ROW
+      if (top < this.list.scrollTop) this.list.scrollTop = top
+      else if (top + ROW > this.list.scrollTop + this.list.clientHeight) {
+        this.list.scrollTop = top + ROW - this.list.clientHeight
+      }
+      this.#draw()
+    } else if (event.key === 'Enter' && (event.target === this.search || event.target === this.list)) {
+      this.#choose(this.#at, event.shiftKey || event.ctrlKey || event.metaKey)
+    } else return
+    event.preventDefault()
+  }
+}
+
+/** The address of a file's picture. @param {{folder: number, file: string}} preview */
+export function pictureOf({ folder, file }) {
+  return api.apiURL(`/experiment/models/preview/loras/${folder}/${file.split('/').map(encodeURIComponent).join('/')}`)
+}
+
+/** @param {{preview?: {folder: number, file: string} | null}} found */
+function thumbnail({ preview }) {
+  const box = el('div', { class: 'strata-thumb' })
+  if (preview) {
+    box.append(el('img', {
+      alt: '',
+      loading: 'lazy',
+      decoding: 'async',
+      src: pictureOf(preview),
+      on: { error: (event) => /** @type {HTMLElement} */ (event.target).remove() },
+    }))
+  }
+  return box
+}
+
+/** @type {Picker | null} */
+let picker = null
+
+/** @param {Asked} asked */
+export function chooseLora(asked) {
+  picker ??= new Picker()
+  picker.open(asked)
+}

@@ -1,0 +1,67 @@
+// @ts-check
+// Puts the rows under the widgets of a StrataLoraStack, in place of its text.
+import { SELECT_ON } from '../lib/canvas.js'
+import { chain, follow } from '../lib/comfy.js'
+import { widgetOf } from '../lib/graph.js'
+import { t } from '../lib/i18n.js'
+import { unwatch, watch } from '../lib/watch.js'
+import { StackView } from './stack.js'
+
+/** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
+
+const WIDTH = 400 // of a new node
+
+/** Those of nodes that are there. @type {Set<StackView>} */
+const stacks = new Set()
+
+/** The files may have changed. */
+export function refreshStacks() {
+  for (const stack of stacks) stack.refresh()
+}
+
+/** @param {GraphNode} node */
+export function installStack(node) {
+  const stack = new StackView(node)
+  stacks.add(stack)
+  const widget = node.addDOMWidget('strata_rows', 'STRATA_ROWS', stack.element, {
+    // Never saved, and last: the places of saved widgets do not shift.
+    serialize: false,
+    hideOnZoom: true,
+    hideInPanel: true,
+    selectOn: SELECT_ON,
+    margin: 8,
+    getMinHeight: () => stack.minHeight + 16,
+    getValue: () => '',
+    setValue: () => {},
+  })
+  widget.serialize = false
+  widget.label = t('loras')
+  const text = widgetOf(node, 'rows')
+  // A prompt gets the rows that act; the workflow, which is saved from the widget's value, keeps them all.
+  if (text) text.serializeValue = () => stack.promptText()
+  for (const name of ['rows', 'seed']) follow(widgetOf(node, name), () => stack.tick())
+  stack.showParts()
+  chain(node, 'onConnectionsChange', () =>
+    queueMicrotask(() => {
+      stack.showParts()
+      stack.tick()
+    }))
+  chain(node, 'onConfigure', () =>
+    queueMicrotask(() => {
+      stack.showParts()
+      stack.tick()
+    }))
+  chain(node, 'onExecuted', () => stack.tick())
+  chain(node, 'onAdded', () => {
+    stacks.add(stack)
+    watch(stack)
+  })
+  chain(node, 'onRemoved', () => {
+    stacks.delete(stack)
+    unwatch(stack)
+    stack.dispose()
+  })
+  watch(stack)
+  const [width, height] = node.size
+  node.setSize([Math.max(width, WIDTH), Math.max(height, node.computeSize()[1])])
+}

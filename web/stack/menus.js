@@ -1,0 +1,203 @@
+// @ts-check
+// The menus of a stack: of one row, of the whole stack, and the sets that are kept under a name.
+import { attribute, el, setText } from '../lib/dom.js'
+import { t } from '../lib/i18n.js'
+import { shield, walk } from '../lib/keys.js'
+import { NumberField } from '../lib/number_field.js'
+import { Popup } from '../lib/popup.js'
+import { deleteSet, getSets, saveSet } from '../lib/server.js'
+
+/** @typedef {import('./stack.js').StackView} StackView */
+
+class Menu {
+  /** @param {StackView} stack @param {string} label */
+  constructor(stack, label) {
+    this.stack = stack
+    this.element = el('div', {
+      class: 'strata strata-menu strata-choices strata-free',
+      role: 'menu',
+      'aria-label': label,
+      on: { keydown: (event) => this.#key(event) },
+    })
+    this.popup = new Popup(this.element)
+  }
+
+  /** @param {HTMLElement} opener @param {Node[]} items */
+  show(opener, items) {
+    this.element.replaceChildren(...items)
+    this.popup.open({ host: document.body, opener })
+    const { left, bottom } = opener.getBoundingClientRect()
+    this.popup.moveTo(left, bottom + 2)
+    this.items()[0]?.focus({ preventScroll: true })
+  }
+
+  /** @param {string} text @param {() => void} run */
+  item(text, run) {
+    const choose = () => {
+      this.popup.close(true)
+      run()
+    }
+    return el(
+      'button',
+      { type: 'button', class: 'strata-item', role: 'menuitem', on: { click: choose } },
+      el('span', { text }),
+    )
+  }
+
+  items() {
+    return /** @type {HTMLElement[]} */ ([...this.element.querySelectorAll('.strata-item')])
+  }
+
+  /** @param {KeyboardEvent} event */
+  #key(event) {
+    shield(event)
+    if (!(event.target instanceof HTMLInputElement)) walk(event, this.items())
+  }
+}
+
+export class RowMenu extends Menu {
+  /** @param {StackView} stack */
+  constructor(stack) {
+    super(stack, t('rowMenu'))
+  }
+
+  /** @param {number} at @param {HTMLElement} opener */
+  open(at, opener) {
+    const { stack } = this
+    const row = stack.rows[at]
+    if (!row || !stack.enabled) return
+    const isLora = row.kind === 'lora'
+    const isGroup = row.kind === 'heading'
+    this.show(opener, [
+      ...(isLora ? [this.item(t('chooseOther'), () => stack.choose(at, opener))] : []),
+      ...(isLora && !row.pick ?
+        [this.item(t(row.model === row.clip ? 'clipApart' : 'clipTogether'), () => stack.separate(at))] :
+        []),
+      ...(isLora || isGroup ?
+        [this.item(t(row.locked ? 'unlock' : 'lock'), () => stack.change(at, { locked: !row.locked }))] :
+        []),
+      ...(isLora ? [this.item(t(row.pick ? 'pickNot' : 'pickFolder'), () => stack.pickFolder(at))] : []),
+      ...(isGroup ?
+        [this.item(t(row.pick ? 'pickNotGroup' : 'pickGroup'), () => stack.change(at, { pick: !row.pick }))] :
+        []),
+      this.item(t('behind'), () => stack.open(at)),
+      this.item(t('moveUp'), () => stack.move(at, -1)),
+      this.item(t('moveDown'), () => stack.move(at, 1)),
+      this.item(t('duplicate'), () => stack.duplicate(at)),
+      this.item(t('remove'), () => stack.remove(at)),
+    ])
+  }
+}
+
+export class StackMenu extends Menu {
+  /** @param {StackView} stack */
+  constructor(stack) {
+    super(stack, t('stackMenu'))
+    this.times = this.#number('multiplyBy', (value) => stack.multiply(value))
+    this.total = this.#number('normaliseTo', (value) => stack.normalise(value))
+  }
+
+  /** @param {'multiplyBy' | 'normaliseTo'} label @param {(value: number) => void} run */
+  #number(label, run) {
+    const field = new NumberField({
+      label: t(label),
+      take: (value) => {
+        this.popup.close(true)
+        run(value)
+      },
+    })
+    return { field, element: el('label', { class: 'strata-exact' }, el('span', { text: t(label) }), field.element) }
+  }
+
+  /** @param {HTMLElement} opener */
+  open(opener) {
+    const { stack } = this
+    this.times.field.show(null)
+    this.total.field.show(null)
+    this.show(opener, [
+      this.item(t('addHeading'), () => stack.addHeading()),
+      this.item(t('allOn'), () => stack.switchAll(true)),
+      this.item(t('allOff'), () => stack.switchAll(false)),
+      this.item(t('copyRows'), () => stack.copyAll()),
+      this.item(t('pasteRows'), () => stack.askForText()),
+      this.times.element,
+      this.total.element,
+    ])
+  }
+}
+
+export class SetMenu extends Menu {
+  #asked = ''
+
+  /** @param {StackView} stack */
+  constructor(stack) {
+    super(stack, t('sets'))
+    /** @type {HTMLInputElement} */
+    this.name = el('input', {
+      class: 'strata-search',
+      placeholder: t('saveSetAs'),
+      'aria-label': t('saveSetAs'),
+      on: { keydown: (event) => event.key === 'Enter' && this.#save() },
+    })
+    this.message = el('div', { class: 'strata-note', role: 'status' })
+    this.list = el('div', { class: 'strata-items' })
+  }
+
+  /** @param {HTMLElement} opener */
+  async open(opener) {
+    this.name.value = this.#asked = ''
+    setText(this.message, '')
+    this.list.replaceChildren()
+    this.show(opener, [
+      this.list,
+      el(
+        'div',
+        { class: 'strata-saving' },
+        this.name,
+        el('button', {
+          type: 'button',
+          class: 'strata-button',
+          'data-act': 'save',
+          text: t('save'),
+          on: { click: () => this.#save() },
+        }),
+      ),
+      this.message,
+    ])
+    this.#take(await getSets())
+    this.name.focus({ preventScroll: true })
+  }
+
+  /** @param {import('../lib/server.js').Sets} answer */
+  #take(answer) {
+    if (answer.error) return setText(this.message, answer.error)
+    setText(this.message, answer.sets.length ? '' : t('noSets'))
+    this.sets = answer.sets
+    this.list.replaceChildren(...answer.sets.map(({ name, rows }) => {
+      const use = this.item(name, () => this.stack.replaceAll(rows))
+      attribute(use, 'title', rows)
+      const remove = el('button', {
+        type: 'button',
+        class: 'strata-button',
+        'data-act': 'delete',
+        text: '×',
+        title: t('deleteSet', { name }),
+        'aria-label': t('deleteSet', { name }),
+        on: { click: async () => this.#take(await deleteSet(name)) },
+      })
+      return el('div', { class: 'strata-own' }, use, remove)
+    }))
+  }
+
+  async #save() {
+    const name = this.name.value.trim()
+    if (!name) return this.name.focus()
+    if (this.#asked !== name && this.sets?.some((one) => one.name === name)) {
+      this.#asked = name
+      return setText(this.message, t('replaceSet', { name }))
+    }
+    const answer = await saveSet({ name, rows: this.stack.text })
+    this.#take(answer)
+    if (!answer.error) this.popup.close(true)
+  }
+}

@@ -1,0 +1,557 @@
+// @ts-check
+// The rows of one LoRA Stack. The truth is the node's text: the rows edit it, and redraw from what the server says that it means.
+import { passMiddle, passWheel } from '../lib/canvas.js'
+import { attribute, copyText, el, setText } from '../lib/dom.js'
+import { isLinked, setWidget, showWidget, valueOf, widgetOf } from '../lib/graph.js'
+import { t } from '../lib/i18n.js'
+import { shield } from '../lib/keys.js'
+import { snapTo } from '../lib/numbers.js'
+import { leave, takePlace } from '../lib/place.js'
+import { failureOf, outputOf } from '../lib/runs.js'
+import { getImported, getRows, getTag } from '../lib/server.js'
+import { oneStep } from '../lib/undo.js'
+import { chooseLora } from '../picker/picker.js'
+import { RowMenu, SetMenu, StackMenu } from './menus.js'
+import { RowView } from './row.js'
+import { Sorting } from './sorting.js'
+import { acting, changed, groupAt, headingOf, rowOf, textOf } from './text.js'
+
+/** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
+/** @typedef {import('./text.js').Row} Row */
+
+const ROW = 28 // px
+const CHROME = 60 // px of bar and foot
+const MOST = 12 // rows that a new node makes room for; more can be scrolled
+
+export class StackView {
+  text = ''
+  /** @type {Row[]} */
+  rows = []
+  enabled = true
+  /** Rows whose text encoders' strength is shown though it is the same. @type {Set<number>} */
+  clips = new Set()
+  /** The row that is open. @type {number | null} */
+  opened = null
+
+  /** @type {RowView[]} */
+  #views = []
+  #signature = ''
+  #round = 0
+  #ready = false
+  #grown = 0
+  /** @type {string[][]} */
+  #relatives = []
+
+  /** @param {GraphNode} node */
+  constructor(node) {
+    this.node = node
+    this.sorting = new Sorting(this)
+    this.menu = new RowMenu(this)
+    this.stackMenu = new StackMenu(this)
+    this.setMenu = new SetMenu(this)
+    this.add = this.#button('addLora', `+ ${t('addLora')}`, () => this.choose(null, this.add))
+    this.all = this.#button('allSwitch', '', () => this.switchAll(!this.#someOn()))
+    this.sets = this.#button('sets', t('sets'), () => this.setMenu.open(this.sets))
+    this.words = this.#button('asText', t('asText'), () => this.#showText())
+    this.dots = this.#button('stackMenu', '⋯', () => this.stackMenu.open(this.dots))
+    this.list = el('div', {
+      class: 'strata-stack-rows',
+      role: 'list',
+      'aria-label': t('loras'),
+      'data-capture-wheel': 'true',
+    })
+    this.note = el('div', { class: 'strata-verdict', role: 'status' })
+    this.element = el(
+      'div',
+      {
+        class: 'strata strata-stack',
+        tabindex: -1,
+        role: 'group',
+        'aria-label': t('stack'),
+        on: {
+          keydown: shield,
+          copy: (event) => this.#copied(event),
+          paste: (event) => this.#pasted(event),
+          wheel: (event) => this.#wheel(event),
+          pointerdown: passMiddle,
+        },
+      },
+      el(
+        'div',
+        { class: 'strata-bar' },
+        this.all,
+        this.add,
+        el('span', { class: 'strata-about' }),
+        this.sets,
+        this.words,
+        this.dots,
+      ),
+      this.list,
+      this.note,
+    )
+    this.reserve()
+  }
+
+  /** @param {Parameters<typeof t>[0]} act @param {string} text @param {() => void} run */
+  #button(act, text, run) {
+    return el('button', {
+      type: 'button',
+      class: 'strata-button',
+      'data-act': act,
+      title: t(act),
+      'aria-label': t(act),
+      text,
+      on: { click: run },
+    })
+  }
+
+  get minHeight() {
+    const open = this.opened === null ? 0 : 110
+    return CHROME + ROW * Math.max(1, Math.min(MOST, this.rows.length)) + open
+  }
+
+  // What the node says
+
+  tick() {
+    const { node } = this
+    if (!node.graph) return
+    takePlace(node, this.element)
+    const text = String(valueOf(node, 'rows') ?? '')
+    const linked = isLinked(node, 'rows')
+    const signature = JSON.stringify([text, linked, outputOf(node)?.strata_rows, failureOf(node)?.text])
+    if (signature === this.#signature) return
+    this.#signature = signature
+    this.enabled = !linked
+    if (text === this.text && this.#ready) this.draw()
+    else this.#read(text)
+  }
+
+  /** @param {string} text */
+  async #read(text) {
+    const round = ++this.#round
+    const answer = await getRows(text)
+    if (round !== this.#round) return
+    if (answer.error) return setText(this.note, answer.error)
+    this.#ready = true
+    this.text = text
+    this.rows = answer.rows
+    this.#relatives = answer.relatives
+    if (this.opened !== null && this.opened >= this.rows.length) this.opened = null
+    this.draw()
+  }
+
+  /** What a prompt needs of the text: the server says it. */
+  async promptText() {
+    const text = String(widgetOf(this.node, 'rows')?.value ?? '')
+    const answer = await getRows(text)
+    return answer.error || typeof answer.prompt !== 'string' ? text : answer.prompt
+  }
+
+  /** Files may have changed: what the text means is asked anew. */
+  refresh() {
+    this.#ready = false
+    this.#signature = ''
+    this.tick()
+  }
+
+  // The picture
+
+  draw() {
+    const { rows, list } = this
+    const acts = acting(rows)
+    const output = outputOf(this.node)
+    const family = this.family()
+    const verdicts = new Map(
+      /** @type {any[]} */ (output?.strata_rows ?? []).map((
+        one,
+      ) => [one.name, { text: one.verdict, warned: one.warned }]),
+    )
+    let inGroup = false
+    let shown = 0
+    rows.forEach((row, at) => {
+      if (row.kind === 'heading') inGroup = true
+      if (isHidden(row)) return
+      const view = (this.#views[shown] ??= new RowView(this))
+      if (view.element.parentNode !== list || list.children[shown] !== view.element) {
+        list.insertBefore(view.element, list.children[shown] ?? null)
+      }
+      shown++
+      view.show(row, at, {
+        acts: acts[at],
+        enabled: this.enabled,
+        open: this.opened === at,
+        inGroup: inGroup && row.kind !== 'heading',
+        fits: !family || !row.family || row.family === family ||
+          this.#relatives.some((group) => group.includes(family) && group.includes(row.family ?? '')),
+        verdict: verdicts.get(row.name) ?? null,
+      })
+    })
+    for (const view of this.#views.splice(shown)) {
+      view.dispose()
+      view.element.remove()
+    }
+    this.#drawBar()
+    this.#tell(output)
+    this.element.classList.toggle('disabled', !this.enabled)
+    showWidget(this.node, 'seed', rows.some((row) => row.pick) || isLinked(this.node, 'seed'))
+    showWidget(this.node, 'control_after_generate', rows.some((row) => row.pick))
+    if (this.reserve()) this.#grow()
+  }
+
+  #drawBar() {
+    const on = acting(this.rows).filter((acts, at) => acts && this.rows[at].kind === 'lora').length
+    const all = this.rows.filter((row) => row.kind === 'lora').length
+    setText(this.all, all ? `${on} / ${all}` : '0')
+    attribute(this.all, 'aria-pressed', on ? 'true' : 'false')
+    for (const button of [this.all, this.add, this.sets, this.dots]) {
+      attribute(button, 'disabled', this.enabled ? null : true)
+    }
+  }
+
+  /** @param {Record<string, unknown[]> | undefined} output */
+  #tell(output) {
+    const failed = failureOf(this.node)?.text
+    const verdict = failed ?? (this.rows.length ? output?.strata_verdict?.[0] : undefined)
+    const empty = this.rows.some((row) => !isHidden(row)) ? '' : t('emptyStack')
+    setText(this.note, this.enabled ? String(verdict ?? empty) : t('rowsLinked'))
+    attribute(this.note, 'title', String(failed ?? output?.strata_report?.[0] ?? '') || null)
+    this.note.classList.toggle('wrong', Boolean(failed) || output?.strata_warned?.[0] === true)
+  }
+
+  /** The model's family, as the last run met it. @returns {string | null} */
+  family() {
+    const found = outputOf(this.node)?.strata_family?.[0]
+    return typeof found === 'string' && found ? found : null
+  }
+
+  reserve() {
+    const height = `${this.minHeight}px`
+    if (this.element.style.minHeight === height) return false
+    this.element.style.minHeight = height
+    return true
+  }
+
+  /** More rows need a taller node; one that this made taller gives the room back. */
+  #grow() {
+    const { node } = this
+    if (!node.graph || node.flags?.collapsed) return
+    const [width, height] = node.size
+    const needed = node.computeSize()[1]
+    const grown = height <= this.#grown + 1
+    if (needed > height || grown) node.setSize([width, needed])
+    this.#grown = Math.max(needed, needed > height || grown ? needed : 0)
+    node.graph.setDirtyCanvas?.(true, true)
+  }
+
+  shownViews() {
+    return this.#views
+  }
+
+  // What hands ask
+
+  /** One edit, one step of undo. @param {Row[]} rows */
+  #write(rows) {
+    if (!this.enabled) return
+    this.#round++ // a reading under way is of an older text
+    this.rows = rows
+    this.text = textOf(rows)
+    this.#ready = true
+    oneStep(() => setWidget(this.node, 'rows', this.text))
+    this.#signature = ''
+    this.draw()
+  }
+
+  /** @param {number} at @param {Partial<Row>} changes */
+  change(at, changes) {
+    this.#write(this.rows.map((row, other) => (other === at ? changed(row, changes) : row)))
+  }
+
+  /** @param {number} at */
+  toggle(at) {
+    this.change(at, { on: !this.rows[at].on })
+  }
+
+  /** @param {number} at @param {'model' | 'clip'} which @param {number} value */
+  setStrength(at, which, value) {
+    const { model, clip } = this.rows[at]
+    const both = which === 'model' && model === clip && !this.clips.has(at)
+    this.change(at, both ? { model: value, clip: value } : { [which]: value })
+  }
+
+  /** The text encoders' strength on its own, or the model's again. @param {number} at */
+  separate(at) {
+    const { model, clip } = this.rows[at]
+    if (model !== clip) {
+      this.clips.delete(at)
+      this.change(at, { clip: model })
+    } else {
+      if (!this.clips.delete(at)) this.clips.add(at)
+      this.draw()
+    }
+  }
+
+  /** @param {number} at @param {string} value */
+  async setBlocks(at, value) {
+    const row = this.rows[at]
+    const answer = await getTag('x', value)
+    if (answer.error || this.rows[at] !== row) return
+    const more = (row.tail ?? '').slice(await this.#tailLength(row))
+    this.change(at, { tail: answer.tail + more, blocks: value.trim() || null })
+  }
+
+  /** How long the block weights in a row's tail are. @param {Row} row */
+  async #tailLength(row) {
+    return row.blocks ? (await getTag('x', row.blocks)).tail.length : 0
+  }
+
+  /** @param {number} at */
+  async pickFolder(at) {
+    const row = this.rows[at]
+    if (row.pick) return this.change(at, { pick: false })
+    const name = (row.file ?? row.name ?? '').replaceAll('\\', '/')
+    const pattern = `${name.slice(0, name.lastIndexOf('/') + 1)}*`
+    const { head } = await getTag(pattern, null)
+    if (this.rows[at] !== row) return
+    this.change(at, { pick: true, head, name: pattern })
+    this.refresh()
+  }
+
+  /** Clicking a name: another file, or the line where it is none. @param {number} at @param {HTMLElement} opener */
+  openRow(at, opener) {
+    const row = this.rows[at]
+    if (row.kind === 'lora' && !row.pick && this.enabled && row.file !== null) this.choose(at, opener)
+    else this.open(at)
+  }
+
+  /** @param {number} at */
+  open(at) {
+    this.opened = this.opened === at ? null : at
+    this.draw()
+  }
+
+  /** @param {number | null} at the row to change, null to add @param {HTMLElement} opener */
+  choose(at, opener) {
+    if (!this.enabled) return
+    chooseLora({
+      opener,
+      fits: this.family(),
+      several: at === null,
+      choose: (found) => {
+        const made = rowOf(found)
+        if (at === null) {
+          return this.#write([
+            ...this.rows.filter((row, index) => row.kind !== 'blank' || index < this.rows.length - 1),
+            made,
+          ])
+        }
+        const { head, name, file, family, words, strength, low, high, preview } = made
+        this.change(at, {
+          head,
+          name,
+          file,
+          family,
+          words,
+          strength,
+          low,
+          high,
+          preview,
+          pick: false,
+          missing: '',
+          near: [],
+          problem: '',
+        })
+      },
+    })
+  }
+
+  addHeading() {
+    this.#write([
+      ...this.rows.filter((row, index) => row.kind !== 'blank' || index < this.rows.length - 1),
+      headingOf(t('newHeading')),
+    ])
+  }
+
+  /** @param {number} at */
+  duplicate(at) {
+    const [from, end] = groupAt(this.rows, at)
+    this.#write([...this.rows.slice(0, end), ...this.rows.slice(from, end), ...this.rows.slice(end)])
+  }
+
+  /** @param {number} at */
+  remove(at) {
+    this.opened = null
+    this.#write(this.rows.filter((_, other) => other !== at))
+    const next = this.#views[Math.min(at, this.#views.length - 1)]
+    if (next) (next.name.hidden ? next.switch : next.name).focus({ preventScroll: true })
+    else this.add.focus({ preventScroll: true })
+  }
+
+  /** A row one place up or down. @param {number} at @param {number} by */
+  move(at, by) {
+    const [from, end] = groupAt(this.rows, at)
+    if (by < 0 ? from === 0 : end >= this.rows.length) return
+    const to = by < 0 ? from - 1 : end + 1
+    const moved = this.moveTo(at, to)
+    const view = this.#views.find((one) => one.at === moved)
+    if (view) (view.name.hidden ? view.switch : view.name).focus({ preventScroll: true })
+  }
+
+  /** Moves a row, or a group with its heading, in front of another row. Gives its new place. @param {number} at @param {number} to */
+  moveTo(at, to) {
+    const [from, end] = groupAt(this.rows, at)
+    const part = this.rows.slice(from, end)
+    const rest = [...this.rows.slice(0, from), ...this.rows.slice(end)]
+    const place = to > from ? to - part.length : to
+    this.opened = null
+    this.#write([...rest.slice(0, place), ...part, ...rest.slice(place)])
+    return place
+  }
+
+  #someOn() {
+    return acting(this.rows).some((acts, at) => acts && this.rows[at].kind === 'lora' && !this.rows[at].locked)
+  }
+
+  /** @param {boolean} on */
+  switchAll(on) {
+    this.#write(
+      this.rows.map((
+        row,
+      ) => (row.locked || (row.kind !== 'lora' && !(on && row.kind === 'heading')) ? row : changed(row, { on }))),
+    )
+  }
+
+  /** @param {number} by */
+  multiply(by) {
+    const times = (/** @type {number} */ value) => snapTo(value * by, 0.0001)
+    this.#write(
+      this.rows.map((
+        row,
+      ) => (isFree(row) ? changed(row, { model: times(row.model ?? 1), clip: times(row.clip ?? 1) }) : row)),
+    )
+  }
+
+  /** Scales the rows that act so that their strengths add up to a total. @param {number} total */
+  normalise(total) {
+    const acts = acting(this.rows)
+    const sum = (/** @type {(row: Row) => boolean} */ of) =>
+      this.rows.reduce(
+        (found, row, at) => found + (acts[at] && row.kind === 'lora' && of(row) ? Math.abs(row.model ?? 1) : 0),
+        0,
+      )
+    const free = sum((row) => !row.locked)
+    const locked = sum((row) => row.locked)
+    if (!free) return
+    const by = Math.max(0, total - locked) / free
+    const times = (/** @type {number} */ value) => snapTo(value * by, 0.0001)
+    this.#write(
+      this.rows.map((
+        row,
+        at,
+      ) => (acts[at] && isFree(row) ?
+        changed(row, { model: times(row.model ?? 1), clip: times(row.clip ?? 1) }) :
+        row)
+      ),
+    )
+  }
+
+  /** A line that is no LoRA, written anew; may become several. @param {number} at @param {string} line */
+  rewrite(at, line) {
+    this.opened = null
+    this.replaceAll(
+      [...this.rows.slice(0, at).map((row) => row.line), line, ...this.rows.slice(at + 1).map((row) => row.line)].join(
+        '\n',
+      ),
+    )
+  }
+
+  /** @param {string} text */
+  replaceAll(text) {
+    if (!this.enabled) return
+    oneStep(() => setWidget(this.node, 'rows', text))
+    this.#signature = ''
+    this.tick()
+  }
+
+  copyAll() {
+    return copyText(this.text)
+  }
+
+  /** Rows, a prompt, or another pack's node behind what is there. @param {string} text */
+  async addText(text) {
+    const answer = await getImported(text)
+    if (answer.error) {
+      setText(this.note, answer.error)
+      this.note.classList.add('wrong')
+      return
+    }
+    this.replaceAll([...(this.text.trim() ? [this.text] : []), answer.text].join('\n'))
+  }
+
+  async askForText() {
+    try {
+      await this.addText(await navigator.clipboard.readText())
+    } catch {
+      this.element.focus({ preventScroll: true })
+      setText(this.note, t('pasteWithKeys'))
+    }
+  }
+
+  /** @param {ClipboardEvent} event */
+  #copied(event) {
+    if (isTyping(event) || String(getSelection())) return
+    const view = this.#views.find((one) => event.target instanceof Node && one.element.contains(event.target))
+    event.clipboardData?.setData('text/plain', view ? this.rows[view.at].line : this.text)
+    event.preventDefault()
+    event.stopPropagation()
+  }
+
+  /** @param {ClipboardEvent} event */
+  #pasted(event) {
+    if (isTyping(event)) return
+    const text = event.clipboardData?.getData('text/plain') ?? ''
+    if (!text.trim()) return
+    event.preventDefault()
+    event.stopPropagation()
+    void this.addText(text)
+  }
+
+  #showText() {
+    const shown = this.node.properties?.strata_text === true
+    this.node.properties ??= {}
+    if (shown) delete this.node.properties.strata_text
+    else this.node.properties.strata_text = true
+    this.showParts()
+    this.#grow()
+  }
+
+  /** The text field shows when it is asked for, or when a wire ends in it. */
+  showParts() {
+    const shown = this.node.properties?.strata_text === true || isLinked(this.node, 'rows')
+    showWidget(this.node, 'rows', shown)
+    attribute(this.words, 'aria-pressed', shown ? 'true' : 'false')
+  }
+
+  /** @param {WheelEvent} event */
+  #wheel(event) {
+    const scrolls = this.list.scrollHeight > this.list.clientHeight + 1 &&
+      this.list.contains(/** @type {Node} */ (event.target))
+    if (scrolls && !event.ctrlKey && !event.metaKey) event.stopPropagation()
+    else passWheel(event, this.list.contains(/** @type {Node} */ (event.target)))
+  }
+
+  dispose() {
+    this.#round++
+    for (const view of this.#views) view.dispose()
+    for (const menu of [this.menu, this.stackMenu, this.setMenu]) menu.popup.close()
+    leave(this.node, this.element)
+  }
+}
+
+/** Lines that say nothing to a person. @param {Row} row */
+const isHidden = (row) => row.kind === 'blank' || row.kind === 'version'
+
+/** Whether multiplying and the like change it. @param {Row} row */
+const isFree = (row) => row.kind === 'lora' && !row.locked
+
+/** @param {Event} event */
+const isTyping = ({ target }) => target instanceof HTMLInputElement || target instanceof HTMLTextAreaElement
