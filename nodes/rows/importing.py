@@ -20,7 +20,12 @@ _NUMBERED = re.compile(r"(?:lora_(\d+)|loras\.(\d+)\.lora_name|lora_name_(\d+)|l
 # A row's fields by the number n in their names: (name, model, clip, on), the first that is there counts.
 _FIELDS = (
     ("loras.{n}.lora_name", ("loras.{n}.strength",), (), "loras.{n}.enabled"),  # ComfyUI's Load LoRA with rows
-    ("lora_name_{n}", ("model_str_{n}", "model_weight_{n}", "lora_wt_{n}"), ("clip_str_{n}", "clip_weight_{n}"), "switch_{n}"),
+    (
+        "lora_name_{n}",
+        ("model_str_{n}", "model_weight_{n}", "lora_wt_{n}"),
+        ("clip_str_{n}", "clip_weight_{n}"),
+        "switch_{n}",
+    ),
     ("lora_{n}_name", ("lora_{n}_model_strength", "lora_{n}_strength"), ("lora_{n}_clip_strength",), ""),  # Easy-Use
 )
 _SIMPLE = {"input_mode": "simple", "mode": "simple"}  # one strength for both: Efficiency, Easy-Use
@@ -38,7 +43,9 @@ def imported(text: str) -> str:
         if data is not None:
             rows = [row.line for row in _rows(data, 0)]
             if not rows:
-                raise StrataError("There are no LoRAs in this that are known: paste rows, a prompt with <lora:...> tags, or a node.")
+                raise StrataError(
+                    "There are no LoRAs in this that are known: paste rows, a prompt with <lora:...> tags, or a node."
+                )
             return "\n".join(rows)
     rows = read_rows(text.strip("\n"))
     if all(row.kind not in ("unread", "prompt") for row in rows) and any(row.tags for row in rows):
@@ -67,7 +74,9 @@ def _rows(data, depth: int) -> Iterator:
         elif any(_NUMBERED.fullmatch(key) for key in data):
             yield from _inputs(data)
         elif isinstance(data.get("lora_name"), str):
-            yield from _one(data.get("lora_name"), data.get("strength_model", data.get("strength")), data.get("strength_clip"))
+            yield from _one(
+                data.get("lora_name"), data.get("strength_model", data.get("strength")), data.get("strength_clip")
+            )
         elif isinstance(data.get("rows"), str):
             yield from read_rows(data["rows"])
         else:
@@ -112,7 +121,9 @@ def _node(node: Mapping) -> Iterator:
                 if isinstance(value, dict) and (row := _object(value)) is not None:
                     yield row
                 elif isinstance(value, list):
-                    yield from (found for item in value if isinstance(item, dict) and (found := _object(item)) is not None)
+                    yield from (
+                        found for item in value if isinstance(item, dict) and (found := _object(item)) is not None
+                    )
 
 
 def _padded(values: list, count: int) -> list:
@@ -123,7 +134,9 @@ _SINGLE = {"LoraLoader": 3, "LoraLoaderModelOnly": 2, "LoraLoaderBypass": 3, "St
 _POSITIONS = {
     "LoRA Stacker": ["input_mode", "lora_count"]
     + [f"{name}_{n}" for n in range(1, 51) for name in ("lora_name", "lora_wt", "model_str", "clip_str")],
-    "CR LoRA Stack": [f"{name}_{n}" for n in range(1, 4) for name in ("switch", "lora_name", "model_weight", "clip_weight")],
+    "CR LoRA Stack": [
+        f"{name}_{n}" for n in range(1, 4) for name in ("switch", "lora_name", "model_weight", "clip_weight")
+    ],
     "easy loraStack": ["toggle", "mode", "num_loras"]
     + [f"lora_{n}_{name}" for n in range(1, 11) for name in ("name", "strength", "model_strength", "clip_strength")],
 }
@@ -148,7 +161,10 @@ def _inputs(data: Mapping) -> Iterator:
             one = "lora_wt_{n}" if "lora_name" in name else "lora_{n}_strength"
             models, clips = ((one,), ()) if simple and one.format(n=n) in data else (models, clips)
             model, clip = (_first(data, keys, n) for keys in (models, clips))
-            on = data.get(switch.format(n=n), True) not in (False, "Off", "off") and data.get("toggle", True) is not False
+            on = (
+                data.get(switch.format(n=n), True) not in (False, "Off", "off")
+                and data.get("toggle", True) is not False
+            )
             yield from _one(data[key], model, clip, on)
 
 

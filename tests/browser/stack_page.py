@@ -9,7 +9,8 @@ def stack(page, rows="", at=(420, 120), width=420, wait=True):
     """A LoRA Stack with these rows, by id."""
     node = d.add(page, "StrataLoraStack", at, rows=rows)
     page.evaluate(
-        "([id, width]) => { const node = app.graph.getNodeById(id); node.setSize([width, node.size[1]]) }", [node, width]
+        "([id, width]) => { const node = app.graph.getNodeById(id); node.setSize([width, node.size[1]]) }",
+        [node, width],
     )
     d.remember(page)
     if wait:
