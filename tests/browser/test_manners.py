@@ -22,7 +22,7 @@ LEDGER = """() => {
       const at = key(type, options)
       const by = kept.listeners.get(this) ?? new Map()
       kept.listeners.set(this, by.set(at, (by.get(at) ?? new Set()).add(run)))
-      options?.signal?.addEventListener('abort', () => by.get(at).delete(run))
+      if (options?.signal) add.call(options.signal, 'abort', () => by.get(at).delete(run))
     }
     return add.call(this, type, run, options)
   }
@@ -293,7 +293,8 @@ def test_nothing_is_left_of_removed_nodes(other_page):
         d.element(page, loader).locator("[data-act=details]").click()
         page.wait_for_timeout(300)
         alive = page.evaluate(COUNTS)
-        assert (alive["observers"], alive["clocks"], alive["elements"]) == (1, 1, 2)
+        assert (alive["observers"], alive["clocks"], alive["elements"]) == (2, 1, 3)
+        assert alive["listeners"] > 5
         if way == "undone":
             d.undo(page)
         if way == "another workflow":
@@ -302,7 +303,7 @@ def test_nothing_is_left_of_removed_nodes(other_page):
             page.evaluate("() => { for (const node of [...app.graph.nodes]) app.graph.remove(node) }")
         page.wait_for_timeout(700)
         assert page.evaluate(COUNTS) == NOTHING, way
-    assert page.evaluate("() => [...ledger.seen].sort()") == ["clock", "observer"]
+    assert page.evaluate("() => [...ledger.seen].sort()") == ["clock", "listener", "observer"]
 
 
 def test_sixty_faders_redraw_within_a_frame(page):

@@ -125,7 +125,8 @@ export class Strips {
         'aria-orientation': 'vertical',
         'aria-label': t('weight', { name: block.name }),
         'data-name': block.name,
-        'data-fifth': Number(label) % 5 === 0 || at === 0,
+        // The first of a part has its number too, unless the next one's would touch it.
+        'data-fifth': Number(label) % 5 === 0 || (at === 0 && Number(label) % 5 < 3),
       },
       el(
         'div',

@@ -3,7 +3,7 @@
 // given value at usual widths. The values stay in ComfyUI's widgets: those are saved, sent, promoted and wired as ever.
 import { passWheel } from '../lib/canvas.js'
 import { app } from '../lib/comfy.js'
-import { attribute, el, flag, setText } from '../lib/dom.js'
+import { attribute, el, flag, icon, setText } from '../lib/dom.js'
 import { isLinked, keeperOf, showWidget, widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
@@ -17,12 +17,10 @@ import { linkOf, reachFor, setLink, setStrength, strengthOf, STRENGTHS } from '.
 
 const ROW = 26 // px
 const MESSAGE = 30 // px of what is said about a text that is no strength
-/** @type {Record<Link, {face: string, next: Link}>} */
-const LINKS = {
-  '': { face: '×', next: 'ratio' },
-  ratio: { face: '×', next: 'equal' },
-  equal: { face: '=', next: '' },
-}
+const CHAIN =
+  'M10 14a4 4 0 0 0 5.7 0l3.6-3.6a4 4 0 0 0-5.7-5.7l-1.2 1.2M14 10a4 4 0 0 0-5.7 0l-3.6 3.6a4 4 0 0 0 5.7 5.7l1.2-1.2'
+/** What a click on the link makes of it. @type {Record<Link, Link>} */
+const NEXT = { '': 'ratio', ratio: 'equal', equal: '' }
 
 export class StrengthPanel {
   #signature = ''
@@ -93,7 +91,7 @@ export class StrengthPanel {
     }
     const link = linkOf(node)
     attribute(this.link, 'hidden', this.#own.length === STRENGTHS.length ? null : true)
-    setText(this.link, LINKS[link].face)
+    this.link.replaceChildren(link === 'equal' ? '=' : icon(CHAIN))
     flag(this.link, 'aria-pressed', link !== '')
     const words = { '': t('linkNone'), equal: t('linkEqual'), ratio: t('linkRatio') }[link]
     attribute(this.link, 'title', words)
@@ -120,7 +118,7 @@ export class StrengthPanel {
   }
 
   #nextLink() {
-    oneStep(() => setLink(this.node, LINKS[linkOf(this.node)].next))
+    oneStep(() => setLink(this.node, NEXT[linkOf(this.node)]))
     this.tick()
   }
 
