@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ..lora_math.errors import StrataError
-from .apply import apply_stack
+from .apply import Applied, apply_stack
 from .block_weights import BlockWeightsType
 from .comfy.library import file_key
 from .comfy.lora_names import lora_names, path_of, resolve
@@ -13,6 +15,7 @@ from .fitting.block_spec import BlockSpec
 from .stack import StackEntry, read_stack
 
 LoraStackType = io.Custom("LORA_STACK")
+NO_LORA = "Choose a LoRA"  # what a new loader holds: no file
 STACK_OUTPUT = 4  # its place among the loader's outputs
 
 
@@ -67,7 +70,12 @@ class StrataLoraLoader(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", optional=True, tooltip="The diffusion model that the LoRA changes."),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoders that the LoRA changes."),
-                io.Combo.Input("lora_name", options=lora_names(), tooltip="The LoRA file, from your loras folders."),
+                io.Combo.Input(
+                    "lora_name",
+                    options=[NO_LORA, *lora_names()],
+                    default=NO_LORA,
+                    tooltip="The LoRA file, from your loras folders. Before one is chosen, model and clip pass through.",
+                ),
                 strength_input(
                     "strength_model",
                     "How strongly the diffusion model changes. 1 is what was trained, 0 is nothing, negative is the opposite.",
@@ -113,7 +121,7 @@ class StrataLoraLoader(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
         # Naming lora_name here turns off ComfyUI's exact comparison with the list, so that names from other systems resolve.
-        if lora_name is None:
+        if lora_name in (None, NO_LORA):
             return True
         try:
             resolve(lora_name)
@@ -124,7 +132,7 @@ class StrataLoraLoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_name: str | None = None, **_) -> str:
         """Changes when the file is replaced on disk under the same name."""
-        return "" if lora_name is None else repr(file_key(path_of(lora_name)))
+        return "" if lora_name in (None, NO_LORA) else repr(file_key(path_of(lora_name)))
 
     @classmethod
     def execute(
@@ -141,10 +149,12 @@ class StrataLoraLoader(io.ComfyNode):
         lora_stack=None,
     ) -> io.NodeOutput:
         own = StackEntry(lora_name, strength_model, strength_clip, BlockSpec.of(block_weights), keyframes)
-        stack = [*read_stack(lora_stack), own]
+        stack = [*read_stack(lora_stack), *([] if lora_name == NO_LORA else [own])]
         if model is None and clip is None and not cls._stack_is_used():
             raise StrataError("Nothing is connected: connect MODEL, CLIP or both to the LoRA Loader.")
         applied = apply_stack(model, clip, stack, on_problem, apply, getattr(cls.hidden, "unique_id", None))
+        if lora_name == NO_LORA:
+            applied = _nothing_chosen(applied)
         ui = {**applied.ui(), "strata_lora": [lora_name]}
         return io.NodeOutput(applied.model, applied.clip, applied.trigger_words, applied.report, stack, ui=ui)
 
@@ -154,3 +164,11 @@ class StrataLoraLoader(io.ComfyNode):
         prompt, node = getattr(cls.hidden, "prompt", None), getattr(cls.hidden, "unique_id", None)
         inputs = [value for other in (prompt or {}).values() for value in other.get("inputs", {}).values()]
         return [node, STACK_OUTPUT] in inputs
+
+
+def _nothing_chosen(applied: Applied) -> Applied:
+    """Says it, also where the incoming stack has LoRAs of its own."""
+    told = "No LoRA is chosen on this loader"
+    if not applied.parts:
+        return replace(applied, verdict=f"{told}: nothing changed", report=f"{told}: nothing changed")
+    return replace(applied, report=f"{told}.\n\n{applied.report}")

@@ -82,6 +82,8 @@ export interface GraphNode {
   computeSize(): [number, number]
   getWidgetFromSlot(slot: Slot): Widget | undefined
   addDOMWidget(name: string, type: string, element: HTMLElement, options: DomWidgetOptions): Widget
+  connect?(slot: number, target: GraphNode, input: number): unknown
+  serialize?(): object
   onAdded?: (...values: any[]) => unknown
   onRemoved?: (...values: any[]) => unknown
   onConfigure?: (...values: any[]) => unknown
@@ -93,7 +95,10 @@ export interface Graph {
   id: string
   rootGraph?: Graph
   nodes: GraphNode[]
-  inputs: Slot[]
+  inputs: (Slot & { connect?(slot: Slot | undefined, node: GraphNode): unknown })[]
+  outputs?: (Slot & { connect?(slot: Slot | undefined, node: GraphNode): unknown })[]
+  add?(node: GraphNode): unknown
+  remove?(node: GraphNode): unknown
   links?: { get?(id: number): Link | undefined }
   getLink?(id: number): Link | undefined
   getNodeById(id: number | string): GraphNode | null
@@ -123,6 +128,7 @@ export interface App {
   extensionManager?: {
     setting?: { get(id: string): unknown }
     dialog: { prompt(question: { title: string; message: string; defaultValue: string }): Promise<string | null> }
+    toast?: { add(message: { severity: string; summary: string; detail: string; life: number }): void }
     workflow?: { activeWorkflow?: { changeTracker?: ChangeTracker; activeMode?: string | null } | null }
   }
   registerExtension(extension: Extension): void
@@ -134,6 +140,7 @@ export interface Extension {
   setup?(): Promise<void> | void
   nodeCreated?(node: GraphNode): void
   refreshComboInNodes?(): void
+  getNodeMenuItems?(node: GraphNode): { content: string; callback: () => void }[]
 }
 
 export interface Api extends EventTarget {
@@ -142,5 +149,5 @@ export interface Api extends EventTarget {
 }
 
 declare global {
-  var LiteGraph: { vueNodesMode?: boolean } | undefined
+  var LiteGraph: { vueNodesMode?: boolean; createNode?(type: string): GraphNode | null } | undefined
 }

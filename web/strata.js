@@ -8,6 +8,7 @@ import { forget } from './lib/server.js'
 import { installLoader } from './loader/install.js'
 import { DEFAULT_RANGE, RANGE_SETTING } from './loader/strengths.js'
 import { installStack, refreshStacks } from './stack/install.js'
+import { replacements } from './stack/replacing.js'
 
 app.registerExtension({
   name: 'strataloralayerbylayer.desk',
@@ -31,6 +32,7 @@ app.registerExtension({
     if (node.comfyClass === 'StrataLoraLoader') installLoader(node)
     if (node.comfyClass === 'StrataLoraStack') installStack(node)
   },
+  getNodeMenuItems: (node) => replacements(node),
   refreshComboInNodes() {
     forget()
     refreshStacks()

@@ -60,6 +60,16 @@ class LoraIndex:
         with self._lock:
             return self._loaded().get(path)
 
+    def now(self, path: str) -> Known:
+        """What is known of the file as it is now: looked at here where the background has not been."""
+        known = self.of(path)
+        if known is None or (known.size, known.modified) != _stamp(path):
+            known = look_at(path)
+            with self._lock:
+                self._loaded()[path] = known
+                self._revision += 1
+        return known
+
     def all(self) -> Mapping[str, Known]:
         """Everything that is known now, by full path."""
         with self._lock:

@@ -115,7 +115,9 @@ def _node(node: Mapping) -> Iterator:
         elif kind == "StrataLoraStack" and values and isinstance(values[0], str):
             yield from read_rows(values[0])
         elif kind in _SINGLE and values:
-            yield from _one(*_padded(values[: _SINGLE[kind]], 3), on=on)
+            yield from _one(
+                *[*values[: _SINGLE[kind]], 0, 0][:3], on=on
+            )  # a loader of the model alone leaves the text encoders
         else:
             for value in values:
                 if isinstance(value, dict) and (row := _object(value)) is not None:
@@ -124,10 +126,6 @@ def _node(node: Mapping) -> Iterator:
                     yield from (
                         found for item in value if isinstance(item, dict) and (found := _object(item)) is not None
                     )
-
-
-def _padded(values: list, count: int) -> list:
-    return [*values, *[None] * (count - len(values))]
 
 
 _SINGLE = {"LoraLoader": 3, "LoraLoaderModelOnly": 2, "LoraLoaderBypass": 3, "StrataLoraLoader": 3}

@@ -66,7 +66,7 @@ def _file(name: str, names: list[str], suggest: bool) -> dict:
         answer = {"file": None, "missing": str(problem)}
         return {**answer, "near": [{"name": n, "tag": head(n)} for n in near(name, names)]} if suggest else answer
     path = shown_path(file)
-    known = None if path is None else INDEX.of(path)
+    known = None if path is None else INDEX.now(path)
     answer = {"file": file, "family": None, "words": [], "strength": None, "low": None, "high": None}
     answer["preview"] = None if path is None else preview(path)
     if known is not None:

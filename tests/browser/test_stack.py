@@ -181,3 +181,56 @@ def test_fifty_rows_and_a_narrow_node(page):
         inner = s.row(page, node, at).bounding_box()
         assert inner["x"] + inner["width"] <= box["x"] + box["width"] + 1
     d.screenshot(page, f"stack-50-{d.renderer(page)}", node)
+
+
+CHAIN = """() => {
+  const make = (kind, at, values) => {
+    const node = LiteGraph.createNode(kind)
+    node.pos = [40 + 380 * at, 120]
+    app.graph.add(node)
+    for (const [name, value] of Object.entries(values)) node.widgets.find((w) => w.name === name).value = value
+    return node
+  }
+  const source = make('CheckpointLoaderSimple', 0, {})
+  const first = make('LoraLoader', 1, {lora_name: 'sd15.safetensors', strength_model: 0.5, strength_clip: 0.25})
+  const last = make('StrataLoraLoader', 2, {lora_name: 'flux.safetensors', strength_model: 0.7, strength_clip: 0.7})
+  const text = make('CLIPTextEncode', 3, {})
+  source.connect(0, first, 0)
+  source.connect(1, first, 1)
+  first.connect(0, last, 0)
+  first.connect(1, last, 1)
+  last.connect(1, text, 0)
+  return [source, first, last, text].map((node) => String(node.id))
+}"""
+
+
+def test_a_chain_becomes_a_stack_by_a_click_and_comes_back_by_undo(page):
+    source, _, last, text = page.evaluate(CHAIN)
+    d.remember(page)
+    page.wait_for_timeout(300)
+    items = page.evaluate(
+        """(id) => {
+          const node = app.graph.getNodeById(id)
+          const found = app.extensions.find((one) => one.name === 'strata.desk').getNodeMenuItems(node)
+          found[0].callback()
+          return found.map((item) => item.content)
+        }""",
+        last,
+    )
+    assert items == ["Replace this chain by LoRA Stack (Strata)"]
+    page.wait_for_timeout(700)
+    kinds = page.evaluate("() => app.graph.nodes.map((node) => node.type).sort()")
+    assert kinds == ["CLIPTextEncode", "CheckpointLoaderSimple", "StrataLoraStack"]
+    node = page.evaluate("() => String(app.graph.nodes.find((node) => node.type === 'StrataLoraStack').id)")
+    assert s.text(page, node) == "<lora:sd15.safetensors:0.5:0.25>\n<lora:flux.safetensors:0.7>"
+    output = page.evaluate("async () => (await app.graphToPrompt()).output")
+    assert output[node]["inputs"]["model"] == [source, 0]
+    assert output[node]["inputs"]["clip"] == [source, 1]
+    assert output[text]["inputs"]["clip"] == [node, 1]
+    d.undo(page)
+    assert page.evaluate("() => app.graph.nodes.map((node) => node.type).sort()") == [
+        "CLIPTextEncode",
+        "CheckpointLoaderSimple",
+        "LoraLoader",
+        "StrataLoraLoader",
+    ]

@@ -12,6 +12,9 @@ const SUBGRAPH_INPUT = -10 // the ids under which links begin at a subgraph's ow
 const SUBGRAPH_OUTPUT = -20 // and end at its own outputs
 const FARTHEST = 32
 
+/** What a loader holds before a file is chosen. */
+export const NO_LORA = 'Choose a LoRA'
+
 /** @param {GraphNode} node @param {string} name */
 export const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name)
 
@@ -102,7 +105,8 @@ const linkOf = (graph, id) => graph?.getLink?.(id) ?? graph?.links?.get?.(id)
 export function loaderBehind(node, slot = 0) {
   for (const found of consumers(node.graph, node.outputs?.[slot]?.links ?? [], 0)) {
     const name = valueOf(found, 'lora_name')
-    return { node: found, lora: !isLinked(found, 'lora_name') && typeof name === 'string' ? name : null }
+    const isFile = !isLinked(found, 'lora_name') && typeof name === 'string' && name !== NO_LORA
+    return { node: found, lora: isFile ? name : null }
   }
   return null
 }

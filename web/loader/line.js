@@ -2,19 +2,22 @@
 // The loader's quiet line: what the file is before the first run, what the loader did after it; and the details behind it.
 import { passWheel } from '../lib/canvas.js'
 import { api } from '../lib/comfy.js'
-import { attribute, copyText, el, flag, setText } from '../lib/dom.js'
-import { isLinked, valueOf } from '../lib/graph.js'
+import { attribute, copyText, el, flag, icon, setText } from '../lib/dom.js'
+import { isLinked, NO_LORA, setWidget, valueOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { leave, takePlace } from '../lib/place.js'
 import { failureOf, outputOf } from '../lib/runs.js'
 import { forget, getLora, knownLora } from '../lib/server.js'
+import { oneStep } from '../lib/undo.js'
+import { chooseLora } from '../picker/picker.js'
 import { describe, withoutName } from './verdict.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 /** @typedef {import('../lib/server.js').Profile} Profile */
 /** @typedef {{verdict: string, report: string, wrong: boolean}} Run what the last run of this LoRA told */
 
+const SEARCH = 'M10.5 17a6.5 6.5 0 1 0 0-13 6.5 6.5 0 0 0 0 13ZM15.5 15.5 20 20'
 const LINE = 26 // px
 const DETAILS = 230
 const TOLD = 900 // ms for which a button says that it has copied
@@ -51,7 +54,14 @@ export class LoaderLine {
       { class: 'strata-details', hidden: true, 'data-capture-wheel': 'true', tabindex: -1 },
       this.sheet,
     )
-    this.lead = el('div', { class: 'strata-lead' }, this.more, this.text)
+    const words = { title: t('chooseLora'), 'aria-label': t('chooseLora') }
+    /** @type {HTMLButtonElement} */
+    this.find = el(
+      'button',
+      { type: 'button', class: 'strata-button', 'data-act': 'choose', ...words, on: { click: () => this.#choose() } },
+      icon(SEARCH),
+    )
+    this.lead = el('div', { class: 'strata-lead' }, this.more, this.text, this.find)
     this.element = el(
       'div',
       { class: 'strata strata-line', on: { keydown: shield, wheel: (event) => this.#wheel(event) } },
@@ -60,6 +70,17 @@ export class LoaderLine {
     )
     this.observer = new ResizeObserver(() => this.#fit())
     this.observer.observe(this.element)
+  }
+
+  /** Opens the picker, by words, folders and pictures; ComfyUI's own list stays. */
+  #choose() {
+    const { node } = this
+    if (isLinked(node, 'lora_name')) return
+    chooseLora({
+      opener: this.find,
+      fits: this.profile?.fits?.family ?? null,
+      choose: (found) => oneStep(() => setWidget(node, 'lora_name', found.name)),
+    })
   }
 
   get open() {
@@ -76,7 +97,7 @@ export class LoaderLine {
     if (!node.graph) return
     takePlace(node, this.element)
     const name = valueOf(node, 'lora_name')
-    const lora = typeof name === 'string' && name && !isLinked(node, 'lora_name') ? name : null
+    const lora = typeof name === 'string' && name && name !== NO_LORA && !isLinked(node, 'lora_name') ? name : null
     const ran = lastRun(node, lora)
     const known = lora !== null && knownLora(lora) !== undefined
     const signature = JSON.stringify([lora, this.open, known, ran])

@@ -66,8 +66,9 @@ export class RowView {
       },
     })
     this.family = el('span', { class: 'strata-family' })
-    this.model = new Strength({ label: '', set: (value) => stack.setStrength(this.at, 'model', value) })
+    this.model = new Strength({ label: t('strengths'), set: (value) => stack.setStrength(this.at, 'model', value) })
     this.clip = new Strength({ label: 'CLIP', set: (value) => stack.setStrength(this.at, 'clip', value) })
+    this.model.name.hidden = true // one bar needs no name
     this.marks = el('span', { class: 'strata-marks' })
     /** @type {HTMLButtonElement} */
     this.more = el('button', {

@@ -1,0 +1,126 @@
+"""Other packs' rows, written by hand from their documented formats, against the rows that they mean."""
+
+import json
+
+import pytest
+
+from strata.lora_math.errors import StrataError
+from strata.nodes.rows.importing import imported
+
+RGTHREE = [
+    {},
+    {"type": "PowerLoraLoaderHeaderWidget"},
+    {"on": True, "lora": "F1.dev\\GL8-lora.safetensors", "strength": 1, "strengthTwo": None},
+    {"on": False, "lora": "b.safetensors", "strength": 0.5, "strengthTwo": 0.25},
+    {},
+    "",
+]
+MANAGER = [
+    {"version": 1, "textWidgetName": "text"},
+    "<lora:a:0.60> <lora:b:1.00>",
+    [
+        {"name": "a", "strength": 0.6, "active": True, "expanded": False, "clipStrength": 0.6, "selected": False},
+        {"name": "b", "strength": "1.00", "active": False, "clipStrength": 0.5, "locked": False},
+    ],
+]
+CASES = {
+    "rgthree in a workflow": (
+        {"nodes": [{"type": "Power Lora Loader (rgthree)", "widgets_values": RGTHREE}]},
+        "<lora:F1.dev\\GL8-lora.safetensors:1>\noff <lora:b.safetensors:0.5:0.25>",
+    ),
+    "rgthree in a prompt": (
+        {"3": {"class_type": "Power Lora Loader (rgthree)", "inputs": {
+            "PowerLoraLoaderHeaderWidget": {"type": "x"},
+            "lora_2": {"on": True, "lora": "b.safetensors", "strength": 0.5},
+            "lora_1": {"on": False, "lora": "a.safetensors", "strength": -1, "strengthTwo": 0},
+            "\u2795 Add Lora": "", "model": ["1", 0]}}},
+        "off <lora:a.safetensors:-1:0>\n<lora:b.safetensors:0.5>",
+    ),
+    "Lora Manager in a workflow": (
+        {"type": "Lora Loader (LoraManager)", "widgets_values": MANAGER},
+        "<lora:a:0.6>\noff <lora:b:1:0.5>",
+    ),
+    "Lora Manager in a prompt": (
+        {"inputs": {"text": "x", "loras": {"__value__": MANAGER[2]}}},
+        "<lora:a:0.6>\noff <lora:b:1:0.5>",
+    ),
+    "Efficiency, simple": (
+        {"type": "LoRA Stacker", "widgets_values": ["simple", 2, "a.safetensors", 0.5, 1, 1, "b.safetensors", 0.25, 1, 1, "c", 1, 1, 1]},
+        "<lora:a.safetensors:0.5>\n<lora:b.safetensors:0.25>",
+    ),
+    "Efficiency, advanced": (
+        {"type": "LoRA Stacker", "widgets_values": ["advanced", 2, "a.safetensors", 1, 0.5, 0.25, "None", 1, 1, 1]},
+        "<lora:a.safetensors:0.5:0.25>",
+    ),
+    "Comfyroll": (
+        {"type": "CR LoRA Stack", "widgets_values": ["On", "a.safetensors", 0.5, 0.25, "Off", "b.safetensors", 1, 1, "On", "None", 1, 1]},
+        "<lora:a.safetensors:0.5:0.25>\noff <lora:b.safetensors:1>",
+    ),
+    "Easy-Use": (
+        {"type": "easy loraStack", "widgets_values": [True, "advanced", 1, "a.safetensors", 1, 0.5, 0.25, "b.safetensors", 1, 1, 1]},
+        "<lora:a.safetensors:0.5:0.25>",
+    ),
+    "Easy-Use, off": (
+        {"type": "easy loraStack", "widgets_values": [False, "simple", 1, "a.safetensors", 0.7, 1, 1]},
+        "off <lora:a.safetensors:0.7>",
+    ),
+    "ComfyUI's rows": (
+        {"inputs": {"loras.0.lora_name": "a.safetensors", "loras.0.strength": 0.5, "loras.0.enabled": False,
+                    "loras.2.lora_name": "b.safetensors", "loras.2.strength": -1}},
+        "off <lora:a.safetensors:0.5>\n<lora:b.safetensors:-1>",
+    ),
+    "a chain of loaders": (
+        [{"type": "LoraLoader", "widgets_values": ["a.safetensors", 0.5, 0.25]},
+         {"type": "LoraLoaderModelOnly", "widgets_values": ["b.safetensors", 0.7]},
+         {"type": "LoraLoader", "mode": 4, "widgets_values": ["c.safetensors", 1, 1]},
+         {"type": "StrataLoraLoader", "widgets_values": ["d.safetensors", 1, 0.5, "live", "warn"]}],
+        "<lora:a.safetensors:0.5:0.25>\n<lora:b.safetensors:0.7:0>\noff <lora:c.safetensors:1>\n<lora:d.safetensors:1:0.5>",
+    ),
+    "a stack as Python has it": ([["a.safetensors", 1.0, 0.5], ["None", 1, 1]], "<lora:a.safetensors:1:0.5>"),
+    "ours": ({"type": "StrataLoraStack", "widgets_values": ["# x\noff <lora:a:1> // n", 0]}, "# x\noff <lora:a:1> // n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_of_others(case):
+    data, wanted = CASES[case]
+    assert imported(json.dumps(data)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("# a\noff <lora:x:1> // note\n\n", "# a\noff <lora:x:1> // note"),
+        ("a cat, <lora:x:1>, <lora:y:.5>\nNegative prompt: dog\nSteps: 20", "<lora:x:1>\n<lora:y:0.5>"),
+        ("<lora:x:1> <lora:y:1>", "<lora:x:1>\n<lora:y:1>"),
+    ],
+)
+def test_text(text, wanted):
+    assert imported(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hello",
+        "{}",
+        "[]",
+        "[1, 2]",
+        '{"nodes": []}',
+        "{broken",
+        "[" * 5000,
+        '{"lora_1": {"on": 1}}',
+        '{"a": {"lora_name": 7}}',
+    ],
+)
+def test_what_has_none_says_so(text):
+    with pytest.raises(StrataError, match="LoRA"):
+        imported(text)
+
+
+def test_numbers_that_make_no_sense_are_the_usual_ones():
+    rows = [
+        {"on": True, "lora": "a", "strength": value, "strengthTwo": None} for value in ("x", None, True, 1e999, 5000)
+    ]
+    assert imported(json.dumps({"w": rows})) == "\n".join(["<lora:a:1>"] * 4 + ["<lora:a:100>"])
