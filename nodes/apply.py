@@ -13,6 +13,7 @@ from .comfy import live, patch
 from .comfy.library import CACHE, Lora
 from .comfy.live_layers import split
 from .comfy.live_time import read_keyframes
+from .comfy.lora_names import is_another
 from .comfy.targets import Targets, clip_targets, model_targets
 from .fitting.block_spec import BlockSpec, layout_for, resolved
 from .fitting.fit import fit
@@ -77,12 +78,15 @@ def apply_stack(
     """
     models, clips = Changing(model), Changing(clip)
     results = [_apply_named(models, clips, entry, on_problem, apply, node) for entry in entries]
-    model, clip = models.finish(), clips.finish()
+    return _together(models.finish(), clips.finish(), results, "applied")
+
+
+def _together(model, clip, results: Sequence[Applied], what: str) -> Applied:
     if not results:
         return Applied(model, clip, "No LoRA: nothing changed", "No LoRA: nothing changed", False)
     words = dict.fromkeys(word for applied in results for word in applied.trigger_words.split(", ") if word)
     warned = [applied for applied in results if applied.warned]
-    verdict = (warned or results)[0].verdict if len(results) == 1 or warned else f"{len(results)} LoRAs applied"
+    verdict = (warned or results)[0].verdict if len(results) == 1 or warned else f"{len(results)} LoRAs {what}"
     told = "\n\n".join(a.report for a in results)
     return Applied(model, clip, told, verdict, bool(warned), ", ".join(words), tuple(results))
 
@@ -98,7 +102,7 @@ def _apply_named(
         if on_problem == "error":
             raise
         return Applied(None, None, str(problem), str(problem), True, used=False)
-    return _apply_lora(
+    applied = _apply_lora(
         models,
         clips,
         lora,
@@ -110,6 +114,36 @@ def _apply_named(
         entry.keyframes,
         node,
     )
+    return _with_asked(applied, name, lora)
+
+
+def _with_asked(applied: Applied, asked: str, lora: Lora) -> Applied:
+    """The report says which file acted where that is not plainly the one that was asked for."""
+    if not is_another(asked, lora.name):
+        return applied
+    line, *rest = applied.report.split("\n", 1)
+    note = f"Asked for '{asked[:200]}': used {lora.name}, the only file of that name"
+    return replace(applied, report="\n".join([line, note, *rest]))
+
+
+def describe_stack(entries: Sequence[StackEntry], on_problem: OnProblem) -> Applied:
+    """What the LoRAs of a stack are, where there is neither MODEL nor CLIP to apply them to: the stack goes on to another node.
+
+    Raises StrataError for a file that cannot be used and ``on_problem`` "error".
+    """
+    results = []
+    for entry in entries:
+        try:
+            lora = CACHE.get(entry[0])
+        except StrataError as problem:
+            if on_problem == "error":
+                raise
+            results.append(Applied(None, None, str(problem), str(problem), True, used=False))
+            continue
+        line = f"{lora.name}: handed on as LORA_STACK, nothing is connected here"
+        told = Applied(None, None, f"{line}\nFile: {report.describe(lora)}", line, False, ", ".join(lora.trigger_words))
+        results.append(_with_asked(told, entry[0], lora))
+    return _together(None, None, results, "handed on as LORA_STACK, nothing is connected here")
 
 
 def apply_lora(

@@ -5,10 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_math.blocks import FAMILIES
+from ..lora_math.errors import StrataError
+from . import inputs
 from .fitting.block_spec import AUTO, BlockSpec, preset_names
 
 BlockWeightsType = io.Custom("BLOCK_WEIGHTS")
 NO_PRESET = "none"
+NULL = "None"  # ComfyUI makes a text of whatever a prompt sends for a text input
 
 
 class StrataLoraBlockWeights(io.ComfyNode):
@@ -69,13 +72,28 @@ class StrataLoraBlockWeights(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, weights: str | None = None, preset: str | None = None, **_) -> str:
-        """A preset by name follows its file."""
-        if (weights or "").strip() or preset in (None, NO_PRESET):
-            return ""
-        return BlockSpec(preset).canonical()
+        """A preset by name follows its file, whether it is chosen or written into the weights."""
+        text = weights if isinstance(weights, str) and weights.strip() else preset
+        return BlockSpec(text).presets_named() if isinstance(text, str) and text != NO_PRESET else ""
 
     @classmethod
-    def execute(cls, layout: str, preset: str, weights: str, seed: int, invert: bool) -> io.NodeOutput:
+    def execute(
+        cls,
+        layout: str | None = AUTO,
+        preset: str | None = NO_PRESET,
+        weights: str | None = "",
+        seed: int | None = 0,
+        invert: bool | None = False,
+    ) -> io.NodeOutput:
+        layout = inputs.choice(layout, "layout", (AUTO, *FAMILIES))
+        preset = inputs.filled(preset, "preset", "Choose one in the node's list, or 'none'.")
+        weights = inputs.text(weights, "weights", "Leave it empty for 1 everywhere.")
+        if weights == NULL:
+            raise StrataError(
+                f"weights is '{NULL}', which is what the null of a program becomes here. Leave it empty for 1 everywhere; "
+                "for the preset that turns every block off write NONE."
+            )
+        seed, invert = inputs.whole(seed, "seed"), inputs.switch(invert, "invert")
         text = weights if weights.strip() or preset == NO_PRESET else preset
         spec = BlockSpec(text, None if layout == AUTO else layout, seed, invert)
         canonical = spec.canonical()

@@ -7,16 +7,19 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..lora_math.errors import StrataError
-from .apply import Applied, apply_stack
+from . import inputs
+from .apply import Applied, apply_stack, describe_stack
 from .block_weights import BlockWeightsType
-from .comfy.library import file_key
-from .comfy.lora_names import lora_names, path_of, resolve
+from .comfy.lora_names import lora_names, resolve
 from .fitting.block_spec import BlockSpec
-from .stack import StackEntry, read_stack
+from .seen_files import fingerprint, remember, state
+from .stack import StackEntry, read_stack, with_listed_names
 
 LoraStackType = io.Custom("LORA_STACK")
 NO_LORA = "Choose a LoRA"  # what a new loader holds: no file
-STACK_OUTPUT = 4  # its place among the loader's outputs
+MODEL_OUTPUT, CLIP_OUTPUT = 0, 1  # their places among the loader's outputs
+APPLY, ON_PROBLEM = ("patch", "live"), ("error", "warn")
+CHOOSE = "Choose a file in the node's list."
 
 
 def strength_input(name: str, tooltip: str) -> io.Float.Input:
@@ -29,7 +32,7 @@ def strength_input(name: str, tooltip: str) -> io.Float.Input:
 def apply_input() -> io.Combo.Input:
     return io.Combo.Input(
         "apply",
-        options=["patch", "live"],
+        options=list(APPLY),
         default="patch",
         optional=True,  # prompts written by hand need not name it
         tooltip="patch: adds the LoRA to the model's weights, once for each change of a strength. live: leaves the weights "
@@ -41,7 +44,7 @@ def apply_input() -> io.Combo.Input:
 def on_problem_input() -> io.Combo.Input:
     return io.Combo.Input(
         "on_problem",
-        options=["error", "warn"],
+        options=list(ON_PROBLEM),
         default="error",
         optional=True,
         advanced=True,
@@ -121,25 +124,26 @@ class StrataLoraLoader(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
         # Naming lora_name here turns off ComfyUI's exact comparison with the list, so that names from other systems resolve.
-        if lora_name in (None, NO_LORA):
+        if lora_name in (None, NO_LORA):  # None is linked, or null: not told apart here
             return True
         try:
-            resolve(lora_name)
+            resolve(inputs.filled(lora_name, "lora_name", CHOOSE))
         except StrataError as problem:
             return str(problem)
         return True
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str | None = None, **_) -> str:
-        """Changes when the file is replaced on disk under the same name."""
-        return "" if lora_name in (None, NO_LORA) else repr(file_key(path_of(lora_name)))
+        """Changes when the file is replaced on disk under the same name, or one that came over a link is."""
+        own = state(lora_name, None) if isinstance(lora_name, str) else ""
+        return own + fingerprint(cls)
 
     @classmethod
     def execute(
         cls,
-        lora_name: str,
-        strength_model: float,
-        strength_clip: float,
+        lora_name: str | None = None,
+        strength_model: float | None = 1.0,
+        strength_clip: float | None = 1.0,
         model=None,
         clip=None,
         apply: str = "patch",
@@ -148,22 +152,33 @@ class StrataLoraLoader(io.ComfyNode):
         keyframes=None,
         lora_stack=None,
     ) -> io.NodeOutput:
-        own = StackEntry(lora_name, strength_model, strength_clip, BlockSpec.of(block_weights), keyframes)
-        stack = [*read_stack(lora_stack), *([] if lora_name == NO_LORA else [own])]
-        if model is None and clip is None and not cls._stack_is_used():
-            raise StrataError("Nothing is connected: connect MODEL, CLIP or both to the LoRA Loader.")
-        applied = apply_stack(model, clip, stack, on_problem, apply, getattr(cls.hidden, "unique_id", None))
-        if lora_name == NO_LORA:
+        name = inputs.filled(lora_name, "lora_name", CHOOSE)
+        strengths = inputs.strength(strength_model, "strength_model"), inputs.strength(strength_clip, "strength_clip")
+        apply, on_problem = inputs.choice(apply, "apply", APPLY), inputs.choice(on_problem, "on_problem", ON_PROBLEM)
+        model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
+        own = StackEntry(name, *strengths, BlockSpec.of(block_weights), keyframes)
+        stack = [*read_stack(lora_stack), *([] if name == NO_LORA else [own])]
+        if model is None and clip is None:
+            if cls._is_to_change_something():
+                raise StrataError("Nothing is connected: connect MODEL, CLIP or both to the LoRA Loader.")
+            applied = describe_stack(stack, on_problem)
+        else:
+            applied = apply_stack(model, clip, stack, on_problem, apply, getattr(cls.hidden, "unique_id", None))
+        if name == NO_LORA:
             applied = _nothing_chosen(applied)
-        ui = {**applied.ui(), "strata_lora": [lora_name]}
-        return io.NodeOutput(applied.model, applied.clip, applied.trigger_words, applied.report, stack, ui=ui)
+        remember(cls, stack)
+        ui = {**applied.ui(), "strata_lora": [name]}
+        listed = with_listed_names(stack)
+        return io.NodeOutput(applied.model, applied.clip, applied.trigger_words, applied.report, listed, ui=ui)
 
     @classmethod
-    def _stack_is_used(cls) -> bool:
-        """Whether some node takes this one's LORA_STACK: then it may stand without MODEL and CLIP."""
+    def _is_to_change_something(cls) -> bool:
+        """Whether a node takes this one's MODEL or CLIP. Without those it may stand alone, for its stack, its words or its report."""
         prompt, node = getattr(cls.hidden, "prompt", None), getattr(cls.hidden, "unique_id", None)
-        inputs = [value for other in (prompt or {}).values() for value in other.get("inputs", {}).values()]
-        return [node, STACK_OUTPUT] in inputs
+        if not prompt:
+            return True
+        links = [value for other in prompt.values() for value in other.get("inputs", {}).values()]
+        return any([node, output] in links for output in (MODEL_OUTPUT, CLIP_OUTPUT))
 
 
 def _nothing_chosen(applied: Applied) -> Applied:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_math.errors import StrataError
-from ..lora_math.tags import read_tags
-from .apply import apply_stack
-from .comfy.library import file_key
-from .comfy.lora_names import path_of
+from ..lora_math.tags import LoraTag, read_tags
+from . import inputs
+from .apply import apply_stack, describe_stack
 from .fitting.block_spec import BlockSpec
-from .loader import LoraStackType, on_problem_input
-from .stack import StackEntry
+from .loader import ON_PROBLEM, LoraStackType, on_problem_input
+from .seen_files import fingerprint, remember, state
+from .stack import StackEntry, with_listed_names
 
 MODEL_FIRST, CLIP_FIRST = "model:clip", "clip:model (A1111)"
 
@@ -53,24 +53,45 @@ class StrataLoraFromPrompt(io.ComfyNode):
                 io.String.Output("report", tooltip="What was applied, what was left over, and why."),
                 LoraStackType.Output("LORA_STACK", tooltip="The LoRAs of the tags, for nodes that take a LORA_STACK."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def fingerprint_inputs(cls, text: str | None = None, **_) -> str:
-        """Changes when a file that a tag names is replaced on disk."""
+        """Changes when a file that a tag names is replaced on disk, or a preset that it names is changed, also when the text came over a
+        link."""
         try:
-            return repr([file_key(path_of(tag.name)) for tag in read_tags(text or "")[1]])
-        except StrataError:
-            return ""  # the node itself says what is wrong
+            own = [state(entry[0], entry.block_weights) for entry in map(_entry, read_tags(text or "")[1])]
+        except (StrataError, TypeError):
+            own = []  # the node itself says what is wrong
+        return f"{own}{fingerprint(cls)}"
 
     @classmethod
-    def execute(cls, text: str, two_numbers: str, model=None, clip=None, on_problem: str = "error") -> io.NodeOutput:
-        cleaned, tags = read_tags(text, two_numbers == CLIP_FIRST)
-        entries = []
-        for tag in tags:
-            blocks = None if tag.block_weights is None else BlockSpec(tag.block_weights)
-            entries.append(StackEntry(tag.name, tag.strength_model, tag.strength_clip, blocks))
-        applied = apply_stack(model, clip, entries if (model, clip) != (None, None) else [], on_problem)
+    def execute(
+        cls,
+        text: str | None = None,
+        two_numbers: str | None = MODEL_FIRST,
+        model=None,
+        clip=None,
+        on_problem: str | None = "error",
+    ) -> io.NodeOutput:
+        text = inputs.text(text, "text", "Write a prompt, or connect one.")
+        order = inputs.choice(two_numbers, "two_numbers", (MODEL_FIRST, CLIP_FIRST))
+        on_problem = inputs.choice(on_problem, "on_problem", ON_PROBLEM)
+        model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
+        cleaned, tags = read_tags(text, order == CLIP_FIRST)
+        entries = [_entry(tag) for tag in tags]
+        if (model, clip) == (None, None):
+            applied = describe_stack(entries, on_problem)
+        else:
+            applied = apply_stack(model, clip, entries, on_problem)
+        remember(cls, entries)
+        listed = with_listed_names(entries)
         return io.NodeOutput(
-            applied.model, applied.clip, cleaned, applied.trigger_words, applied.report, entries, ui=applied.ui()
+            applied.model, applied.clip, cleaned, applied.trigger_words, applied.report, listed, ui=applied.ui()
         )
+
+
+def _entry(tag: LoraTag) -> StackEntry:
+    blocks = None if tag.block_weights is None else BlockSpec(tag.block_weights)
+    return StackEntry(tag.name, tag.strength_model, tag.strength_clip, blocks)

@@ -6,10 +6,12 @@ rides on a subclass of such a tuple.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable
 
 from ..lora_math.errors import StrataError
+from .comfy.lora_names import locate
 from .fitting.block_spec import BlockSpec
 
 
@@ -30,6 +32,17 @@ class StackEntry(tuple):
         entry = super().__new__(cls, (name, strength_model, strength_clip))
         entry.block_weights, entry.keyframes = block_weights, keyframes
         return entry
+
+
+def with_listed_names(entries: Iterable[StackEntry]) -> list[StackEntry]:
+    """The stack as it goes on to other packs, which know files only by the names that this machine lists."""
+    found = []
+    for entry in entries:
+        name, *strengths = entry
+        with contextlib.suppress(StrataError):  # whoever applies it says what is wrong
+            name = locate(name).name
+        found.append(StackEntry(name, *strengths, entry.block_weights, entry.keyframes))
+    return found
 
 
 def read_stack(value) -> list[StackEntry]:

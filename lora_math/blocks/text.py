@@ -113,6 +113,19 @@ def unwrapped(text: str) -> str:
     return text
 
 
+def preset_name(text: str) -> str:
+    """What may be a preset's name in a text of any form: ``MIDD``, ``lbw=MIDD``, ``invert(MIDD)``; empty where rules or numbers stand.
+    Raises BlockTextError.
+    """
+    name = unwrapped(text.strip())
+    if legacy.looks_like_lbw(name):
+        found: list[str] = []
+        legacy.parse_lbw(name, lambda value, placeholders: found.append(value) or BlockWeights())
+        name = unwrapped(found[0])
+    name = name.partition(";")[0].strip()
+    return "" if "=" in name or vectors.looks_like_vector(name) else name
+
+
 def is_random(text: str) -> bool:
     """Whether a vector has an entry that a seed decides."""
     return any(entry.strip()[:1].upper() in ("R", "U") for entry in text.partition(":")[2 * (":" in text)].split(","))

@@ -23,7 +23,7 @@ from ...lora_math.reading.unsupported import method_of
 from ...lora_math.reading.xlabs import convert
 from ...lora_math.wording import some
 from .internals import find, need
-from .lora_names import find as find_lora
+from .lora_names import locate
 
 CACHE_BYTES = 2 << 30
 MAX_CONFIG = 1 << 20
@@ -116,7 +116,7 @@ class LoraCache:
 
     def get(self, name: str) -> Lora:
         """The opened file. Raises StrataError (LoraFileError for what is wrong with the file itself)."""
-        name, path = find_lora(name)
+        name, path = locate(name)
         key = (name, file_key(path))
         with self._lock:
             if key in self._loras:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import NamedTuple
 
 import folder_paths
@@ -13,6 +14,7 @@ from ...lora_math.errors import StrataError
 
 MAX_NAME = 4096  # letters; no path is longer
 MAX_KEPT = 1000  # names that were found before
+MAX_ROOTS = 3  # folders called like those of the LoRAs in one path
 SHOWN = 5
 
 _Spelling = Callable[[str], str]
@@ -37,7 +39,7 @@ class NameIndex:
     def __contains__(self, name: str) -> bool:
         return name in self._exact
 
-    def find(self, asked: str, roots: Iterable[str] = ()) -> str:
+    def name_of(self, asked: str, roots: Iterable[str] = ()) -> str:
         """As ``resolve``. roots: names of folders that hold LoRAs: what stands behind one of them in a path is meant first."""
         if asked in self._exact:
             return asked
@@ -50,7 +52,8 @@ class NameIndex:
     def _search(self, asked: str, roots: set[str]) -> str:
         wanted = _plain(asked)
         parts = wanted.split("/")
-        meant = ["/".join(parts[at + 1 :]) for at, part in enumerate(parts[:-1]) if part.lower() in roots][:3]
+        behind = islice((at + 1 for at, part in enumerate(parts[:-1]) if part.lower() in roots), MAX_ROOTS)
+        meant = ["/".join(parts[at:]) for at in behind]
         for spelled, table in self._tables if len(asked) <= MAX_NAME else ():
             for path in (wanted, *meant) if spelled.by_path else (wanted,):
                 hits = table.get(spelled.of_asked(path), ())
@@ -149,11 +152,11 @@ def resolve(name: str, names: Iterable[str] | None = None) -> str:
     part of a name. Raises StrataError naming the candidates when two fit, and what is nearly so when none does.
     """
     if names is not None:
-        return _index_of(list(names)).find(name)
-    return find(name).name
+        return _index_of(list(names)).name_of(name)
+    return locate(name).name
 
 
-def find(name: str) -> Found:
+def locate(name: str) -> Found:
     """The file that a name in a workflow means. An absolute path into one of the ``loras`` folders means that very file, also where
     another folder has one of the same name. Raises StrataError as ``resolve`` does."""
     names, roots = lora_names(), folder_paths.get_folder_paths("loras")
@@ -165,7 +168,7 @@ def find(name: str) -> Found:
         if os.path.isfile(path):
             same = shown is not None and os.path.realpath(shown) == os.path.realpath(path)
             return Found(listed if same else path, path)
-    found = index.find(name, map(os.path.basename, roots))
+    found = index.name_of(name, map(os.path.basename, roots))
     path = folder_paths.get_full_path("loras", found)
     if path is None:
         raise StrataError(f"LoRA '{found}' is in the list but gone from the disk. Press R to refresh the list.")
@@ -174,13 +177,13 @@ def find(name: str) -> Found:
 
 def path_of(name: str) -> str:
     """Full path of a LoRA by its name in a workflow. Raises StrataError as ``resolve`` does."""
-    return find(name).path
+    return locate(name).path
 
 
 def is_another(asked: str, used: str) -> bool:
     """Whether the file that was used is not obviously the one that was asked for: in another folder, or of another spelling."""
-    wanted = _plain(asked)
-    return wanted not in (_plain(used), _plain(_without_extension(used))) and not wanted.endswith(f"/{_plain(used)}")
+    wanted, listed = _plain(asked), (_plain(used), _plain(_without_extension(used)))
+    return wanted not in listed and not (os.path.isabs(asked) and wanted.endswith(tuple(f"/{name}" for name in listed)))
 
 
 def _inside(path: str, roots: Iterable[str]) -> str | None:

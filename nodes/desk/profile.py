@@ -17,7 +17,7 @@ from ...lora_math.module_blocks import block_of, place_of
 from ...lora_math.reading.state_dict import Entry
 from ...lora_math.wording import tensors
 from ..comfy.library import CACHE, Lora, file_key, place_in_folders
-from ..comfy.lora_names import find
+from ..comfy.lora_names import locate
 from ..comfy.targets import Targets
 from ..fitting.amounts import Amount
 from ..fitting.block_spec import layout_for
@@ -58,7 +58,7 @@ def profile(name: str) -> Profile:
 
     A link that leads out of the ``loras`` folders is one: the loader follows it as ComfyUI does, but a web page is told nothing.
     """
-    listed, path = find(name)
+    listed, path = locate(name)
     if place_in_folders(path) is None:
         raise StrataError(
             f"LoRA '{name}' is a link to a file outside of your loras folders. The loader uses it, but it is not shown here: "

@@ -22,7 +22,7 @@ from ...lora_math.blocks import (
     texts,
 )
 from ...lora_math.blocks.presets import PresetFile, builtin_presets, read_preset_file, with_builtin
-from ...lora_math.blocks.text import invert_text, is_random, seed_text, unwrapped
+from ...lora_math.blocks.text import invert_text, is_random, preset_name, seed_text, unwrapped
 from ...lora_math.blocks.vectors import is_vector
 from ...lora_math.errors import StrataError
 from ..comfy.targets import Targets
@@ -63,6 +63,21 @@ class BlockSpec:
         written_for = layout if self.family in (None, layout.family) else builtin_layout(self.family)
         found = parse(self.text, written_for, seed=self.seed, presets=preset_texts(written_for.family))
         return found.invert() if self.invert else found
+
+    def presets_named(self) -> str:
+        """The weights of the preset that the text names, in each family that has it; empty where it names none. Never raises."""
+        try:
+            name = preset_name(self.text)
+            found = [preset_texts(family) for family in ((self.family,) if self.family else (None, *FAMILIES))]
+        except BlockTextError as problem:
+            return str(problem)
+        lower = name.lower()
+        named = (
+            [next((text for known, text in texts.items() if known.lower() == lower), "") for texts in found]
+            if name
+            else []
+        )
+        return "|".join(dict.fromkeys(filter(None, named)))
 
     def canonical(self) -> str:
         """The text by names, as far as it can be told without a model. Raises BlockTextError when no family can read it.

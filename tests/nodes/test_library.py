@@ -1,15 +1,20 @@
 """Names resolve on every system and never to the wrong file; files are opened once, and again when they change."""
 
+import json
 import os
 import threading
 
+import folder_paths
 import pytest
 import torch
+from deadline import deadline
+from safetensors.torch import save_file
 
 from strata.lora_math.errors import StrataError
+from strata.lora_math.reading import files
 from strata.lora_math.reading.files import LoraFileError
 from strata.nodes.comfy.library import LoraCache, file_key, open_lora
-from strata.nodes.comfy.lora_names import resolve
+from strata.nodes.comfy.lora_names import NameIndex, locate, resolve
 from strata.nodes.loader import StrataLoraLoader
 
 NAMES = [
@@ -50,7 +55,8 @@ def test_two_candidates_are_an_error_that_lists_them():
 
 
 @pytest.mark.parametrize(
-    "asked", ["sty", "styl.safetensors", "yle.safetensors", "ar/y", "", "..", "../style.safetensors/.."]
+    "asked",
+    ["sty", "styl.safetensors", "yle.safetensors", "ar/y", "", "..", "../style.safetensors/..", "loras", "loras/"],
 )
 def test_never_by_a_part_of_a_name(asked):
     with pytest.raises(StrataError, match="not in your loras folders"):
@@ -134,8 +140,194 @@ def test_a_file_that_only_looks_like_a_control_lora_is_read(lora_folder):
     assert len(open_lora(name, str(lora_folder.path / name)).contents.entries) == 1
 
 
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("./sdxl/Char/x.safetensors", "sdxl/Char/x.safetensors"),
+        ("sdxl//Char/x.safetensors", "sdxl/Char/x.safetensors"),
+        ("loras/a/dup.safetensors", "a/dup.safetensors"),
+        ("models\\loras\\a\\dup.safetensors", "a/dup.safetensors"),
+        ("D:\\ComfyUI\\models\\loras\\b\\dup.safetensors", "b/dup.safetensors"),
+        ("D:/ComfyUI/models/Loras/B/DUP", "b/dup.safetensors"),
+        ("/home/me/loras/a/dup", "a/dup.safetensors"),
+        (".\\a\\\\dup", "a/dup.safetensors"),
+    ],
+)
+def test_a_path_means_that_very_file(asked, found):
+    """Two files are called ``dup``: which one is meant stands in the path."""
+    assert resolve(asked, NAMES) == found
+
+
+def test_a_folder_called_loras_may_be_inside():
+    names = ["loras/x.safetensors", "x.safetensors", "y/loras/z.safetensors", "z.safetensors"]
+    assert resolve("loras\\x.safetensors", names) == "loras/x.safetensors"
+    assert resolve("y\\loras\\z", names) == "y/loras/z.safetensors"
+    assert resolve("E:\\loras\\loras\\x", names) == "loras/x.safetensors"
+
+
+@pytest.fixture
+def two_folders(lora_folder, tmp_path, monkeypatch):
+    """(the first loras folder, the second), both with an ``r.safetensors``."""
+    second = tmp_path.parent / f"{tmp_path.name}_more"
+    second.mkdir()
+    lora_folder.save("r.safetensors", LORA)
+    save_file({key: 3 * tensor for key, tensor in LORA.items()}, second / "r.safetensors")
+    save_file(LORA, second / "only.safetensors")
+    paths, extensions = folder_paths.folder_names_and_paths["loras"]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([*paths, str(second)], extensions))
+    folder_paths.filename_list_cache.pop("loras", None)
+    return lora_folder.path, second
+
+
+def test_an_absolute_path_into_the_second_folder_is_that_file(two_folders):
+    first, second = two_folders
+    cache = LoraCache()
+    up = lambda name: float(cache.get(name).contents.entries[0].adapter.up[0, 0])  # noqa: E731
+    assert up("r.safetensors") == 1
+    assert up(str(first / "r.safetensors")) == 1
+    assert up(str(second / "r.safetensors")) == 3
+    assert up(f"{second}/./r.safetensors") == 3
+    assert up("r.safetensors") == 1, "another file's contents under this name"
+    assert locate(str(first / "r.safetensors")).name == "r.safetensors"
+    assert locate(str(second / "only.safetensors")).name == "only.safetensors"
+    hidden = locate(str(second / "r.safetensors"))
+    assert hidden.name == hidden.path == str(second / "r.safetensors"), "no name of the list means it"
+
+
+def test_an_absolute_path_to_anything_else_is_no_lora(two_folders):
+    first, second = two_folders
+    (first / "notes.txt").write_text("x")
+    (second.parent / "secret.safetensors").write_bytes(b"x")
+    for path in (first / "notes.txt", second.parent / "secret.safetensors", first / ".." / "secret.safetensors", first):
+        with pytest.raises(StrataError, match="not in your loras folders"):
+            locate(str(path))
+
+
+def test_what_is_nearly_so_is_named():
+    names = [*NAMES, "people/Portrait Light v2.safetensors", "sdxl/portrait_light_v2.safetensors"]
+    with pytest.raises(StrataError, match=r"Did you mean old_style\.safetensors"):
+        resolve("old_stile", names)
+    with pytest.raises(StrataError, match=r"Did you mean .*portrait_light_v2\.safetensors"):
+        resolve("other/portrait_ligth_v2.safetensors", names)
+    with pytest.raises(StrataError) as error:
+        resolve("nothing like it", names)
+    assert "Did you mean" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 100_000, "loras/" * 50_000, "../" * 50_000, "\\" * 100_000, "a.b" * 50_000, "\ud800", "\0", " "]
+)
+def test_a_name_of_any_length_gets_a_short_answer(name):
+    names = [f"folder {n % 100}/some style {n}.safetensors" for n in range(20_000)]
+    with deadline(), pytest.raises(StrataError) as error:
+        resolve(name, names)
+    assert len(str(error.value)) < 1000
+
+
+def test_the_index_follows_the_list():
+    names = [f"{n}.safetensors" for n in range(50)]
+    assert resolve("7", names) == "7.safetensors"
+    names.append("a/new.safetensors")
+    assert resolve("new", names) == "a/new.safetensors"
+    names.append("b/new.safetensors")
+    with pytest.raises(StrataError, match="any of 2 files"):
+        resolve("new", names)
+    del names[7]
+    with pytest.raises(StrataError, match="not in your"):
+        resolve("7", names)
+
+
+def test_names_are_spelled_once_for_a_list(monkeypatch):
+    """Twenty thousand names are looked through the first time; then every name is found in a table."""
+    made = []
+    init = NameIndex.__init__
+    monkeypatch.setattr(NameIndex, "__init__", lambda self, names: (made.append(len(names)), init(self, names))[1])
+    names = [f"folder {n % 100}/style {n}.safetensors" for n in range(2000)]
+    for n in range(2000):
+        assert resolve(f"C:\\elsewhere\\STYLE {n}", list(names)) == names[n]
+    assert made == [2000]
+
+
+def test_the_cache_keeps_a_file_under_its_listed_name(lora_folder):
+    """Whatever it was asked for by: a later reader is never told of somebody else's spelling."""
+    cache = LoraCache()
+    lora_folder.save("hands/detail.safetensors", LORA)
+    names = [cache.get(asked).name for asked in ("faces/detail", "detail", "HANDS\\Detail", "hands/detail.safetensors")]
+    assert set(names) == {"hands/detail.safetensors"}
+    assert len(cache._loras) == 1
+
+
+def test_an_adapter_config_that_comes_or_changes_later_is_noticed(lora_folder):
+    cache = LoraCache()
+    tensors = {
+        "base_model.model.x.lora_A.weight": torch.ones(2, 4),
+        "base_model.model.x.lora_B.weight": torch.ones(4, 2),
+    }
+    name = lora_folder.save("mine/adapter_model.safetensors", tensors)
+    config = lora_folder.path / "mine" / "adapter_config.json"
+    scale = lambda: cache.get(name).contents.entries[0].adapter.scale  # noqa: E731
+    before, seen = StrataLoraLoader.fingerprint_inputs(name), scale()
+    config.write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 8}')
+    assert (seen, scale()) == (1, 4)
+    assert StrataLoraLoader.fingerprint_inputs(name) != before
+    config.write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 16}')
+    assert scale() == 8
+    config.unlink()
+    assert scale() == 1
+    assert StrataLoraLoader.fingerprint_inputs(name) == before
+
+
+def test_trigger_words_are_read_again_only_when_a_sidecar_changes(lora_folder, monkeypatch):
+    name = lora_folder.save("x.safetensors", LORA)
+    lora = LoraCache().get(name)
+    assert lora.trigger_words == []
+    (lora_folder.path / "x.json").write_text('{"activation text": "ohwx"}')
+    assert lora.trigger_words == ["ohwx"]
+    opened = []
+    monkeypatch.setattr("builtins.open", lambda *arguments, **_: opened.append(arguments))
+    assert lora.trigger_words == ["ohwx"]
+    monkeypatch.undo()
+    assert not opened
+    (lora_folder.path / "x.json").unlink()
+    (lora_folder.path / "x.txt").write_text("sks")
+    assert lora.trigger_words == ["sks"]
+
+
+def test_a_checkpoint_is_refused_from_its_header(lora_folder, monkeypatch):
+    """Gigabytes that are no LoRA are never read: eight, of which this file really holds the first few hundred bytes."""
+    size = 8 << 30
+    header = {f"model.diffusion_model.input_blocks.{n}.weight": size // 8 for n in range(8)}
+    entries, at = {}, 0
+    for key, nbytes in header.items():
+        entries[key] = {"dtype": "F16", "shape": [nbytes // 2], "data_offsets": [at, at + nbytes]}
+        at += nbytes
+    entries["vocoder.act.alpha"] = {"dtype": "F16", "shape": [0], "data_offsets": [at, at]}
+    packed = json.dumps(entries).encode()
+    with open(lora_folder.path / "big.safetensors", "wb") as file:
+        file.write(len(packed).to_bytes(8, "little") + packed)
+        file.truncate(8 + len(packed) + size)
+    folder_paths.filename_list_cache.pop("loras", None)
+    monkeypatch.setattr(files, "_read_tensors", lambda *_: pytest.fail("the tensors were read"))
+    with pytest.raises(LoraFileError, match="whole checkpoint"):
+        LoraCache().get("big.safetensors")
+
+
+def test_a_name_longer_than_any_is_refused(lora_folder):
+    name = lora_folder.save("long.safetensors", {**LORA, f"{'norm' * 8000}-.lora_up.weight": torch.ones(1)})
+    with pytest.raises(LoraFileError, match="a tensor with 32016 letters"):
+        LoraCache().get(name)
+
+
+def test_what_nothing_can_use_is_refused_by_its_reason(lora_folder):
+    metadata = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 4, "unet.alpha_pattern": {"(a+)+b": 2}})}
+    tensors = {"unet.to_q.lora_A.weight": torch.ones(2, 4), "unet.to_q.lora_B.weight": torch.ones(4, 2)}
+    name = lora_folder.save("odd.safetensors", tensors, metadata)
+    with pytest.raises(LoraFileError, match=r"its expression '\(a\+\)\+b' repeats a group"):
+        LoraCache().get(name)
+
+
 def test_keys_of_missing_files_do_not_fail():
-    assert file_key("/nowhere/x.safetensors")[1:] == (0, 0)
+    assert file_key("/nowhere/x.safetensors")[1:] == (0, 0, None)
 
 
 def test_the_scale_in_adapter_config_counts_for_the_file_it_was_saved_with(lora_folder):
