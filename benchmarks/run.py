@@ -23,7 +23,7 @@ def main() -> int:
         metavar="PART",
         nargs="*",
         help="some parts only: nodes, stack, understanding, analysis, applying, sampling, schedule, memory; "
-        "or picker or cycles, which are no parts of the rest",
+        "or picker, bounds or cycles, which are no parts of the rest",
     )
     parser.add_argument(
         "--threads", type=int, default=1, help="default: 1, whose CPU time other programs do not disturb"
@@ -36,10 +36,15 @@ def main() -> int:
 
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
-    from benchmarks import cycles, machine, parts, picker, results
+    from benchmarks import bounds, cycles, machine, parts, picker, results
 
     lines, start = [results.head(machine.describe(), options.quick)], time.perf_counter()
-    for name, part in {**parts.PARTS, "picker": picker.picker, "cycles": cycles.cycles}.items():
+    for name, part in {
+        **parts.PARTS,
+        "picker": picker.picker,
+        "bounds": bounds.bounds,
+        "cycles": cycles.cycles,
+    }.items():
         if name in (options.only or parts.PARTS):
             began = time.perf_counter()
             lines.append(part(options.quick))

@@ -1,6 +1,6 @@
 """What arrives at a node's inputs, checked in one way: a prompt sent by a program may leave anything out, or put anything in.
 
-Each function gives the value, or raises StrataError with a sentence that names the input. ``name`` is the input's; ``advice`` is what to do.
+Each function gives the value, or raises StrataError with a sentence that names the input (``name``) and says what to do (``advice``).
 """
 
 from __future__ import annotations
