@@ -109,7 +109,13 @@ def bake(
     if not merged:
         raise StrataError("Nothing would change: every strength is 0, or no layer fits. There is nothing to save.")
     stored = shrink(
-        merged, recipe.budget, recipe.dtype, recipe.clip, lambda place: writing.overhead(places[place].module), tick
+        merged,
+        recipe.budget,
+        recipe.dtype,
+        recipe.clip,
+        lambda place: writing.overhead(places[place].module),
+        tick,
+        recipe.stubs,
     )
     found = {(places[place].module, places[place].parameter): layer for place, layer in stored.items()}
     tensors = writing.tensors(found, recipe.style, recipe.stubs)

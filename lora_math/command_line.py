@@ -141,12 +141,18 @@ def _save(chosen: argparse.Namespace, baked: Baked, parents: list[Parent], famil
 
 
 def _extract(chosen: argparse.Namespace) -> None:
-    with open_checkpoint(chosen.base) as base, open_checkpoint(chosen.tuned) as tuned:
-        found = extract(pairs(base, tuned), chosen.largest_rank, name=os.path.basename(chosen.tuned))
     recipe = _recipe(chosen)
-    places = {name: place_of(name) for name in found.changes}
-    stored = found.stored(recipe.budget, recipe.dtype, recipe.clip, lambda name: overhead(places[name][0]))
-    layers = {places[name]: layer for name, layer in stored.items()}
+    with open_checkpoint(chosen.base) as base, open_checkpoint(chosen.tuned) as tuned:
+        stored = extract(
+            pairs(base, tuned),
+            chosen.largest_rank,
+            recipe.budget,
+            recipe.dtype,
+            recipe.clip,
+            lambda name: overhead(place_of(name)[0]),
+            tuned=os.path.basename(chosen.tuned),
+        )
+    layers = {place_of(name): layer for name, layer in stored.items()}
     baked = Baked(tensors(layers, recipe.style, recipe.stubs), layers)
     told = {"method": "extract", "base": os.path.basename(chosen.base), "tuned": os.path.basename(chosen.tuned)}
     _save(chosen, baked, [], None, told)

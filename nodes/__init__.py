@@ -5,9 +5,11 @@ from comfy_api.latest import ComfyExtension, io
 from . import routes
 from .block_weights import StrataLoraBlockWeights
 from .comfy.web_server import web_server
+from .extract import StrataLoraExtract
 from .loader import StrataLoraLoader
 from .lora_stack import StrataLoraStack
 from .prompt import StrataLoraFromPrompt
+from .save import StrataLoraSave
 
 
 class StrataExtension(ComfyExtension):
@@ -17,7 +19,14 @@ class StrataExtension(ComfyExtension):
             routes.register(server)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [StrataLoraLoader, StrataLoraStack, StrataLoraBlockWeights, StrataLoraFromPrompt]
+        return [
+            StrataLoraLoader,
+            StrataLoraStack,
+            StrataLoraBlockWeights,
+            StrataLoraFromPrompt,
+            StrataLoraSave,
+            StrataLoraExtract,
+        ]
 
 
 async def comfy_entrypoint() -> StrataExtension:

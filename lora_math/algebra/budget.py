@@ -67,7 +67,7 @@ def choose(budget: Budget, spectra: Sequence[Tensor], costs: Sequence[int], fixe
         taken = _fitting(cost[order], room)
         if not taken.any():
             raise StrataError(
-                f"A file of {budget.amount / 1e6:g} MB is too small: {fixed / 1e6:.2f} MB of it hold what cannot be shrunk."
+                f"The size is too small: {fixed / 1e6:.2f} MB go to names and to what cannot be shrunk, and nothing is left."
             )
         # A layer whose next value did not fit must not go on with a later one.
         return _prefixes(layer[order], taken, len(full))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,59 +30,66 @@ class Pair:
     tuned: Callable[[], Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class Extracted:
-    """changes: what was found, by weight, cut to the largest rank; beyond: the norm of what that cut off."""
+def differences(
+    pairs: Iterable[Pair], largest_rank: int, tick: Callable[[], None] = lambda: None
+) -> Iterator[tuple[str, Change, float]]:
+    """(name, tuned - base, norm of what was cut off) of every weight that differs: matrices and convolutions to ``largest_rank``
+    singular values, vectors whole.
 
-    changes: Mapping[str, Change]
-    beyond: Mapping[str, float]
-
-    def stored(
-        self, budget: Budget, dtype: torch.dtype, clip: float = 0.0, overhead=lambda name: 0
-    ) -> dict[str, Stored]:
-        """As ``shrink``, with the error of the difference itself, not of what was kept of it."""
-        found = shrink(self.changes, budget, dtype, clip, overhead)
-        return {
-            name: Stored(
-                layer.up,
-                layer.down,
-                layer.whole,
-                layer.shape,
-                math.hypot(layer.norm, self.beyond.get(name, 0.0)),
-                math.hypot(layer.error, self.beyond.get(name, 0.0)),
-                layer.inner,
-            )
-            for name, layer in found.items()
-        }
-
-
-def extract(
-    pairs: Iterable[Pair], largest_rank: int, tick: Callable[[], None] = lambda: None, name: str = "The tuned model"
-) -> Extracted:
-    """tuned - base of every weight that differs: matrices and convolutions to ``largest_rank`` singular values, vectors whole.
-
-    At most two weights exist at a time besides the models' own. Nothing is clamped. tick: called after each weight, may raise to stop;
-    name: the tuned model's, for messages. Raises StrataError where nothing differs.
+    At most two weights exist at a time besides the models' own. Nothing is clamped. tick: called after each weight, may raise to stop.
     """
-    if largest_rank < 1:
-        raise StrataError(f"The rank is {largest_rank}: it must be 1 or more.")
-    changes, beyond = {}, {}
     for pair in pairs:
         base, delta = pair.base(), pair.tuned()
         size = torch.linalg.vector_norm(base)
         delta = delta.sub_(base) if delta.dtype == base.dtype else delta - base
         del base
         norm = float(torch.linalg.vector_norm(delta))
+        if not math.isfinite(norm):
+            raise StrataError(
+                f"{pair.name} holds NaN or infinity in one of the models: nothing can be extracted from it."
+            )
         if norm > SAME * float(size):
             if Change(None, delta, pair.shape).is_matrix:
                 matrix = delta.reshape(pair.shape[0], -1)
                 svd = leading_svd(matrix, min(largest_rank, *matrix.shape))
-                changes[pair.name] = Change(LowRank(svd.u * svd.s, svd.vh), None, pair.shape)
-                beyond[pair.name] = math.sqrt(max(norm**2 - float(svd.s.double().square().sum()), 0.0))
+                beyond = math.sqrt(max(norm**2 - float(svd.s.double().square().sum()), 0.0))
+                yield pair.name, Change(LowRank(svd.u * svd.s, svd.vh), None, pair.shape), beyond
             else:
-                changes[pair.name] = Change(None, delta.double(), pair.shape)
+                yield pair.name, Change(None, delta.double(), pair.shape), 0.0
         del delta
         tick()
-    if not changes:
-        raise StrataError(f"{name} has the same weights as its base: there is nothing to extract.")
-    return Extracted(changes, beyond)
+
+
+def extract(
+    pairs: Iterable[Pair],
+    largest_rank: int,
+    budget: Budget,
+    dtype: torch.dtype,
+    clip: float = 0.0,
+    overhead: Callable[[str], int] = lambda name: 0,
+    tick: Callable[[], None] = lambda: None,
+    tuned: str = "The tuned model",
+) -> dict[str, Stored]:
+    """The layers of a LoRA that turns one model into the other, as ``shrink`` stores them; errors are of the whole difference.
+
+    A budget for each layer ("rank", "exact") stores it at once; one over all layers has to hold them until the last is known.
+    tuned: that model's name, for messages. Raises StrataError where nothing differs.
+    """
+    if largest_rank < 1:
+        raise StrataError(f"The rank is {largest_rank}: it must be 1 or more.")
+    found: dict[str, Stored] = {}
+    held: dict[str, Change] = {}
+    beyond: dict[str, float] = {}
+    for name, change, cut in differences(pairs, largest_rank, tick):
+        beyond[name] = cut
+        if budget.kind in ("exact", "rank"):
+            found.update(shrink({name: change}, budget, dtype, clip))
+        else:
+            held[name] = change
+    if not beyond:
+        raise StrataError(f"{tuned} has the same weights as its base: there is nothing to extract.")
+    found.update(shrink(held, budget, dtype, clip, overhead, tick))
+    return {
+        name: replace(layer, norm=math.hypot(layer.norm, beyond[name]), error=math.hypot(layer.error, beyond[name]))
+        for name, layer in found.items()
+    }

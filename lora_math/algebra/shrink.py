@@ -52,12 +52,14 @@ def shrink(
     clip: float = 0.0,
     overhead: Callable[[str], int] = lambda name: 0,
     tick: Callable[[], None] = lambda: None,
+    stubs: bool = False,
 ) -> dict[str, Stored]:
     """Every layer as the file will hold it.
 
     clip: singular values above it are cut to it, 0 for none; overhead: bytes that a file takes for a layer besides its numbers; tick:
-    called after each layer, may raise to stop. A dense matrix becomes low-rank only where a budget asks for it and 256 ranks are looked
-    at; vectors stay whole. Raises StrataError naming a layer whose numbers the type cannot hold.
+    called after each layer, may raise to stop; stubs: whether layers of which nothing is left are written all the same. A dense matrix
+    becomes low-rank only where a budget or ``clip`` asks for it, and 256 ranks are looked at; vectors stay whole. Raises StrataError
+    naming a layer whose numbers the type cannot hold.
     """
     spectra: dict[str, tuple[SVD, float]] = {}
     for name, change in changes.items():
@@ -80,7 +82,13 @@ def shrink(
         overhead(name) + (0 if name in spectra else change.whole.numel() * size) for name, change in changes.items()
     )
     costs = [(len(svd.u) + svd.vh.shape[1]) * size for svd, _ in spectra.values()]
-    kept = choose(budget, [asked[name].s for name in spectra], costs, fixed)
+    values = [asked[name].s for name in spectra]
+    kept = choose(budget, values, costs, fixed)
+    if budget.kind == "size" and not all(kept) and not stubs:
+        # Layers of which nothing is left are not written, and need no names: their room goes to the others.
+        free = sum(overhead(name) for name, rank in zip(spectra, kept, strict=True) if not rank)
+        left = [s[: len(s) if rank else 0] for s, rank in zip(values, kept, strict=True)]
+        kept = choose(budget, left, costs, fixed - free)
     found = {}
     ranks = dict(zip(spectra, kept, strict=True))
     for name, change in changes.items():

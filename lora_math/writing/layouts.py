@@ -1,0 +1,83 @@
+"""Which of the names that ComfyUI knows a weight by a file should use, so that the most programs read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .. import family as families
+from ..adapters.base import KOHYA, PEFT
+from ..names import plain
+
+BEST, AS_SOURCE, COMFYUI, KOHYA_NAMES, DIFFUSERS = "best", "as source", "comfyui", "kohya", "diffusers"
+LAYOUTS = (BEST, AS_SOURCE, COMFYUI, KOHYA_NAMES, DIFFUSERS)
+
+# The layout that ComfyUI, Forge, InvokeAI, SwarmUI and the trainers read, as far as each knows the family. All others: ComfyUI's.
+_BEST = {
+    families.SD15: KOHYA_NAMES,
+    families.SD2: KOHYA_NAMES,
+    families.SDXL: KOHYA_NAMES,
+    families.FLUX: KOHYA_NAMES,
+    families.QWEN: DIFFUSERS,
+}
+# kohya names the layers of these as diffusers does, those of SDXL as Stability does.
+_DIFFUSERS_BODIES = (families.SD15, families.SD2)
+
+
+@dataclass(frozen=True)
+class Naming:
+    """layout: never BEST or AS_SOURCE any more; family: of the model."""
+
+    layout: str
+    family: str | None
+
+    @property
+    def style(self) -> str:
+        """How the tensors of a layer are spelled."""
+        return KOHYA if self.layout == KOHYA_NAMES else PEFT
+
+    def module(self, weight: str, known: Iterable[str], encoders: int = 0) -> str:
+        """The name in the file for a weight that ComfyUI knows by ``known``.
+
+        weight: state-dict key without ".weight"; encoders: of how many text encoders it is one, 0 for the diffusion model.
+        """
+        known = list(known)
+        if encoders:
+            return self._of_encoder(weight, known, encoders)
+        if self.layout == KOHYA_NAMES:
+            own = f"lora_unet_{plain(weight.removeprefix('diffusion_model.'))}"
+            others = [name for name in known if name.startswith("lora_unet_") and name != own]
+            return others[0] if others and self.family in _DIFFUSERS_BODIES else own
+        if self.layout == DIFFUSERS:
+            for prefix in ("transformer.", "unet."):
+                found = [name for name in known if name.startswith(prefix)]
+                if found:
+                    return found[0]
+        return weight
+
+    def _of_encoder(self, weight: str, known: list[str], encoders: int) -> str:
+        if self.layout == KOHYA_NAMES:
+            numbered = [name for name in known if name.startswith("lora_te") and name[7:8].isdigit()]
+            plain_names = [name for name in known if name.startswith("lora_te_")]
+            found = (numbered or plain_names) if encoders > 1 else (plain_names or numbered)
+            if found:
+                return found[0]
+        return f"text_encoders.{weight}"
+
+
+def naming(layout: str, family: str | None, source: Mapping[str, object] | None = None) -> Naming:
+    """layout: one of LAYOUTS; source: the keys of the first file that goes in, for "as source"."""
+    if layout == AS_SOURCE and source:
+        layout = _of(source)
+    elif layout in (BEST, AS_SOURCE):
+        layout = _BEST.get(family, COMFYUI)
+    return Naming(layout, family)
+
+
+def _of(keys: Iterable[str]) -> str:
+    for key in keys:
+        if key.startswith(("lora_unet_", "lora_te")):
+            return KOHYA_NAMES
+        if key.startswith(("transformer.", "unet.", "text_encoder")):
+            return DIFFUSERS
+    return COMFYUI

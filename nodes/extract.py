@@ -1,0 +1,158 @@
+"""The difference of two models as a LoRA file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from comfy_api.latest import io
+
+from ..lora_math.algebra.budget import show
+from ..lora_math.algebra.extract import Pair, extract
+from ..lora_math.algebra.shrink import TYPES, quality
+from ..lora_math.errors import StrataError
+from ..lora_math.writing import lora as writing
+from ..lora_math.writing.file import save
+from ..lora_math.writing.header import header
+from ..lora_math.writing.layouts import LAYOUTS, Naming, naming
+from .comfy.saving import OUTPUT, Progress, save_numbered, weight_of
+from .comfy.targets import Targets, clip_targets, model_targets
+from .fitting.block_spec import layout_for
+from .report import saved as report
+from .saving.gather import named, names_of, split
+from .saving.options import budget_of, file_inputs, now, result_outputs, shrink_inputs
+
+
+class StrataLoraExtract(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StrataLoraExtract",
+            display_name="Extract LoRA (Strata)",
+            category="loaders/strata",
+            description="Writes the difference of two models, whatever patches are on them, as a LoRA file, and says what was lost.",
+            search_aliases=["extract lora", "model difference", "checkpoint to lora", "subtract models"],
+            inputs=[
+                io.Model.Input("model", optional=True, tooltip="The model that the LoRA shall lead to."),
+                io.Model.Input("base_model", optional=True, tooltip="The model that the LoRA shall be used on."),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoders that the LoRA shall lead to."),
+                io.Clip.Input("base_clip", optional=True, tooltip="The text encoders that the LoRA shall be used on."),
+                io.Int.Input(
+                    "rank",
+                    default=32,
+                    min=1,
+                    max=1024,
+                    tooltip="The largest rank of a layer. Higher is nearer and larger.",
+                ),
+                *shrink_inputs(),
+                *file_inputs("strata_extracted"),
+            ],
+            outputs=result_outputs(),
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        rank: int,
+        shrink: str,
+        amount: float,
+        filename_prefix: str,
+        model=None,
+        base_model=None,
+        clip=None,
+        base_clip=None,
+        folder: str = OUTPUT,
+        precision: str = "fp16",
+        layout: str = LAYOUTS[0],
+    ) -> io.NodeOutput:
+        for name, tuned, base in (("model", model, base_model), ("clip", clip, base_clip)):
+            if (tuned is None) != (base is None):
+                missing = f"base_{name}" if base is None else name
+                raise StrataError(f"Connect {missing} too: Extract LoRA takes the difference of two.")
+        if model is None and clip is None:
+            raise StrataError("Nothing is connected: connect model and base_model, clip and base_clip, or all four.")
+        if precision not in TYPES or layout not in LAYOUTS:
+            raise StrataError(
+                f"precision is {precision!r} and layout {layout!r}: one of them is no choice of this node."
+            )
+        targets = (
+            None if model is None else model_targets(base_model),
+            None if clip is None else clip_targets(base_clip),
+        )
+        family = targets[0].family if targets[0] is not None else None
+        names = naming(layout, family)
+        places: dict[str, tuple[str, str]] = {}
+        blocks: dict[tuple[str, str], str] = {}
+        located = layout_for(*targets)
+        pairs: list[Pair] = []
+        if targets[0] is not None:
+            pairs += _pairs(targets[0], model_targets(model), base_model, model, names, places, 0)
+        if targets[1] is not None:
+            encoders = len({key.split(".", 1)[0] for key in targets[1].shapes})
+            pairs += _pairs(targets[1], clip_targets(clip), base_clip, clip, names, places, encoders)
+        for key, place in places.items():
+            found = located.locate(key)
+            blocks[place] = found.group if found.index is None else found.block
+        budget = budget_of(shrink, amount)
+        progress = Progress(len(pairs))
+        stored = extract(
+            pairs,
+            rank,
+            budget,
+            TYPES[precision],
+            0.0,
+            lambda key: writing.overhead(places[key][0]),
+            progress.step,
+            "model",
+        )
+        layers = {places[key]: layer for key, layer in stored.items()}
+        tensors = writing.tensors(layers, names.style)
+        quality_of_all = quality(layers)
+        told = {
+            "method": "extract",
+            "rank": rank,
+            "shrink": show(budget),
+            "error": round(quality_of_all.error, 6),
+            "gain": round(quality_of_all.gain, 6),
+        }
+        ranks = [layer.rank for layer in layers.values() if layer.rank]
+
+        def write(path: str, stem: str):
+            return save(path, tensors, header(stem, [], family, ranks, told, now()), progress.tick)
+
+        saved, name = save_numbered(folder, filename_prefix, write)
+        how = [
+            f"rank {rank} at most, {show(budget)}, {precision}, names as {names.layout} has them for {family or 'an unknown model'}",
+            f"{len(pairs) - len(layers)} of {len(pairs)} weights are the same in both",
+        ]
+        verdict = report.verdict(name, saved, list(layers.values()))
+        text = report.text(name, saved, layers, blocks, how, [])
+        ui = {"strata_verdict": [verdict], "strata_report": [text], "strata_warned": [False], "strata_lora": [name]}
+        return io.NodeOutput(name, dict(tensors), text, ui=ui)
+
+
+def _pairs(
+    base: Targets,
+    tuned: Targets,
+    base_owner,
+    tuned_owner,
+    names: Naming,
+    places: dict[str, tuple[str, str]],
+    encoders: int,
+) -> Iterator[Pair]:
+    """Every weight and bias of both; ``places`` learns where in the file each belongs. Raises StrataError for models of two kinds."""
+    known = names_of(base)
+    if not base.shapes.keys() & tuned.shapes.keys():
+        raise StrataError("The two models have no weight of the same name: they are of different families.")
+    for key, shape in base.shapes.items():
+        other = tuned.shapes.get(key)
+        module, _ = split(key)
+        if other is None or (f"{module}.weight" not in known and key not in known):
+            continue
+        if other != shape:
+            raise StrataError(
+                f"{key} is {'x'.join(map(str, shape))} in one model and {'x'.join(map(str, other))} in the other: they are of "
+                "different families."
+            )
+        places[key] = named(names, key, known, encoders)
+        yield Pair(key, shape, lambda key=key: weight_of(base_owner, key), lambda key=key: weight_of(tuned_owner, key))

@@ -1,0 +1,53 @@
+"""What a person reads about a LoRA that was saved: where it is, how large, and what was lost, in total and by block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ...lora_math.algebra.shrink import Stored, quality
+from ...lora_math.reading.files import show_size
+from ...lora_math.writing.file import Saved
+
+
+def percent(error: float) -> str:
+    return "0 %" if error < 1e-9 else f"{100 * error:.2g} %"
+
+
+def ranks(layers: Sequence[Stored]) -> str:
+    found = sorted(layer.rank for layer in layers if layer.rank)
+    whole = sum(layer.whole is not None for layer in layers)
+    said = [f"rank {found[0]}" if found[0] == found[-1] else f"rank {found[0]} to {found[-1]}"] if found else []
+    if whole:
+        said.append(f"{whole} stored whole")
+    return ", ".join(said) or "nothing left"
+
+
+def verdict(name: str, saved: Saved, layers: Sequence[Stored]) -> str:
+    found = quality(list(layers))
+    return f"Saved {name}: {show_size(saved.size)}, {ranks(layers)}, error {percent(found.error)}"
+
+
+def text(
+    name: str,
+    saved: Saved,
+    layers: Mapping[tuple[str, str], Stored],
+    blocks: Mapping[tuple[str, str], str],
+    how: Sequence[str],
+    notes: Sequence[str],
+) -> str:
+    """how: lines on the settings that acted; notes: what was left out."""
+    every = list(layers.values())
+    found = quality(every)
+    lines = [
+        verdict(name, saved, every),
+        f"Strength {found.gain:.4f} of what was asked for. {len(every)} weights. {saved.path}",
+        *how,
+    ]
+    grouped: dict[str, list[Stored]] = {}
+    for place, layer in layers.items():
+        grouped.setdefault(blocks.get(place, "all layers"), []).append(layer)
+    lines += [f"  {block}: {ranks(of)}, error {percent(quality(of).error)}" for block, of in grouped.items()]
+    dropped = [place for place, layer in layers.items() if layer.rank == 0]
+    if dropped:
+        lines.append(f"{len(dropped)} layers were left with nothing, such as {dropped[0][0]}")
+    return "\n".join([*lines, *notes])

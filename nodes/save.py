@@ -1,0 +1,195 @@
+"""Saves a stack, or a freshly trained LoRA, as one file."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora_math.algebra.budget import show
+from ..lora_math.algebra.merge import METHODS
+from ..lora_math.algebra.shrink import TYPES
+from ..lora_math.baking import Recipe, bake
+from ..lora_math.errors import StrataError
+from ..lora_math.family import detect
+from ..lora_math.writing.file import save
+from ..lora_math.writing.header import header
+from ..lora_math.writing.layouts import LAYOUTS, naming
+from .comfy.saving import OUTPUT, Progress, save_numbered
+from .comfy.targets import clip_targets, model_targets
+from .loader import LoraStackType
+from .report import saved as report
+from .saving.gather import gather, sources_of
+from .saving.options import budget_of, file_inputs, now, result_outputs, shrink_inputs, thumbnail_of
+from .stack import read_stack
+
+
+class StrataLoraSave(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StrataLoraSave",
+            display_name="Save LoRA (Strata)",
+            category="loaders/strata",
+            description="Writes LoRAs, with their strengths and block weights, into one LoRA file, and says what was lost.",
+            search_aliases=[
+                "save lora",
+                "merge lora",
+                "lora merge",
+                "resize lora",
+                "bake block weights",
+                "convert lokr",
+                "shrink lora",
+            ],
+            inputs=[
+                LoraStackType.Input(
+                    "lora_stack", optional=True, tooltip="The LoRAs to save, with their strengths and block weights."
+                ),
+                io.LoraModel.Input(
+                    "lora_model",
+                    optional=True,
+                    tooltip="A freshly trained LoRA, from Train LoRA. It goes in at strength 1.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The model that the LoRAs are for, without them. Needed for block weights, DoRA, OFT and the like; it also "
+                    "tells the layers' names.",
+                ),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoders that the LoRAs are for, without them."),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="sum",
+                    tooltip="How several LoRAs become one. sum is what applying them all does, exactly. average, normalize, orthogonalize, "
+                    "slerp and the knots methods keep a low rank; ties, dare, della and magnitude work number by number: use them with "
+                    "shrink, and read the error in the report.",
+                ),
+                *shrink_inputs(),
+                *file_inputs("strata_lora"),
+                io.Float.Input(
+                    "spectral_limit",
+                    default=0.0,
+                    min=0.0,
+                    max=100_000.0,
+                    step=0.1,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Cuts singular values above this down to it: for LoRAs that look fine alone and break together. 0 is off.",
+                ),
+                io.Float.Input(
+                    "density",
+                    default=0.5,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip="The share of the numbers that ties, dare, della and magnitude keep.",
+                ),
+                io.Int.Input(
+                    "drop_seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    optional=True,
+                    advanced=True,
+                    tooltip="For dare and della, which drop at random.",
+                ),
+                io.Boolean.Input(
+                    "keep_empty_layers",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Writes layers of which nothing is left as zeros of rank 1: some programs tell the model by a single layer.",
+                ),
+                io.Image.Input(
+                    "thumbnail", optional=True, tooltip="A picture for the file's header, which LoRA managers show."
+                ),
+            ],
+            outputs=result_outputs(),
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        method: str,
+        shrink: str,
+        amount: float,
+        filename_prefix: str,
+        lora_stack=None,
+        lora_model=None,
+        model=None,
+        clip=None,
+        folder: str = OUTPUT,
+        precision: str = "fp16",
+        layout: str = LAYOUTS[0],
+        spectral_limit: float = 0.0,
+        density: float = 0.5,
+        drop_seed: int = 0,
+        keep_empty_layers: bool = False,
+        thumbnail=None,
+    ) -> io.NodeOutput:
+        if precision not in TYPES or layout not in LAYOUTS:
+            raise StrataError(
+                f"precision is {precision!r} and layout {layout!r}: one of them is no choice of this node."
+            )
+        sources = sources_of(read_stack(lora_stack), lora_model)
+        targets = (None if model is None else model_targets(model), None if clip is None else clip_targets(clip))
+        entries = [entry for source in sources for entry in source.entries]
+        family = targets[0].family if targets[0] is not None else detect(entries, sources[0].metadata)
+        # Without a model the layers keep the first file's names, and with them its way of spelling.
+        names = naming(layout if targets != (None, None) else LAYOUTS[1], family, sources[0].keys)
+        gathered = gather(sources, model, clip, targets, names)
+        said = sum(len(value.encode()) for source in sources for value in source.metadata.values())
+        recipe = Recipe(
+            method,
+            budget_of(shrink, amount, said),
+            spectral_limit,
+            density,
+            drop_seed,
+            TYPES[precision],
+            names.style,
+            keep_empty_layers,
+        )
+        progress = Progress(3 * len(gathered.layers))
+        baked = bake(gathered.layers, gathered.weights, recipe, progress.step)
+        found = baked.quality
+        told = {
+            "method": method,
+            "shrink": show(recipe.budget),
+            "spectral_limit": spectral_limit,
+            "error": round(found.error, 6),
+            "gain": round(found.gain, 6),
+            "sources": [
+                {
+                    "name": source.name,
+                    "hash": source.parent.sha256,
+                    "strength_model": source.strength_model,
+                    "strength_clip": source.strength_clip,
+                    "block_weights": None if source.blocks is None else source.blocks.text,
+                }
+                for source in sources
+            ],
+        }
+        parents, picture = [source.parent for source in sources], thumbnail_of(thumbnail)
+
+        def write(path: str, stem: str):
+            metadata = header(stem, parents, family, baked.ranks, told, now(), picture)
+            return save(path, baked.tensors, metadata, progress.tick)
+
+        saved, name = save_numbered(folder, filename_prefix, write)
+        whose = "the first file" if targets == (None, None) else names.layout
+        how = [
+            f"{method}, {show(recipe.budget)}, {precision}, names as {whose} has them, for {family or 'an unknown model'}"
+        ]
+        if spectral_limit:
+            how.append(f"singular values above {spectral_limit:g} cut to it; the error counts from there")
+        verdict = report.verdict(name, saved, list(baked.layers.values()))
+        text = report.text(name, saved, baked.layers, gathered.blocks, how, gathered.notes)
+        ui = {
+            "strata_verdict": [verdict],
+            "strata_report": [text],
+            "strata_warned": [bool(gathered.notes)],
+            "strata_lora": [name],
+        }
+        return io.NodeOutput(name, dict(baked.tensors), text, ui=ui)

@@ -1,0 +1,232 @@
+"""Every layer that a stack, or a freshly trained LoRA, changes, as the loaded model has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...lora_math.adapters import Adapter, Diff, LoRA
+from ...lora_math.algebra.change import Term
+from ...lora_math.baking import Layer, layers_by_name
+from ...lora_math.blocks import Layout
+from ...lora_math.errors import StrataError
+from ...lora_math.reading import state_dict
+from ...lora_math.reading.state_dict import Entry
+from ...lora_math.writing.header import Parent
+from ...lora_math.writing.layouts import Naming
+from ..comfy.library import CACHE
+from ..comfy.saving import weight_of
+from ..comfy.targets import Target, Targets, taken_apart
+from ..fitting.block_spec import BlockSpec, layout_for, resolved
+from ..fitting.fit import is_text_encoder, match
+from ..stack import StackEntry
+
+TRAINED = "LORA_MODEL"
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One LoRA that goes in. keys: of its file; blocks: its block weights."""
+
+    name: str
+    entries: tuple[Entry, ...]
+    metadata: Mapping[str, str]
+    keys: Mapping[str, object]
+    strength_model: float
+    strength_clip: float
+    blocks: BlockSpec | None
+    leftovers: Mapping[str, str]
+
+    @property
+    def parent(self) -> Parent:
+        return Parent(self.name, self.metadata, self.metadata.get("sshs_model_hash", ""))
+
+
+def sources_of(stack: Sequence[StackEntry], trained: Mapping[str, Tensor] | None) -> list[Source]:
+    """Raises StrataError for files that cannot be read, broken numbers, and strengths over time."""
+    found = []
+    for entry in stack:
+        name, strength_model, strength_clip = entry
+        if entry.keyframes is not None:
+            raise StrataError(
+                f"{name} has a strength over time (keyframes), which no LoRA file can hold. Take the keyframes off before saving."
+            )
+        lora = CACHE.get(name)
+        if lora.broken:
+            raise StrataError(
+                f"{name}: {len(lora.broken)} tensors hold NaN or infinity, such as {min(lora.broken)}. A file with them would turn "
+                "every image black. Take this LoRA out."
+            )
+        keys = dict.fromkeys(key for of in lora.contents.entries for key in of.keys)
+        found.append(
+            Source(
+                name,
+                lora.contents.entries,
+                lora.metadata,
+                keys,
+                strength_model,
+                strength_clip,
+                entry.block_weights,
+                lora.contents.leftovers,
+            )
+        )
+    if trained is not None:
+        if not isinstance(trained, Mapping) or not all(isinstance(t, Tensor) for t in trained.values()):
+            raise StrataError("The lora_model input takes the LORA_MODEL of Train LoRA, or of this node.")
+        contents = state_dict.parse({key: tensor.detach().cpu() for key, tensor in trained.items()})
+        found.append(Source(TRAINED, contents.entries, {}, dict(trained), 1.0, 1.0, None, contents.leftovers))
+    if not found:
+        raise StrataError("Nothing is connected: connect a LORA_STACK or a LORA_MODEL to Save LoRA.")
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """layers: what ``bake`` takes; blocks: (module, parameter) -> the block it lies in; refused, strangers: lines for the report."""
+
+    layers: list[Layer]
+    weights: list[float]
+    blocks: dict[tuple[str, str], str]
+    notes: list[str]
+
+
+def gather(
+    sources: Sequence[Source], model, clip, targets: tuple[Targets | None, Targets | None], naming: Naming
+) -> Gathered:
+    """Which weight each source changes, at its strengths and block weights. Raises StrataError where a source fits nothing that is
+    connected, an entry names a weight that it cannot change, or block weights have no model to refer to."""
+    weights = [source.strength_model if source.strength_model != 0 else source.strength_clip for source in sources]
+    layout = layout_for(*targets)
+    by_key: dict[tuple[str, bool], dict[int, list[Term]]] = {}
+    unconnected: list[list[Entry]] = [[] for _ in sources]
+    notes: list[str] = []
+    for i, source in enumerate(sources):
+        if weights[i] == 0:
+            notes.append(f"{source.name}: both strengths are 0, so nothing of it is saved")
+            continue
+        blocks = None if source.blocks is None else resolved(source.blocks, layout)
+        fitted = 0
+        for clip_side, side in ((False, targets[0]), (True, targets[1])):
+            entries = [entry for entry in source.entries if is_text_encoder(entry) == clip_side]
+            strength = (source.strength_clip if clip_side else source.strength_model) / weights[i]
+            if side is None:
+                if entries and source.blocks is not None and not clip_side:
+                    raise StrataError(
+                        f"{source.name} has block weights: connect the MODEL that they are for to Save LoRA."
+                    )
+                unconnected[i] += [_times(entry, strength) for entry in entries if strength != 0]
+                fitted += len(entries)
+                continue
+            found = match(entries, side)
+            if found.refused:
+                entry, reason = found.refused[0]
+                raise StrataError(f"{source.name} does not fit this model: {entry.module}: {reason}.")
+            if found.strangers:
+                notes.append(
+                    f"{source.name}: {len(found.strangers)} of its layers name nothing here, such as {found.strangers[0].module}"
+                )
+            fitted += len(found.pieces)
+            for target, entry in found.pieces:
+                coefficient = strength * (1.0 if blocks is None else blocks.weight(target.key))
+                if coefficient != 0:
+                    terms = by_key.setdefault((target.key, clip_side), {}).setdefault(i, [])
+                    terms.append((coefficient, placed(target.of(entry.adapter), target, side)))
+        if source.leftovers:
+            key, reason = next(iter(source.leftovers.items()))
+            notes.append(f"{source.name}: {len(source.leftovers)} tensors are not understood, such as {key} ({reason})")
+        if not fitted:
+            raise StrataError(f"{source.name} fits nothing that is connected: it was made for another model.")
+    layers, places = [], {}
+    known = tuple(None if side is None else names_of(side) for side in targets)
+    encoders = 0 if targets[1] is None else len({key.split(".", 1)[0] for key in targets[1].shapes})
+    for (key, clip_side), terms in by_key.items():
+        side, owner = targets[clip_side], (clip if clip_side else model)
+        name, parameter = named(naming, key, known[clip_side], encoders if clip_side else 0)
+        layers.append(Layer(name, parameter, terms, side.shapes[key], _weight(owner, key), key))
+        places[name, parameter] = _block(layout, key)
+    for layer in layers_by_name(unconnected):
+        layers.append(layer)
+        places[layer.module, layer.parameter] = (
+            "text encoders" if is_text_encoder(Entry(layer.module, "weight", None, ())) else "all layers"
+        )
+    return Gathered(layers, weights, places, notes)
+
+
+def split(key: str) -> tuple[str, str]:
+    """(module, parameter) of a state-dict key; what is neither weight nor bias is a module of its own name."""
+    module, _, parameter = key.rpartition(".")
+    return (module, parameter) if parameter in ("weight", "bias") else (key, "weight")
+
+
+def named(naming: Naming, key: str, known: Mapping[str, Sequence[str]], encoders: int) -> tuple[str, str]:
+    """(module in the file, parameter) of a state-dict key. known: key -> ComfyUI's names for it; encoders: as ``Naming.module`` has it."""
+    module, parameter = split(key)
+    if module == key:  # ComfyUI knows such a one by its own name only
+        return key, parameter
+    return naming.module(module, known.get(f"{module}.weight", ()), encoders), parameter
+
+
+def placed(adapter: Adapter, target: Target, side: Targets) -> Adapter:
+    """The adapter of a part of a weight as one of the whole weight: zeros elsewhere. Raises StrataError where it has no such form."""
+    key, part, rows = taken_apart(target.patch_key)
+    if part is None and rows is None:
+        return adapter
+    low = adapter.low_rank()
+    if low is None and adapter.needs_weight:
+        raise StrataError(
+            f"{target.key}: {adapter.name} changes a part of a weight by what is in it, which cannot be saved as one file."
+        )
+    shape = side.shapes[key]
+    if low is None:
+        delta = adapter.delta(torch.empty(target.shape), 1.0, torch.float64)
+        whole = torch.zeros(shape, dtype=torch.float64)
+        (whole if part is None else whole.narrow(*part)).copy_(delta if rows is None else rows(delta))
+        return Diff(whole)
+    up, down = (low.up if rows is None else rows(low.up)), low.down
+    if part is not None and part[0] == 0:
+        whole = up.new_zeros(shape[0], up.shape[1])
+        whole[part[1] : part[1] + part[2]] = up
+        up = whole
+    elif part is not None:
+        whole = down.new_zeros(down.shape[0], shape[1], down.shape[1] // part[2])
+        whole[:, part[1] : part[1] + part[2]] = down.unflatten(1, (part[2], -1))
+        down = whole.flatten(1)
+    return LoRA(up, down)
+
+
+def _times(entry: Entry, strength: float) -> Entry:
+    """Text encoders may have a strength of their own."""
+    if strength == 1:
+        return entry
+    adapter = entry.adapter
+    low = adapter.low_rank()
+    if low is not None and isinstance(adapter, LoRA):
+        return replace(entry, adapter=replace(adapter, scale=adapter.scale * strength))
+    if low is not None:
+        return replace(entry, adapter=LoRA(low.up * strength, low.down))
+    if hasattr(adapter, "scale") and not adapter.needs_weight:
+        return replace(entry, adapter=replace(adapter, scale=adapter.scale * strength))
+    raise StrataError(
+        f"{entry.module}: {adapter.name} at a strength of its own needs the CLIP or MODEL that it changes: connect it."
+    )
+
+
+def names_of(side: Targets) -> dict[str, list[str]]:
+    """Key of a whole weight -> what ComfyUI knows it by."""
+    found: dict[str, list[str]] = {}
+    for name, key in side.names.items():
+        if isinstance(key, str):
+            found.setdefault(key, []).append(name)
+    return found
+
+
+def _weight(owner, key: str) -> Callable[[], Tensor]:
+    return lambda: weight_of(owner, key)
+
+
+def _block(layout: Layout, key: str) -> str:
+    place = layout.locate(key)
+    return place.group if place.index is None else place.block

@@ -1,0 +1,115 @@
+"""The inputs that saving nodes share, and what they come to."""
+
+from __future__ import annotations
+
+import base64
+import io as bytes_io
+from datetime import datetime
+
+from comfy_api.latest import io
+
+from ...lora_math.algebra.budget import KINDS, Budget
+from ...lora_math.algebra.shrink import TYPES
+from ...lora_math.errors import StrataError
+from ...lora_math.writing.layouts import LAYOUTS
+from ..comfy.saving import FOLDERS
+
+HEADER = 6000  # bytes of a file for its metadata, besides what the parents' tags take
+PICTURE = 256  # pixels of a thumbnail's longer side
+
+
+def shrink_inputs(default: str = "exact", amount: float = 32.0) -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "shrink",
+            options=list(KINDS),
+            default=default,
+            tooltip="exact: nothing is lost. The others keep what matters most: rank: at most 'amount' in each layer; energy: 'amount' "
+            "percent of the whole change; error: at most 'amount' percent of error; size: the best that fits into 'amount' MB.",
+        ),
+        io.Float.Input(
+            "amount",
+            default=amount,
+            min=0.0,
+            max=100_000.0,
+            step=0.5,
+            tooltip="For shrink: a rank, percent of energy, percent of error, or MB. Without effect for exact.",
+        ),
+    ]
+
+
+def file_inputs(prefix: str) -> list[io.Input]:
+    return [
+        io.String.Input(
+            "filename_prefix",
+            default=prefix,
+            tooltip="The file's name; a number is put behind it, so nothing is ever written over. It may have folders before it.",
+        ),
+        io.Combo.Input(
+            "folder",
+            options=list(FOLDERS),
+            default=FOLDERS[0],
+            optional=True,
+            advanced=True,
+            tooltip="output/loras: ComfyUI's output folder, from which loaders take LoRAs too. models/loras: your LoRA folder.",
+        ),
+        io.Combo.Input(
+            "precision",
+            options=list(TYPES),
+            default="fp16",
+            optional=True,
+            advanced=True,
+            tooltip="The type of the stored numbers. fp16 loses about 0.03 %, bf16 0.2 %; fp32 takes twice the space.",
+        ),
+        io.Combo.Input(
+            "layout",
+            options=list(LAYOUTS),
+            default=LAYOUTS[0],
+            optional=True,
+            advanced=True,
+            tooltip="How the file names its layers. best: what most programs read for this model; as source: as the first LoRA does; "
+            "comfyui, kohya, diffusers: always so.",
+        ),
+    ]
+
+
+def result_outputs() -> list[io.Output]:
+    return [
+        io.String.Output("lora_name", tooltip="The saved file's name, as LoRA loaders take it at once."),
+        io.LoraModel.Output("LORA_MODEL", tooltip="The saved LoRA itself, for nodes that take a LORA_MODEL."),
+        io.String.Output(
+            "report", tooltip="Where it is, how large, its rank and error in total and by block, what was left out."
+        ),
+    ]
+
+
+def budget_of(shrink: str, amount: float, said: int = 0) -> Budget:
+    """said: bytes of metadata beyond the usual. Raises StrataError for an amount that means nothing."""
+    if shrink not in KINDS:
+        raise StrataError(f"shrink is {shrink!r}: it must be one of {', '.join(KINDS)}.")
+    if not isinstance(amount, (int, float)) or isinstance(amount, bool):
+        raise StrataError(f"amount is {amount!r}: it must be a number.")
+    if shrink == "exact":
+        return Budget()
+    if shrink == "size":
+        Budget("size", amount)  # says what is wrong with the number itself
+        return Budget("size", max(amount * 1e6 - HEADER - said, 1.0))
+    return Budget(shrink, amount / 100 if shrink in ("energy", "error") else amount)
+
+
+def thumbnail_of(image) -> str | None:
+    """A data URL of the first picture of an IMAGE [batch, height, width, 3], small enough for a header."""
+    if image is None:
+        return None
+    from PIL import Image
+
+    pixels = (image[0].clamp(0, 1) * 255).round().byte().cpu().numpy()
+    picture = Image.fromarray(pixels[..., :3])
+    picture.thumbnail((PICTURE, PICTURE))
+    packed = bytes_io.BytesIO()
+    picture.save(packed, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode()
+
+
+def now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

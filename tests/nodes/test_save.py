@@ -1,0 +1,338 @@
+"""Save LoRA: what ComfyUI's own loader makes of the file is what the stack made of the model."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+
+import adapter_makers
+import comfy.lora
+import comfy.model_management
+import comfy.sd
+import comfy.supported_models
+import core_models
+import folder_paths
+import lora_makers
+import pytest
+import safetensors
+import safetensors.torch
+import small_models
+import torch
+
+from strata.lora_math.adapters.base import KOHYA, PEFT
+from strata.lora_math.errors import StrataError
+from strata.lora_math.reading.state_dict import Entry
+from strata.lora_math.writing.state_dict import write
+from strata.nodes.fitting.block_spec import BlockSpec
+from strata.nodes.loader import StrataLoraLoader
+from strata.nodes.save import StrataLoraSave
+from strata.nodes.stack import StackEntry
+
+# The others depend on the weight, or have too high a rank: so does a Kronecker product of two whole matrices.
+FACTORED = {"LoRA", "Tucker", "LoHa", "GLoRA"}
+
+
+@pytest.fixture
+def output(lora_folder, tmp_path_factory):
+    """ComfyUI's output folder, whose ``loras`` its loaders look into, as its main.py has it."""
+    before, folder = folder_paths.get_output_directory(), tmp_path_factory.mktemp("output")
+    folder_paths.set_output_directory(str(folder))
+    paths, extensions = folder_paths.folder_names_and_paths["loras"]
+    folder_paths.folder_names_and_paths["loras"] = ([*paths, str(folder / "loras")], extensions)
+    yield folder
+    folder_paths.set_output_directory(before)
+
+
+def save(stack=None, **settings):
+    """(name, tensors, report) of a saved file."""
+    given = {
+        "method": "sum",
+        "shrink": "exact",
+        "amount": 0.0,
+        "filename_prefix": "made",
+        "precision": "fp32",
+    } | settings
+    return StrataLoraSave.execute(lora_stack=stack, **given).result
+
+
+def weights(patcher) -> dict[str, torch.Tensor]:
+    """Every weight that is patched, computed as ComfyUI computes it."""
+    own = patcher.model.state_dict()
+    return {
+        key: comfy.lora.calculate_weight(patches, own[key].clone(), key) for key, patches in patcher.patches.items()
+    }
+
+
+def by_core(model, clip, name: str):
+    path = folder_paths.get_full_path_or_raise("loras", name)
+    return comfy.sd.load_lora_for_models(model, clip, safetensors.torch.load_file(path), 1.0, 1.0)
+
+
+def assert_same(ours, cores, base, tolerance: float):
+    """The change of every weight, not the weight: an error in it must not hide behind the weight's size."""
+    mine, theirs, own = weights(ours), weights(cores), base.model.state_dict()
+    assert len(mine) > 5
+    for key, weight in mine.items():
+        change = weight - own[key]
+        found = theirs.get(key, own[key]) - own[key]
+        error = float((found - change).double().norm())
+        # What adding to a float32 weight rounds off is no fault of the file.
+        bound = tolerance * float(change.double().norm()) + 1e-6 * float(own[key].double().norm())
+        assert error <= bound, f"{key}: {error / max(float(change.double().norm()), 1e-30):.2g}"
+
+
+def file_of(folder, model, maker, style=KOHYA, having="") -> str:
+    made = adapter_makers.everywhere(model, maker, having=having)
+    entries = [Entry(key.removesuffix(".weight"), "weight", terms[0][1], ()) for key, terms in made.items()]
+    written = write(entries, style)
+    return folder.save(
+        "made_for_it.safetensors", {k: t.contiguous() for k, t in written.tensors.items()}, dict(written.metadata)
+    )
+
+
+STYLES = {"OFT on inputs": PEFT}
+
+
+@pytest.mark.parametrize("algorithm", adapter_makers.MAKERS)
+def test_every_algorithm_through_cores_loader(algorithm, lora_folder, output):
+    model = small_models.sd15()
+    maker = adapter_makers.MAKERS[algorithm]
+    # A few layers of each kind: linear, convolution 1x1 and 3x3.
+    name = file_of(lora_folder, model, maker, STYLES.get(algorithm, KOHYA), "input_blocks.1.")
+    ours = StrataLoraLoader.execute(name, 0.7, 0.0, model=model).result[0]
+    assert weights(ours)
+    saved, _, report = save([(name, 0.7, 0.0)], model=model)
+    core = by_core(model, None, saved)[0]
+    assert_same(ours, core, model, 2e-6)
+    assert ("stored whole" in report) == (algorithm not in FACTORED)
+
+
+@pytest.mark.parametrize("algorithm", ["DoRA", "OFT", "IA3"])
+def test_what_needs_the_model_is_refused_by_name_without_it(algorithm, lora_folder, output):
+    model = small_models.sd15()
+    name = file_of(lora_folder, model, adapter_makers.MAKERS[algorithm], having="input_blocks.1.")
+    with pytest.raises(StrataError, match=f"diffusion_model.*{algorithm}"):
+        save([(name, 0.7, 0.0)])
+    assert not os.path.exists(output / "loras") or not os.listdir(output / "loras")
+
+
+NARROW = {
+    "Z-Image": {
+        "dim": 120,
+        "cap_feat_dim": 64,
+        "n_layers": 2,
+        "n_heads": 4,
+        "n_kv_heads": 4,
+        "axes_dims": [10, 10, 10],
+    },
+    "Wan 14B": {"dim": 96, "num_heads": 4, "ffn_dim": 128, "num_layers": 2},
+    "Qwen-Image": {"num_layers": 2, "attention_head_dim": 24, "num_attention_heads": 4, "joint_attention_dim": 48},
+}
+MODELS = {
+    "SD1.5": small_models.sd15,
+    "SDXL": small_models.sdxl,
+    "FLUX.1": small_models.flux,
+    **{name: lambda name=name, changes=changes: _narrow(name, changes) for name, changes in NARROW.items()},
+}
+
+
+def _narrow(name: str, changes: dict):
+    config = {**core_models.CONFIGS[name], **changes}
+    import comfy.model_detection
+
+    kind = type(comfy.model_detection.model_config_from_unet_config(dict(core_models.CONFIGS[name])))
+    return small_models.build(kind, config)
+
+
+@pytest.mark.parametrize("layout", ["best", "comfyui", "kohya"])
+@pytest.mark.parametrize("family", MODELS)
+def test_every_family_and_layout(family, layout, lora_folder, output):
+    model = MODELS[family]()
+    tensors = lora_makers.kohya(
+        lora_makers.unet_names(model, "diffusion_model."), lora_makers.shapes(model.model), dtype=torch.float32
+    )
+    names = [
+        lora_folder.save("one.safetensors", tensors),
+        lora_folder.save("two.safetensors", {key: value * 0.5 for key, value in tensors.items()}),
+    ]
+    stack = [(names[0], 0.8, 1.0), (names[1], -0.3, 1.0)]
+    ours = StrataLoraLoader.execute(names[1], -0.3, 0.0, model=model, lora_stack=stack[:1]).result[0]
+    saved, found, report = save(stack, model=model, layout=layout)
+    assert_same(ours, by_core(model, None, saved)[0], model, 5e-6)
+    # And through our own loader, by the name that the node gives.
+    again = StrataLoraLoader.execute(saved, 1.0, 0.0, model=model).result[0]
+    assert_same(ours, again, model, 5e-6)
+    prefix = {"comfyui": "diffusion_model.", "kohya": "lora_unet_"}.get(layout)
+    assert prefix is None or all(key.startswith(prefix) for key in found)
+    if layout == "best":
+        best = {
+            "Qwen-Image": "transformer.transformer_blocks.",
+            "Z-Image": "diffusion_model.",
+            "Wan 14B": "diffusion_model.",
+        }
+        assert any(key.startswith(best.get(family, "lora_unet_")) for key in found), next(iter(found))
+    assert "error" in report and saved in report
+
+
+@pytest.mark.parametrize("family", ["SD1.5", "SDXL"])
+def test_text_encoders_go_along(family, lora_folder, output):
+    model, clip, prefixes = (
+        (small_models.sd15(), small_models.sd15_clip(), ("lora_te_",))
+        if family == "SD1.5"
+        else (small_models.sdxl(), small_models.sdxl_clip(), ("lora_te1_", "lora_te2_"))
+    )
+    name = lora_folder.save("full.safetensors", lora_makers.full_lora(model, clip, prefixes, dtype=torch.float32))
+    ours = StrataLoraLoader.execute(name, 0.8, 0.4, model=model, clip=clip).result
+    for connected in ({"model": model, "clip": clip}, {"model": model}, {}):
+        saved, found, _ = save([(name, 0.8, 0.4)], **connected)
+        core = by_core(model, clip, saved)
+        assert_same(ours[0], core[0], model, 5e-6)
+        assert_same(ours[1].patcher, core[1].patcher, clip.patcher, 5e-6)
+        assert any(key.startswith(prefixes) for key in found), list(found)[-1]
+
+
+def test_block_weights_are_baked_in(lora_folder, output):
+    model = small_models.sd15()
+    name = lora_folder.save("one.safetensors", lora_makers.full_lora(model, dtype=torch.float32))
+    blocks = BlockSpec("IN*=0.3,M0=0,OUT*=1.2")
+    ours = StrataLoraLoader.execute(name, 0.8, 0.0, model=model, block_weights=blocks).result[0]
+    saved, found, report = save([StackEntry(name, 0.8, 0.0, blocks)], model=model)
+    assert_same(ours, by_core(model, None, saved)[0], model, 5e-6)
+    assert not any("mid_block" in key for key in found), "a block of weight 0 is no part of the file"
+    assert "OUT" in report or "out" in report
+    with pytest.raises(StrataError, match="block weights: connect the MODEL"):
+        save([StackEntry(name, 0.8, 0.0, blocks)])
+
+
+def test_a_trained_lora_is_saved_and_handed_on(lora_folder, output):
+    model = small_models.sd15()
+    trained = lora_makers.kohya(
+        lora_makers.unet_names(model, "diffusion_model."), lora_makers.shapes(model.model), dtype=torch.float32
+    )
+    saved, found, _ = save(None, lora_model=trained, model=model)
+    expected = comfy.sd.load_lora_for_models(model, None, trained, 1.0, 0.0)[0]
+    assert_same(expected, by_core(model, None, saved)[0], model, 5e-6)
+    path = folder_paths.get_full_path_or_raise("loras", saved)
+    written = safetensors.torch.load_file(path)
+    assert set(found) == set(written) and all(torch.equal(found[key], written[key]) for key in found)
+
+
+@pytest.mark.parametrize(
+    "shrink, amount",
+    [("rank", 2), ("energy", 80.0), ("error", 40.0), ("size", 0.25)],
+    ids=["rank", "energy", "error", "size"],
+)
+def test_what_the_report_tells_is_what_is_lost(shrink, amount, lora_folder, output):
+    model = small_models.sd15()
+    name = lora_folder.save("one.safetensors", lora_makers.full_lora(model, rank=8, dtype=torch.float32))
+    ours = weights(StrataLoraLoader.execute(name, 1.0, 0.0, model=model).result[0])
+    saved, _, report = save([(name, 1.0, 0.0)], model=model, shrink=shrink, amount=amount, precision="fp16")
+    core, own = weights(by_core(model, None, saved)[0]), model.model.state_dict()
+    norm = math.sqrt(sum(float((w - own[k]).double().square().sum()) for k, w in ours.items()))
+    lost = math.sqrt(sum(float((core.get(k, own[k]) - w).double().square().sum()) for k, w in ours.items()))
+    path = folder_paths.get_full_path_or_raise("loras", saved)
+    with safetensors.safe_open(path, "pt") as file:
+        recipe = json.loads(file.metadata()["strata.recipe"])
+    assert recipe["error"] == pytest.approx(lost / norm, rel=2e-3)
+    assert f"error {100 * recipe['error']:.2g} %" in report
+    if shrink == "size":
+        assert 0.8 * amount * 1e6 < os.path.getsize(path) <= amount * 1e6
+    if shrink == "error":
+        assert 0.3 < recipe["error"] <= 0.401
+
+
+def test_files_are_numbered_and_never_written_over(lora_folder, output):
+    model = small_models.sd15()
+    name = lora_folder.save("one.safetensors", lora_makers.full_lora(model))
+    first, second = (save([(name, 1.0, 1.0)], filename_prefix="mine/style")[0] for _ in range(2))
+    assert first == os.path.join("mine", "style_00001_.safetensors") and second == os.path.join(
+        "mine", "style_00002_.safetensors"
+    )
+    assert first in folder_paths.get_filename_list("loras")
+    kept = save([(name, 1.0, 1.0)], folder="models/loras")[0]
+    assert (lora_folder.path / kept).is_file()
+    assert not [file for _, _, files in os.walk(output) for file in files if not file.endswith(".safetensors")]
+
+
+def test_the_header_is_fresh(lora_folder, output):
+    model = small_models.sd15()
+    old = {
+        "sshs_model_hash": "0" * 64,
+        "ss_network_dim": "4",
+        "ss_base_model_version": "sd_v1",
+        "modelspec.trigger_phrase": "ohwx",
+    }
+    name = lora_folder.save("one.safetensors", lora_makers.full_lora(model), old)
+    saved, _, _ = save([(name, 0.5, 1.0)], model=model, shrink="rank", amount=2, thumbnail=torch.rand(1, 300, 400, 3))
+    path = folder_paths.get_full_path_or_raise("loras", saved)
+    with safetensors.safe_open(path, "pt") as file:
+        told = file.metadata()
+    assert told["sshs_model_hash"] not in (old["sshs_model_hash"], "") and told["ss_network_dim"] == "2"
+    assert told["modelspec.architecture"] == "stable-diffusion-v1/lora" and told["modelspec.trigger_phrase"] == "ohwx"
+    assert told["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+    (source,) = json.loads(told["strata.recipe"])["sources"]
+    assert (source["name"], source["strength_model"], source["hash"]) == (name, 0.5, "0" * 64)
+
+
+class Stopped(BaseException):
+    pass
+
+
+def test_pressing_stop_leaves_nothing(lora_folder, output, monkeypatch):
+    model = small_models.sd15()
+    name = lora_folder.save("one.safetensors", lora_makers.full_lora(model))
+    calls, stop_at = 0, 0
+
+    def stop():
+        nonlocal calls
+        calls += 1
+        if calls == stop_at:
+            raise Stopped
+
+    monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", stop)
+    save([(name, 1.0, 1.0)], model=model)
+    total, folder = calls, output / "loras"
+    before = set(os.listdir(folder))
+    for moment in (1, total // 2, total - 3, total - 1, total):
+        calls, stop_at = 0, moment
+        with pytest.raises(Stopped):
+            save([(name, 1.0, 1.0)], model=model)
+        assert set(os.listdir(folder)) == before
+
+
+@pytest.mark.parametrize(
+    "settings, says",
+    [
+        ({"stack": None}, "Nothing is connected"),
+        ({"filename_prefix": "../../x"}, "leads out of the folder"),
+        ({"filename_prefix": ""}, "must be a name"),
+        ({"filename_prefix": None}, "must be a name"),
+        ({"shrink": "rank", "amount": 0}, "rank is 0"),
+        ({"shrink": "energy", "amount": 200.0}, "energy is 2"),
+        ({"shrink": "energy", "amount": None}, "must be a number"),
+        ({"shrink": "none"}, "must be one of"),
+        ({"method": "none"}, "not a way of merging"),
+        ({"precision": "fp8"}, "no choice"),
+        ({"folder": "elsewhere"}, "There is no folder"),
+        ({"lora_model": "text"}, "takes the LORA_MODEL"),
+        ({"shrink": "size", "amount": 0.007}, "too small"),
+    ],
+)
+def test_faults_are_sentences(settings, says, lora_folder, output):
+    model = small_models.sd15()
+    name = lora_folder.save("one.safetensors", lora_makers.full_lora(model))
+    with pytest.raises(StrataError, match=says):
+        save(**{"stack": [(name, 1.0, 1.0)], **settings})
+
+
+def test_keyframes_are_refused(lora_folder, output):
+    name = lora_folder.save("one.safetensors", lora_makers.full_lora(small_models.sd15()))
+    with pytest.raises(StrataError, match="strength over time"):
+        save([StackEntry(name, 1.0, 1.0, None, object())])
+
+
+def test_a_lora_of_another_model_is_refused(lora_folder, output):
+    name = lora_folder.save("xl.safetensors", lora_makers.full_lora(small_models.sdxl()))
+    with pytest.raises(StrataError, match="fit"):
+        save([(name, 1.0, 1.0)], model=small_models.flux())
