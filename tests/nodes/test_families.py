@@ -14,8 +14,11 @@ import torch
 
 from strata.lora_math import family
 from strata.lora_math.reading import state_dict
+from strata.nodes.comfy.library import Lora
 from strata.nodes.comfy.targets import clip_targets, model_family, model_targets
-from strata.nodes.fitting.fit import match
+from strata.nodes.fitting.fit import fit, match
+from strata.nodes.fitting.side import NOTHING, Side
+from strata.nodes.report import lora as report
 
 # Files that names and widths cannot tell apart from another family's: there the answer must be "unknown".
 OPEN = {
@@ -118,6 +121,27 @@ def test_no_two_layers_of_a_model_share_a_name():
     for model in naming_files.CASES:
         layers = [key.removesuffix(".weight") for key in diffusers_names.weights_of(model)]
         assert len({layer.replace(".", "_") for layer in layers}) == len(layers), model
+
+
+# LTX-Video and LTX-2 are relatives too, at LTX-Video's 13 billion, which has the same widths.
+RELATED = [("FLUX.1", "Chroma"), ("Anima", "Cosmos Predict2 2B"), ("Z-Image", "Lumina 2")]
+
+
+@pytest.mark.parametrize(
+    ("owner", "model", "fits"), [*((*pair, True) for pair in RELATED), ("FLUX.1", "Wan 14B", False)]
+)
+def test_a_relatives_lora_is_applied_as_far_as_it_goes(owner, model, fits):
+    """Models that were built on each other share layers, and people use their LoRAs on both; on any other model it is an error."""
+    file = next(file for file in naming_files.files(owner) if not is_open(file))
+    contents = state_dict.parse(file.tensors)
+    found = family.detect(contents.entries)
+    lora = Lora("a.safetensors", "a", ("a", 1, 1), 1, {}, contents, found, frozenset(), len(file.tensors), 1)
+    targets = model_targets(compatibility.patcher(model))
+    side = Side(fit(lora, targets), targets, 1.0)
+    assert found not in (None, targets.family)
+    assert side.fit.strangers or side.fit.refused, "all of it fits: the test would prove nothing"
+    assert bool(side.fit.pieces) == fits
+    assert (report.problems(lora, side, NOTHING) == []) == fits
 
 
 HEADERS = [
