@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,6 +18,10 @@ if "strata" not in sys.modules:
     package = types.ModuleType("strata")
     package.__path__ = [str(ROOT)]
     sys.modules["strata"] = package
+
+# Laws hold on a slow machine too.
+hypothesis.settings.register_profile("strata", deadline=None)
+hypothesis.settings.load_profile("strata")
 
 # Set by ``python3 dev.py test``: the ComfyUI that the node tests run in.
 COMFYUI = os.environ.get("COMFYUI_PATH")
@@ -36,13 +41,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """One real ComfyUI server with this pack, the demo's checkpoint and a LoRA of each family that ``served_loras`` makes."""
-    sys.path.extend(
-        str(ROOT / "tests" / folder) for folder in ("", "nodes") if str(ROOT / "tests" / folder) not in sys.path
-    )
-    import served_loras
-
     from strata.devtools.model_cache import demo_models, link_models
     from strata.devtools.server import ComfyServer
+    from strata.tests import served_loras
 
     base = tmp_path_factory.mktemp("server")
     served_loras.save_all(base / "models" / "loras")

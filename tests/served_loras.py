@@ -36,7 +36,7 @@ def save_all(folder: Path, kinds=KINDS) -> None:
 
 def make(name: str) -> dict[str, torch.Tensor]:
     """Energy that rises and falls along the depth, so that a picture of it has a shape."""
-    import core_models
+    from strata.tests.nodes.helpers import core_models
 
     model = core_models.build(KINDS[name][0])
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}

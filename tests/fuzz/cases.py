@@ -10,9 +10,10 @@ from random import Random
 import broken_bytes
 import broken_pickles
 import comfy.lora
-import lora_makers
 import odd_state_dicts
 import torch
+
+from strata.tests.nodes.helpers import lora_makers
 
 STEMS = ("x", "a b (1)", "\u7d75\u6587\u5b57 \U0001f600", "n" * 243, "..x", "x.safetensors")
 STRENGTHS = (1.0, 1.0, 0.6, -1.0, 0.0, 2.0, 100.0, 1e-6)

@@ -1,12 +1,7 @@
 """Fixtures of the fuzzer's tests: the models, and an empty folder that ComfyUI takes for its loras."""
 
-import sys
-from pathlib import Path
-
 import folder_paths
 import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "nodes"))  # the makers of models and LoRAs
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import small_models
 import torch
+
+from strata.tests.nodes.helpers import small_models
 
 TINY_UNET = {
     "channel_mult": [1, 2],

@@ -88,7 +88,7 @@ def watched(seed: int, first: int, last: int) -> Iterator[tuple[int, str, str]]:
 
 
 def work(seed: int, start: int, stop: int) -> int:
-    sys.path[:0] = [str(HERE.parent), str(HERE), str(HERE.parent / "nodes")]
+    sys.path[:0] = [str(HERE.parent), str(HERE)]
     import conftest  # noqa: F401  makes the pack importable as ``strata``
     import folder_paths
     import fuzz_models

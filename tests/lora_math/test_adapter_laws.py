@@ -99,7 +99,7 @@ FACTORED = ["LoRA", "LoRA stored as the layer", "LoRA Tucker", "LoHa", "LoHa Tuc
 
 every_adapter = pytest.mark.parametrize("kind", ALL)
 every_shape = pytest.mark.parametrize("layer", SHAPES)
-quick = settings(max_examples=10, deadline=None)
+quick = settings(max_examples=10)
 
 
 def weight_of(layer: str, dtype=torch.float64):

@@ -20,7 +20,7 @@ from strata.lora_math.errors import StrataError
 from strata.lora_math.low_rank import LowRank
 
 seeds = st.integers(0, 2**20)
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=25)
 LAYERS = {"a": (20, 14), "b": (12, 6, 3, 3), "c": (9, 30)}
 WITHIN_FACTORS = [m for m in METHODS if m in ("sum", "average", "normalize", "orthogonalize", "slerp")]
 

@@ -21,7 +21,7 @@ def matrix(out: int, into: int, rank: int, seed: int) -> LowRank:
 
 
 @given(sizes, sizes, st.integers(0, 15), seeds)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_svd_is_the_dense_one(out, into, rank, seed):
     low = matrix(out, into, rank, seed)
     found = low.svd()
@@ -33,7 +33,7 @@ def test_svd_is_the_dense_one(out, into, rank, seed):
 
 
 @given(sizes, sizes, st.integers(1, 8), st.integers(0, 8), seeds)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_truncation_is_the_best_and_its_error_is_exact(out, into, rank, keep, seed):
     low = matrix(out, into, rank, seed)
     short, error = low.truncate(keep)
@@ -46,7 +46,7 @@ def test_truncation_is_the_best_and_its_error_is_exact(out, into, rank, keep, se
 
 
 @given(sizes, sizes, st.integers(0, 8), st.integers(0, 8), st.floats(-3, 3), st.floats(-3, 3), seeds)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_concat_is_the_sum(out, into, rank_a, rank_b, a, b, seed):
     one, two = matrix(out, into, rank_a, seed), matrix(out, into, rank_b, seed + 1)
     total = LowRank.concat([(one, a), (two, b)])
@@ -55,7 +55,7 @@ def test_concat_is_the_sum(out, into, rank_a, rank_b, a, b, seed):
 
 
 @given(sizes, sizes, st.integers(1, 6), seeds)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_norms_and_products_are_the_dense_ones(out, into, rank, seed):
     one, two = matrix(out, into, rank, seed), matrix(out, into, rank + 1, seed + 1)
     assert math.isclose(one.frobenius_norm(), float(torch.linalg.matrix_norm(one.dense())), rel_tol=1e-10)
@@ -65,7 +65,7 @@ def test_norms_and_products_are_the_dense_ones(out, into, rank, seed):
 
 
 @given(sizes, sizes, st.integers(1, 6), seeds)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_results_do_not_depend_on_the_factorisation(out, into, rank, seed):
     """up @ G and inv(G) @ down are the same matrix (gauge invariance)."""
     low = matrix(out, into, rank, seed)

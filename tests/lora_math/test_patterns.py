@@ -75,7 +75,7 @@ expressions = st.lists(pieces | groups, max_size=4).map("".join)
 
 
 @given(st.lists(expressions, max_size=3), st.text("ab._1", max_size=10))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_expression_that_is_read_means_what_it_means_to_python(texts, name):
     try:
         found = Patterns(texts).first(name)
@@ -87,7 +87,6 @@ def test_any_expression_that_is_read_means_what_it_means_to_python(texts, name):
 
 
 @given(st.text(st.sampled_from("()[]{}|\\^$.*+?-,ab1: \ud800") | st.characters(), max_size=30), st.text(max_size=10))
-@settings(deadline=None)
 def test_any_text_is_read_or_refused(text, name):
     try:
         Patterns([text]).first(name)

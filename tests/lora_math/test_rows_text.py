@@ -21,7 +21,7 @@ from strata.lora_math.rows_text import (
 )
 from strata.lora_math.tags import LoraTag, read_tags
 
-laws = settings(deadline=None, max_examples=300)
+laws = settings(max_examples=300)
 A, B, C = LoraTag("a", 1, 1), LoraTag("b", 0.5, 0.5), LoraTag("c", 0.5, 0.25)
 
 

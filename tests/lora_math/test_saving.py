@@ -54,7 +54,7 @@ def deltas(found) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("style", STYLES)
 @given(a=st.floats(-2, 2), b=st.floats(-2, 2).filter(bool), seed=st.integers(0, 999))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_what_is_baked_is_the_sum_of_the_stack(style, a, b, seed):
     one, two = tensors(seed), tensors(seed + 1, rank=3, alpha=5.0)
     layers = layers_by_name([state_dict.parse(t).entries for t in (one, two)])

@@ -229,7 +229,7 @@ CONFIGS = st.dictionaries(
 
 
 @given(tensors=st.dictionaries(st.sampled_from(SUFFIXES), SHAPES, max_size=6), config=st.none() | CONFIGS, shape=WEIGHT)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_no_file_however_broken_raises(tensors, config, shape):
     """Every tensor is either used or left over with a reason, and every adapter can say whether a weight fits it."""
     file = {f"m{suffix}": torch.ones(dims) for suffix, dims in tensors.items()}

@@ -55,7 +55,7 @@ def again(adapter: Adapter, style: str) -> Adapter:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("kind", [*ALL, *MORE])
 @given(seed=st.integers(0, 2**16), layer=st.sampled_from(list(SHAPES)))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_reading_undoes_writing(kind, style, seed, layer):
     if kind in MORE:
         layer = "conv1d" if "conv1d" in kind else "linear"
@@ -90,7 +90,7 @@ def test_kohya_keeps_every_tensor_to_the_bit(kind):
 
 
 @given(alpha=st.floats(1e-3, 1e3), rank=st.integers(1, 64), style=st.sampled_from(STYLES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_scale_survives(alpha, rank, style):
     generator = torch.Generator().manual_seed(rank)
     adapter = LoRA(

@@ -9,13 +9,12 @@ from __future__ import annotations
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
-import lora_makers
 import pytest
 import safetensors.torch
-import small_models
 import torch
 
 from strata.nodes.loader import StrataLoraLoader
+from strata.tests.nodes.helpers import lora_makers, small_models
 
 STRENGTHS = [(0.8, 0.5), (-1.0, 0.0), (0.0, 1.0), (2.0, 2.0)]
 HALVES = [torch.float16, torch.bfloat16]

@@ -16,12 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import adapter_makers
-import core_models
-import lora_makers
 import pytest
-import sampling
-import small_models
 import torch
 from comfy.model_patcher import ModelPatcher
 
@@ -34,6 +29,7 @@ from strata.nodes.comfy.live_layers import layers_of, split
 from strata.nodes.comfy.live_run import LiveLora
 from strata.nodes.comfy.targets import model_targets
 from strata.nodes.loader import StrataLoraLoader
+from strata.tests.nodes.helpers import adapter_makers, core_models, lora_makers, sampling, small_models
 
 CPU = torch.device("cpu")
 COMFY = ROOT / "nodes" / "comfy"
@@ -102,8 +98,17 @@ def imported(tree: ast.AST) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in LOOKUPS:
-            found.add(".".join(ast.literal_eval(argument) for argument in node.args[:2]))
+    return found | looked_up(tree)
+
+
+def looked_up(tree: ast.AST) -> set[str]:
+    """What a file asks ``internals`` for: always by literal names."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in LOOKUPS:
+            names = [argument.value for argument in node.args[:2] if isinstance(argument, ast.Constant)]
+            if len(names) == 2:  # others have functions of these names too
+                found.add(".".join(names))
     return found
 
 
@@ -188,14 +193,7 @@ def own_names() -> set[str]:
 SYMBOLS = [row for row in ROWS if inspect.ismodule(owner(row.symbol))]
 MEMBERS = [row for row in ROWS if inspect.isclass(owner(row.symbol))]
 # The rest the nodes cannot load without; ``need`` and ``find`` are for these.
-SOFT = sorted(
-    {
-        ".".join(ast.literal_eval(argument) for argument in node.args[:2])
-        for _, tree in trees(COMFY)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in LOOKUPS
-    }
-)
+SOFT = sorted({name for _, tree in trees(COMFY) for name in looked_up(tree)})
 
 
 def test_the_tables_are_read():

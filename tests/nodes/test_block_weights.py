@@ -5,10 +5,7 @@ from __future__ import annotations
 import time
 
 import comfy.model_patcher
-import core_models
-import lora_makers
 import pytest
-import small_models
 import torch
 
 from strata.lora_math.blocks import FAMILIES, BlockTextError, builtin_layout, layout_of, save_preset
@@ -16,6 +13,7 @@ from strata.lora_math.errors import StrataError
 from strata.nodes.block_weights import StrataLoraBlockWeights
 from strata.nodes.fitting.block_spec import BlockSpec
 from strata.nodes.loader import StrataLoraLoader
+from strata.tests.nodes.helpers import core_models, lora_makers, small_models
 
 
 def state(text: str, layout: str = "auto", preset: str = "none", seed: int = 0, invert: bool = False):

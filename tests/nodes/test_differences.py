@@ -1,12 +1,12 @@
 """The report names every difference from ComfyUI that a file meets, and none that it does not."""
 
 import pytest
-import small_models
 import torch
 
 from strata.lora_math.reading import state_dict
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.report.differences import _BY_NAME, differences
+from strata.tests.nodes.helpers import small_models
 
 make = torch.ones
 LORA = {"lora_up.weight": make(8, 2), "lora_down.weight": make(2, 6), "alpha": torch.tensor(2.0)}

@@ -5,11 +5,7 @@ The expectations come from diffusers' conversions, ComfyUI's own weights and nam
 
 from __future__ import annotations
 
-import compatibility
-import diffusers_names
-import naming_files
 import pytest
-import text_encoder_names
 import torch
 
 from strata.lora_math import family
@@ -19,6 +15,7 @@ from strata.nodes.comfy.targets import clip_targets, model_family, model_targets
 from strata.nodes.fitting.fit import fit, match
 from strata.nodes.fitting.side import NOTHING, Side
 from strata.nodes.report import lora as report
+from strata.tests.nodes.helpers import compatibility, diffusers_names, naming_files, text_encoder_names
 
 # Files that names and widths cannot tell apart from another family's: there the answer must be "unknown".
 OPEN = {

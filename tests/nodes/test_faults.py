@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import adapter_makers
 import comfy.float
 import comfy.hooks
 import comfy.model_management
 import comfy.sd1_clip
 import comfy.utils
 import comfy_extras.nodes_custom_sampler as custom
-import faults
-import lora_makers
 import pytest
-import sampling
-import small_models
 import torch
-from faults import ERRORS, INTERRUPT, AtKernel, Fault, Injected, interrupt
 
 from strata.lora_math import fuse, stack
 from strata.lora_math.errors import StrataError
@@ -27,6 +21,8 @@ from strata.nodes.comfy.live import LiveLora, attach
 from strata.nodes.comfy.live_layers import split
 from strata.nodes.fitting import fit
 from strata.nodes.loader import StrataLoraLoader
+from strata.tests.nodes.helpers import adapter_makers, faults, lora_makers, sampling, small_models
+from strata.tests.nodes.helpers.faults import ERRORS, INTERRUPT, AtKernel, Fault, Injected, interrupt
 
 FAMILY = "SD3"
 LAYERS = 25  # with a live LoRA; its position embedding is no layer and is patched

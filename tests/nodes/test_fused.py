@@ -14,10 +14,8 @@ import comfy.lora
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
-import lora_makers
 import pytest
 import safetensors.torch
-import small_models
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -28,6 +26,7 @@ from strata.lora_math.fuse import apply_all_
 from strata.nodes.comfy import patch
 from strata.nodes.comfy.patch import StrataPatch
 from strata.nodes.loader import StrataLoraLoader
+from strata.tests.nodes.helpers import lora_makers, small_models
 
 SHAPES = [(48, 32), (32, 48), (24, 16, 3, 3), (16, 24, 3), (16, 8, 1, 3, 3)]
 

@@ -2,10 +2,10 @@
 
 import random
 
-import core_models
 import pytest
 
 from strata.lora_math.blocks import builtin_layout, layout_of, parse
+from strata.tests.nodes.helpers import core_models
 
 # Letters and counts worked out from ComfyUI's model code; auxiliary lists behind the bar.
 EXPECTED = {

@@ -8,9 +8,7 @@ import pathlib
 import threading
 
 import folder_paths
-import lora_makers
 import pytest
-import small_models
 import torch
 
 from strata.lora_math.reading import files
@@ -22,6 +20,7 @@ from strata.nodes.library.index import Known, LoraIndex, family_of
 from strata.nodes.library.search import Question, mark, near, search
 from strata.nodes.rows.sets import delete_set, read_sets, save_set
 from strata.nodes.rows.words import described
+from strata.tests.nodes.helpers import lora_makers, small_models
 
 
 @pytest.fixture

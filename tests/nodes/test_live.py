@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import adapter_makers
 import comfy.hooks
 import comfy.sd
 import comfy.supported_models
 import comfy_extras.nodes_custom_sampler as custom
-import lora_makers
 import pytest
-import sampling
-import small_models
 import torch
 
 from strata.lora_math.adapters import Diff, DoRA
@@ -18,6 +14,7 @@ from strata.nodes.comfy import patch
 from strata.nodes.comfy.live import LiveLora, attach
 from strata.nodes.comfy.live_layers import split
 from strata.nodes.loader import StrataLoraLoader
+from strata.tests.nodes.helpers import adapter_makers, lora_makers, sampling, small_models
 
 LATENT, CHANGE = 1e-4, 2e-3  # how far apart, relative to the latent and to what the LoRA changes in it
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 
-import adapter_makers
 import comfy.hooks
 import comfy.sd
 import comfy_extras.nodes_model_merging as merging
-import lora_makers
 import pytest
 import safetensors.torch
-import sampling
 import torch
 
 from strata.lora_math.errors import StrataError
 from strata.nodes.comfy import patch
 from strata.nodes.comfy.live import LiveLora, attach, loras_of
 from strata.nodes.loader import StrataLoraLoader
+from strata.tests.nodes.helpers import adapter_makers, lora_makers, sampling
 
 CHANGE = 2e-3
 

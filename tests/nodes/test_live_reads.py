@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import threading
 
-import adapter_makers
 import comfy.hooks
 import comfy.ops
 import pytest
-import sampling
 import torch
 from comfy.quant_ops import QuantizedTensor
 from test_quantized import build, dequantized, plain_weights, stored
@@ -19,6 +17,7 @@ from strata.lora_math.errors import StrataError
 from strata.nodes.comfy import live_run, patch
 from strata.nodes.comfy.live import LiveLora, attach
 from strata.nodes.comfy.live_reads import Watched, unwatch, watch
+from strata.tests.nodes.helpers import adapter_makers, sampling
 
 
 class Fused(nn.Sequential):

@@ -6,14 +6,11 @@ import gc
 import resource
 import threading
 
-import adapter_makers
 import comfy.hooks
 import comfy.model_management
 import comfy_extras.nodes_custom_sampler as custom
 import comfy_extras.nodes_torch_compile as compiling
-import lora_makers
 import pytest
-import sampling
 import torch
 from torch import nn
 from torch.nn import ConvTranspose2d, Embedding, LayerNorm, Linear
@@ -24,6 +21,7 @@ from strata.nodes.comfy import patch
 from strata.nodes.comfy.live import LiveLora, attach, is_compiled
 from strata.nodes.comfy.live_layers import layers_of, split
 from strata.nodes.loader import StrataLoraLoader
+from strata.tests.nodes.helpers import adapter_makers, lora_makers, sampling
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """What the loader says and does beyond the arithmetic: errors, warnings, reports, zero strengths, broken tensors."""
 
-import lora_makers
 import pytest
-import small_models
 import torch
 
 from strata.lora_math.errors import StrataError
 from strata.nodes.loader import StrataLoraLoader
+from strata.tests.nodes.helpers import lora_makers, small_models
 
 
 def load(name, model=None, clip=None, strength_model=1.0, strength_clip=1.0, **settings):

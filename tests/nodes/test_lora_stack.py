@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 
-import lora_makers
 import pytest
-import small_models
 import torch
 
 from strata.lora_math.errors import StrataError
@@ -16,6 +14,7 @@ from strata.nodes.comfy.patch import StrataPatch
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.lora_stack import StrataLoraStack, choose, used_text
 from strata.nodes.stack import StackEntry
+from strata.tests.nodes.helpers import lora_makers, small_models
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import core_models
-import lora_makers
 import pytest
-import small_models
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
@@ -20,6 +17,7 @@ from strata.nodes.fitting.amounts import Amount
 from strata.nodes.fitting.block_spec import BlockSpec
 from strata.nodes.fitting.fit import fit
 from strata.nodes.loader import StrataLoraLoader
+from strata.tests.nodes.helpers import core_models, lora_makers, small_models
 
 CPU = torch.device("cpu")
 

@@ -1,11 +1,11 @@
 """Blocks from module names alone, against ComfyUI's own key maps of the real models: every spelling that it knows."""
 
 import comfy.lora
-import core_models
 import pytest
 
 from strata.lora_math.blocks import builtin_layout, layout_of
 from strata.lora_math.module_blocks import block_of
+from strata.tests.nodes.helpers import core_models
 
 FAMILIES = [
     "SD1.5", "SD2", "SDXL", "SDXL refiner", "SD3", "FLUX.1", "FLUX.2 dev", "Chroma", "HunyuanVideo", "Lumina 2", "Z-Image",

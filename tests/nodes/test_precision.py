@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import adapter_makers
 import comfy.model_management
 import pytest
-import small_models
 import torch
 from comfy.model_patcher import LowVramPatch
 
 from strata.nodes.comfy import patch
+from strata.tests.nodes.helpers import adapter_makers, small_models
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 STRENGTH = 0.7

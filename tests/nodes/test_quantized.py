@@ -6,16 +6,12 @@ import json
 import re
 from collections.abc import Iterable
 
-import adapter_makers
 import comfy.model_patcher
 import comfy.ops
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models
-import lora_makers
 import pytest
-import sampling
-import small_models
 import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
@@ -24,6 +20,7 @@ from strata.nodes.comfy.live_layers import PACKED, split
 from strata.nodes.comfy.targets import model_targets
 from strata.nodes.fitting.block_spec import BlockSpec
 from strata.nodes.loader import StrataLoraLoader
+from strata.tests.nodes.helpers import adapter_makers, lora_makers, sampling, small_models
 
 CPU = torch.device("cpu")
 SIZES = {"hidden_size": 256, "num_heads": 2, "axes_dim": [16, 56, 56]}  # some formats quantize 256 columns together

@@ -9,16 +9,15 @@ import os
 import pickle
 import urllib.parse
 
-import lora_makers
 import psutil
 import pytest
-import small_models
 import torch
 from safetensors.torch import save_file
 
 from strata.lora_math.errors import StrataError
 from strata.lora_math.reading.trigger_words import trigger_words
 from strata.nodes.desk import profile
+from strata.tests.nodes.helpers import lora_makers, small_models
 
 ROUTES = [
     ("GET", "/strata/lora?name=sd15.safetensors", None),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import lora_makers
-import sampling
 import torch
 
 from strata.benchmarks.cycles import Moves, State, changed, weights
 from strata.nodes.comfy.library import CACHE
 from strata.nodes.desk import profile
 from strata.nodes.fitting import block_spec as block_weights
+from strata.tests.nodes.helpers import lora_makers, sampling
 
 FAMILY = "SD3"
 MOVES, WARM = 1000, 300

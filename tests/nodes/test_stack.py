@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import lora_makers
 import pytest
-import small_models
 import torch
 
 from strata.lora_math.errors import StrataError
@@ -12,6 +10,7 @@ from strata.nodes.fitting.block_spec import BlockSpec
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.prompt import CLIP_FIRST, MODEL_FIRST, StrataLoraFromPrompt
 from strata.nodes.stack import StackEntry, read_stack
+from strata.tests.nodes.helpers import lora_makers, small_models
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import comfy.sd
-import lora_makers
 import pytest
-import sampling
 import torch
 
 import nodes
 from strata.nodes.loader import StrataLoraLoader
+from strata.tests.nodes.helpers import lora_makers, sampling
 
 # Merging takes ComfyUI minutes for some, and compiling too; both have tests of their own (test_fused, test_live_safety).
 ELSEWHERE = ("ModelMerge", "TorchCompile")

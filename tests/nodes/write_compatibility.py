@@ -9,8 +9,7 @@ def main() -> None:
     sys.path.insert(0, str(tests))
     import conftest  # noqa: F401 - makes the pack and ComfyUI importable
 
-    sys.path.insert(0, str(tests / "nodes"))
-    import compatibility
+    from strata.tests.nodes.helpers import compatibility
 
     compatibility.TABLE.parent.mkdir(exist_ok=True)
     compatibility.TABLE.write_text(compatibility.markdown(), encoding="utf-8")

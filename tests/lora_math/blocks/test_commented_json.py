@@ -4,7 +4,7 @@ import json
 
 import pytest
 from deadline import deadline
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from strata.lora_math.blocks.commented_json import without_comments
@@ -45,14 +45,12 @@ values = st.recursive(
 
 
 @given(values, st.sampled_from([None, 2]))
-@settings(deadline=None)
 def test_json_without_comments_is_left_as_it_is(value, indent):
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     assert without_comments(text) == (text, False)
 
 
 @given(values)
-@settings(deadline=None)
 def test_comments_between_lines_change_nothing(value):
     text = json.dumps(value, indent=2).replace("\n", ' // "x" /*\n/* , } # */ ').replace("\n", " # \n")
     assert json.loads(without_comments(text)[0]) == value

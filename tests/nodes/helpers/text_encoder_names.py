@@ -14,7 +14,8 @@ from typing import NamedTuple
 import comfy.model_patcher
 import comfy.sd
 import torch
-from diffusers_names import Rows
+
+from strata.tests.nodes.helpers.diffusers_names import Rows
 
 UP, PEFT, OLD = ".lora_up.weight", ".lora_B.weight", ".lora_linear_layer.up.weight"
 

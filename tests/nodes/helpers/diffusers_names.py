@@ -11,9 +11,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
-import core_models
 import torch
 from diffusers.loaders import single_file_utils as convert
+
+from strata.tests.nodes.helpers import core_models
 
 
 class Rows(NamedTuple):

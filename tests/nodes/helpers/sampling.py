@@ -7,9 +7,9 @@ import comfy.sample
 import comfy.samplers
 import comfy.supported_models
 import comfy_extras.nodes_custom_sampler as custom
-import core_models
-import small_models
 import torch
+
+from strata.tests.nodes.helpers import core_models, small_models
 
 SD3 = {
     **core_models.MMDIT,

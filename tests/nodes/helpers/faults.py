@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import comfy.model_management
 import comfy.model_patcher
-import sampling
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from strata.nodes.comfy import live_run
 from strata.nodes.comfy.library import CACHE
 from strata.nodes.loader import StrataLoraLoader
+from strata.tests.nodes.helpers import sampling
 
 MODES = ("patch", "live")
 

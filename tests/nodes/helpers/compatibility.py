@@ -15,19 +15,18 @@ from typing import NamedTuple
 import comfy.lora
 import comfy.lora_convert
 import comfy.model_patcher
-import core_models
-import text_encoder_names
 import torch
-from diffusers_names import Rows
-from naming_files import CASES, File, Fused, files, text_files
 
 from strata.lora_math import family
 from strata.lora_math.reading import state_dict
 from strata.lora_math.reading import xlabs as convert
 from strata.nodes.comfy import targets as our_targets
 from strata.nodes.fitting.fit import match
+from strata.tests.nodes.helpers import core_models, text_encoder_names
+from strata.tests.nodes.helpers.diffusers_names import Rows
+from strata.tests.nodes.helpers.naming_files import CASES, File, Fused, files, text_files
 
-TABLE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
+TABLE = Path(__file__).resolve().parents[3] / "docs" / "compatibility.md"
 CPU = torch.device("cpu")
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import NamedTuple
 
-import diffusers_names
-import text_encoder_names
 import torch
-from diffusers_names import Rows
+
+from strata.tests.nodes.helpers import diffusers_names, text_encoder_names
+from strata.tests.nodes.helpers.diffusers_names import Rows
 
 RANK = 4
 
