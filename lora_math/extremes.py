@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+FURTHEST = 1e6  # far beyond any strength that means something, far below what overflows where it meets a file's numbers
+
 
 def largest(tensor: Tensor) -> float:
     """The largest absolute value of real numbers: NaN where there is one, 0 for an empty tensor. One pass, one wait for a GPU."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .adapters import Adapter, LoRA
 from .adapters.base import RowMap
+from .errors import StrataError
 from .extremes import largest
 from .fuse import apply_all_
 from .layer import Layer
@@ -47,13 +48,13 @@ class LiveTerm:
 
 
 class Gain:
-    """A place in a ``Gains``: ``values`` once that is complete."""
+    """A place in a ``Gains``. values: [n], or [samples, n] where the samples of a batch differ; once that is complete."""
 
     values: Tensor
 
 
 class Gains:
-    """Every coefficient of a model's live terms in one float32 tensor: coefficient * strength over time of its group."""
+    """Every coefficient of a model's live terms in one float32 tensor: coefficient * strength of its group."""
 
     def __init__(self):
         self._gains: list[Gain] = []
@@ -62,7 +63,7 @@ class Gains:
         self._values = torch.zeros(0)
 
     def add(self, values: Sequence[float], group: int | Sequence[int]) -> Gain:
-        """A place for these coefficients; [n] when complete."""
+        """A place for these coefficients."""
         gain = Gain()
         self._gains.append(gain)
         self._base.append(list(values))
@@ -70,16 +71,32 @@ class Gains:
         return gain
 
     def complete(self, device: torch.device) -> None:
-        lengths = [len(values) for values in self._base]
         self._start = torch.tensor([value for values in self._base for value in values])
         self._group = torch.tensor(self._groups, dtype=torch.int64)
-        self._values = self._start.to(device, copy=True)
-        for gain, values in zip(self._gains, self._values.split(lengths) if lengths else (), strict=True):
-            gain.values = values
+        self._lay_out(self._start.to(device, copy=True))
 
-    def set(self, strengths: Sequence[float]) -> None:
-        """strengths: one for each group."""
-        self._values.copy_(self._start * torch.tensor(strengths, dtype=torch.float32)[self._group])
+    def set(self, strengths: Tensor) -> None:
+        """strengths: [groups], or [samples, groups] for the samples of a batch."""
+        values = self._start * strengths[..., self._group]
+        if values.shape == self._values.shape:
+            self._values.copy_(values)
+        else:
+            self._lay_out(values.to(self._values.device))
+
+    def _lay_out(self, values: Tensor) -> None:
+        self._values = values
+        lengths = [len(base) for base in self._base]
+        for gain, own in zip(self._gains, values.split(lengths, -1) if lengths else (), strict=True):
+            gain.values = own
+
+
+def spread(values: Tensor, batch: int) -> Tensor:
+    """[samples, n] for a layer whose input has ``batch`` rows, each sample's rows one after the other: [batch, n]."""
+    if batch % len(values):
+        raise StrataError(
+            "A LoRA has another strength on the negative prompt, on a layer that runs once for both prompts. Give both one strength."
+        )
+    return values if batch == len(values) else values.repeat_interleave(batch // len(values), 0)
 
 
 Prepare = Callable[[LiveTerm, Adapter, Sequence[LiveTerm]], Adapter]
@@ -210,7 +227,7 @@ class _Products:
 
     def __call__(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         h = layer.inner(x, self.down.to(x.dtype))
-        h = h.mul_(layer.channels(self.gain.values if layer.groups == 1 else self.gain.values.repeat(layer.groups)))
+        h = h.mul_(self._gain(layer, h))
         if layer.groups > 1:
             return self._grouped(layer, h, y)
         in_place = y.is_contiguous() and y.dtype == h.dtype
@@ -219,6 +236,15 @@ class _Products:
         for outputs, columns, up in self.parts:
             add(h, target, outputs, columns, up.to(h.dtype))
         return y if in_place else y.add_(target)
+
+    def _gain(self, layer: Layer, h: Tensor) -> Tensor:
+        """Shaped so that it multiplies h."""
+        values = self.gain.values
+        values = values if layer.groups == 1 else torch.cat([values] * layer.groups, -1)
+        if values.ndim == 1:
+            return layer.channels(values)
+        values = spread(values, len(h)).to(h.dtype)
+        return values.reshape(len(h), -1, *[1] * (h.ndim - 2)) if layer.is_conv else _over_places(values, h)
 
     @staticmethod
     def _linear(h, y, outputs, columns, up) -> None:
@@ -245,7 +271,9 @@ class Single:
         self.term, self.adapter, self.gain, self.earlier = term, adapter, gain, earlier
 
     def __call__(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
-        strength = self.gain.values[0]
+        strength = self.gain.values[..., 0]
+        if strength.ndim:
+            strength = spread(strength[:, None], len(y)).reshape(-1, *[1] * (y.ndim - 1)).to(y.dtype)
         if self.earlier:
             whole = layer
             layer = replace(layer, base=lambda v: run(self.earlier, whole, v, whole.base(v)))
@@ -291,7 +319,16 @@ class _Biases:
         self.gain = gains.add([term.coefficient for term in terms], [term.group for term in terms])
 
     def __call__(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
-        return y.add_(layer.channels((self.gain.values @ self.changes).to(y.dtype)))
+        change = (self.gain.values @ self.changes).to(y.dtype)
+        if change.ndim == 1:
+            return y.add_(layer.channels(change))
+        change = spread(change, len(y))
+        return y.add_(change.reshape(*change.shape, *[1] * (y.ndim - 2)) if layer.is_conv else _over_places(change, y))
+
+
+def _over_places(values: Tensor, h: Tensor) -> Tensor:
+    """[batch, n] so that it meets h [batch, ..., n]."""
+    return values.reshape(len(values), *[1] * (h.ndim - 2), -1)
 
 
 def _reordered(z: Tensor, axis: int, rows: RowMap) -> Tensor:

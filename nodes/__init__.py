@@ -10,6 +10,7 @@ from .loader import StrataLoraLoader
 from .lora_stack import StrataLoraStack
 from .prompt import StrataLoraFromPrompt
 from .save import StrataLoraSave
+from .schedule import StrataLoraSchedule
 
 
 class StrataExtension(ComfyExtension):
@@ -23,6 +24,7 @@ class StrataExtension(ComfyExtension):
             StrataLoraLoader,
             StrataLoraStack,
             StrataLoraBlockWeights,
+            StrataLoraSchedule,
             StrataLoraFromPrompt,
             StrataLoraSave,
             StrataLoraExtract,

@@ -9,12 +9,14 @@ from typing import Literal
 
 from ..lora_math.blocks import ResolvedWeights
 from ..lora_math.errors import StrataError
+from ..lora_math.extremes import FURTHEST
+from ..lora_math.schedule import Variation
 from .comfy import live, patch
 from .comfy.library import CACHE, Lora
 from .comfy.live_layers import split
-from .comfy.live_time import read_keyframes
+from .comfy.live_time import read_variation
 from .comfy.lora_names import is_another
-from .comfy.targets import Targets, clip_targets, model_targets
+from .comfy.targets import Targets, clip_targets, model_targets, taken_apart
 from .fitting.block_spec import BlockSpec, layout_for, resolved
 from .fitting.fit import fit
 from .fitting.side import NOTHING, Side
@@ -22,7 +24,8 @@ from .report import lora as report
 from .stack import StackEntry
 
 OnProblem = Literal["error", "warn"]
-Apply = Literal["patch", "live"]
+Apply = Literal["auto", "patch", "live"]
+CONSTANT = Variation()
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +163,7 @@ def apply_lora(
 ) -> Applied:
     """Raises StrataError when the LoRA cannot be used here and ``on_problem`` is "error"; with "warn" nothing is patched then.
 
-    keyframes: a HookKeyframeGroup, the model's strength over time; what it can change is live whatever ``apply`` says.
+    keyframes: how the model's strength varies, as ``read_variation`` takes it; what it can change is live whatever ``apply`` says.
     """
     models, clips = Changing(model), Changing(clip)
     applied = _apply_lora(
@@ -184,11 +187,13 @@ def _apply_lora(
     for name, strength in (("strength_model", strength_model), ("strength_clip", strength_clip)):
         if not math.isfinite(strength):
             raise StrataError(f"{name} is {strength}: it must be a number.")
-        if abs(strength) > patch.FURTHEST:
+        if abs(strength) > FURTHEST:
             raise StrataError(
                 f"{name} is {strength:g}, far beyond what any LoRA can have: use a number from -100 to 100."
             )
-    keyframes = read_keyframes(keyframes)
+    variation = read_variation(keyframes)
+    if variation.constant is not None:
+        strength_model, variation = strength_model * variation.constant, CONSTANT
     model, clip = models.given, clips.given
     targets = (None if model is None else model_targets(model), None if clip is None else clip_targets(clip))
     blocks = None
@@ -210,10 +215,9 @@ def _apply_lora(
     notes = []
     if usable:
         changes = _changes(lora, model_side)
-        if apply == "live" or keyframes is not None:
-            notes = _live(models, lora, model_side, changes, keyframes, node)
-        else:
-            notes = _behind_live(models, lora, model_side, changes, node)
+        notes = _on_model(models, lora, model_side, changes, apply, variation, node)
+        if variation != CONSTANT and clip_side.fit.pieces and strength_clip != 0:
+            notes.append("Text encoders: at constant strength, as they run once, before the sampling")
         _patched(clips, lora, clip_side, _changes(lora, clip_side))
     return _applied(lora, sides, found, usable, notes)
 
@@ -237,27 +241,52 @@ def _patched(target: Changing, lora: Lora, side: Side, changes: Mapping) -> None
         patch.attach_metadata(target.clone(), lora.metadata)
 
 
-def _live(target: Changing, lora: Lora, side: Side, changes: Mapping, keyframes, node: str | None) -> list[str]:
-    """The LoRA beside the layers of a MODEL; lines for the report. What cannot be live is patched."""
+def _on_model(
+    target: Changing, lora: Lora, side: Side, changes: Mapping, apply: Apply, variation: Variation, node: str | None
+) -> list[str]:
+    """The LoRA on a MODEL, as ``apply`` says; lines for the report.
+
+    auto: by the model and the settings alone, so that the same workflow gives the same picture.
+    """
     if target.given is None or not changes:
         return []
+    if apply == "live" or variation != CONSTANT:
+        return _live(target, lora, side, changes, variation, node)
+    coarse = {}
+    if apply == "auto" and not live.is_compiled(target.given):
+        coarse = {key: terms for key, terms in changes.items() if taken_apart(key)[0] in side.targets.coarse}
+        coarse, _, _ = split(target.given, coarse) if coarse else ({}, {}, {})
+    if coarse:
+        _attach(target, lora, live.LiveLora(coarse, f"{_identity(lora, side)}|coarse", None, lora.name, node))
+    rest = {key: terms for key, terms in changes.items() if key not in coarse}
+    lines = report.auto_lines(len(coarse), len(rest)) if apply == "auto" else []
+    return [*lines, *_behind_live(target, lora, side, rest, node)]
+
+
+def _live(
+    target: Changing, lora: Lora, side: Side, changes: Mapping, variation: Variation, node: str | None
+) -> list[str]:
+    """The LoRA beside the layers of a MODEL; lines for the report. What cannot be live is patched."""
+    varies = variation != CONSTANT
     if live.is_compiled(target.given):
-        if keyframes is not None:
+        if varies:
             raise StrataError(f"{live.COMPILED} Disconnect the keyframes or remove torch.compile.")
         _patched(target, lora, side, changes)
         return [f"Patched, not live. {live.COMPILED}"]
     ours, rest, reasons = split(target.given, changes)
     if ours:
-        _attach(target, lora, live.LiveLora(ours, _identity(lora, side), keyframes, lora.name, node))
+        prompts = variation.positive, variation.negative
+        found = live.LiveLora(ours, _identity(lora, side), variation.time, lora.name, node, prompts)
+        _attach(target, lora, found)
     if rest:
         target.patch(rest, lora.name, f"{_identity(lora, side)}|rest")
-    return report.live_lines(len(ours), reasons, keyframes is not None)
+    return report.live_lines(len(ours), reasons, str(variation) if varies else "")
 
 
 def _behind_live(target: Changing, lora: Lora, side: Side, changes: Mapping, node: str | None) -> list[str]:
     """The LoRA as patches of a MODEL; lines for the report. It is live where a live LoRA stands before it on a weight and the order of
     the two matters."""
-    if target.given is None or not changes:
+    if not changes:
         return []
     ordered = live.where_order_matters(target.value, changes)
     in_order = bool(ordered) and not live.is_compiled(target.given)
@@ -281,7 +310,7 @@ def _changes(lora: Lora, side: Side) -> dict:
     found = {}
     for key, terms in side.fit.adapters(without=lora.broken).items():
         coefficient = side.coefficient(key if isinstance(key, str) else key[0])
-        if not abs(coefficient) <= patch.FURTHEST:
+        if not abs(coefficient) <= FURTHEST:
             name = key if isinstance(key, str) else key[0]
             raise StrataError(
                 f"{lora.name}: strength {side.strength:g} times the block weight of {name} is {coefficient:g}, far beyond what any "

@@ -12,13 +12,14 @@ from .apply import Applied, apply_stack, describe_stack
 from .block_weights import BlockWeightsType
 from .comfy.lora_names import lora_names, resolve
 from .fitting.block_spec import BlockSpec
+from .schedule import LoraScheduleType
 from .seen_files import fingerprint, remember, state
 from .stack import StackEntry, read_stack, with_listed_names
 
 LoraStackType = io.Custom("LORA_STACK")
 NO_LORA = "Choose a LoRA"  # what a new loader holds: no file
 MODEL_OUTPUT, CLIP_OUTPUT = 0, 1  # their places among the loader's outputs
-APPLY, ON_PROBLEM = ("patch", "live"), ("error", "warn")
+APPLY, ON_PROBLEM = ("auto", "patch", "live"), ("error", "warn")
 CHOOSE = "Choose a file in the node's list."
 
 
@@ -33,12 +34,18 @@ def apply_input() -> io.Combo.Input:
     return io.Combo.Input(
         "apply",
         options=list(APPLY),
-        default="patch",
+        default="auto",
         optional=True,  # prompts written by hand need not name it
-        tooltip="patch: adds the LoRA to the model's weights, once for each change of a strength. live: leaves the weights "
-        "alone and runs the LoRA beside them, a little slower per step: moving strength_model then costs nothing, and 16 "
-        "and 8 bit models keep all of the LoRA's precision. To merge or save the model choose patch.",
+        tooltip="auto: live for weights that are stored in 8 bits or fewer and for a strength that varies, patch for all else. patch: "
+        "adds the LoRA to the model's weights, once for each change of a strength. live: leaves the weights alone and runs the LoRA "
+        "beside them, a little slower per step: moving strength_model then costs nothing, and 16 and 8 bit models keep all of the "
+        "LoRA's precision.",
     )
+
+
+def keyframes_input(tooltip: str) -> io.MultiType.Input:
+    kinds = [io.HookKeyframes, LoraScheduleType, io.Curve, io.Custom("FLOATS"), io.Float, io.String]
+    return io.MultiType.Input("keyframes", types=kinds, optional=True, tooltip=tooltip)
 
 
 def on_problem_input() -> io.Combo.Input:
@@ -94,11 +101,10 @@ class StrataLoraLoader(io.ComfyNode):
                     optional=True,
                     tooltip="Strengths block by block: each multiplies strength_model, or strength_clip in a text encoder.",
                 ),
-                io.HookKeyframes.Input(
-                    "keyframes",
-                    optional=True,
-                    tooltip="strength_model over time, from 'Create Hook Keyframe': each keyframe multiplies it from its point of the "
-                    "sampling on. The LoRA then runs live, whatever apply says; the text encoders' strength stays as it is.",
+                keyframes_input(
+                    "strength_model over time and over the prompts, from 'LoRA Strength over Time (Strata)', 'Create Hook Keyframe', a "
+                    "CURVE or a list of numbers, one for each step: it multiplies strength_model. The LoRA then runs live, whatever "
+                    "apply says; the text encoders' strength stays as it is."
                 ),
                 LoraStackType.Input(
                     "lora_stack",

@@ -54,10 +54,10 @@ def into_patches(model) -> None:
     loras = loras_of(model)
     if not loras:
         return
-    if changing := [lora.file for lora in loras if lora.keyframes is not None]:
+    if changing := [lora.file for lora in loras if not lora.is_constant]:
         raise StrataError(
-            f"{', '.join(changing)}: its strength changes while the model samples, and a model that is merged or saved has one "
-            "strength only. Take the keyframes away, or load the LoRA after the merge."
+            f"{', '.join(changing)}: its strength changes while the model samples, over time or with the prompt, and a model that is "
+            "merged or saved has one strength only. Take the keyframes away, or load the LoRA after the merge."
         )
     for kinds in model.model_options["transformer_options"]["wrappers"].values():
         kinds.pop(KEY, None)
@@ -84,7 +84,7 @@ def _reads(terms) -> bool:
 
 
 def _refuse_too_large(lora: LiveLora) -> None:
-    most = furthest(lora.keyframes)
+    most = furthest(lora.keyframes) * max(map(abs, lora.prompts))
     for key, terms in lora.changes.items():
         products = [(abs(c) * most, adapter) for c, adapter in terms if isinstance(adapter, LoRA)]
         if sum(c * adapter.reach for c, adapter in products) <= patch.SAFE:
@@ -125,7 +125,7 @@ class Live:
         if is_compiled(guider.model_patcher, guider.model_options):
             del wrappers[preparing][KEY]
             return self._patched(guider, executor, *args, **kwargs)
-        run = Run(self.loras)
+        run = Run(self.loras, guider)
         wrappers[preparing][KEY] = [run.prepare_sampling]
         try:
             return executor(*args, **kwargs)
@@ -148,7 +148,7 @@ class Live:
 
     def _patched(self, guider, executor, *args, **kwargs):
         """The same LoRAs as patches, for a compiled model: it would run the code from before the hooks."""
-        if any(lora.keyframes is not None for lora in self.loras):
+        if not all(lora.is_constant for lora in self.loras):
             raise StrataError(f"{COMPILED} Disconnect the keyframes or remove torch.compile.")
         logging.warning("[Strata] %s They are patched for this run instead.", COMPILED)
         original = guider.model_patcher

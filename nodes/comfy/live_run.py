@@ -21,12 +21,13 @@ from ...lora_math.wording import some
 from .internals import need
 from .live_layers import current, describe, layers_of
 from .live_reads import Handed, unwatch, watch
+from .live_time import Clock, of_samples, rows_of_negative
 from .notices import tell
 from .patch import SAFE, too_large
 from .targets import Key, taken_apart
 
 if TYPE_CHECKING:
-    import comfy.hooks
+    from .live_time import Time
 
 _running: WeakKeyDictionary[nn.Module, list[Run]] = WeakKeyDictionary()
 _lock = threading.Lock()
@@ -39,28 +40,34 @@ Changes = Mapping[Key, Sequence[Term]]  # patch key -> its (coefficient, adapter
 class LiveLora:
     """One loader's LoRA.
 
-    identity: the same for the same file and settings; keyframes: its strength over time, None for constant; file: its name, for
-    messages; node: the loader's id, for what only shows while the model samples.
+    identity: the same for the same file and settings; keyframes: its strength over time, None for constant; prompts: what that is
+    multiplied by for (the positive, the negative) prompt; file: its name, for messages; node: the loader's id, for what only shows while
+    the model samples.
     """
 
     changes: Changes
     identity: str
-    keyframes: comfy.hooks.HookKeyframeGroup | None = None
+    keyframes: Time | None = None
     file: str = "a LoRA"
     node: str | None = None
+    prompts: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether patches can be the same: one strength all the time, for both prompts."""
+        return self.keyframes is None and self.prompts == (1.0, 1.0)
 
 
 class Run:
     """From ``prepare_sampling`` to ``stop``. Hooks act in the thread that samples only: a model may be in use in another one too."""
 
-    def __init__(self, loras: Sequence[LiveLora]):
-        self.loras = loras
+    def __init__(self, loras: Sequence[LiveLora], guider=None):
+        self.loras, self.guider = loras, guider
         self.layers = _by_layer(loras)
-        self.over_time = frozenset(group for group, lora in enumerate(loras) if lora.keyframes is not None)
+        self.changing = frozenset(group for group, lora in enumerate(loras) if not lora.is_constant)
         self.thread: int | None = None
         self.copies: list[_Copy] = []
-        self.keyframes: list = []
-        self.strengths = [1.0] * len(loras)
+        self.clock: Clock | None = None
         terms = (term for of_layer in self.layers.values() for term in of_layer)
         self.may_overflow = any(not term.adapter.reach * abs(term.coefficient) <= SAFE for term in terms)
 
@@ -99,11 +106,8 @@ class Run:
         others = patcher.get_additional_models_with_key("multigpu")
         if not others:  # with several GPUs every model has its own worker thread, and no one else has them
             self.thread = threading.get_ident()
-        self.keyframes = [lora.keyframes and lora.keyframes.clone() for lora in self.loras]
-        for group in self.keyframes:
-            if group is not None:
-                group.reset()
-                group.initialize_timesteps(patcher.model)
+        if self.changing:
+            self.clock = Clock([lora.keyframes for lora in self.loras], patcher.model)
         for each in (patcher, *others):
             one = copy if each is patcher else _Copy(self, each)
             with _lock:
@@ -116,25 +120,15 @@ class Run:
                 running.append(self)
                 self.copies.append(one)
             one.start()
-        self._set_strengths()
 
-    def follow(self, options: Mapping) -> None:
-        """Follows the keyframes as ComfyUI's own hooks do: by the sigma of this step."""
-        if "sigmas" not in options or "sample_sigmas" not in options:
-            return
-        sigma = float(options["sigmas"].max())
-        with _lock:
-            before = [group and group.strength for group in self.keyframes]
-            for group in self.keyframes:
-                if group is not None:
-                    group.prepare_current_keyframe(sigma, options)
-            if [group and group.strength for group in self.keyframes] != before:
-                self._set_strengths()
-
-    def _set_strengths(self) -> None:
-        self.strengths = [1.0 if group is None else float(group.strength) for group in self.keyframes]
-        for copy in self.copies:
-            copy.set(self.strengths)
+    def strengths(self, options: Mapping, samples: int) -> Tensor:
+        """[groups] or [samples, groups] for a call of the model."""
+        with _lock:  # the copies of several GPUs run at one time
+            strengths = self.clock.strengths(options)
+        conditionings = getattr(self.guider, "conds", None) or {}
+        negative = frozenset(each.get("uuid") for each in conditionings.get("negative", ()))
+        rows = rows_of_negative(options, negative)
+        return of_samples(strengths, [lora.prompts for lora in self.loras], rows, samples)
 
 
 class _Copy:
@@ -167,13 +161,29 @@ class _Copy:
 
             hook = _Hook(self, path, module, stack.build(terms, layer, self.gains, device, dtype, prepare), bias)
             self.hooks.append(hook)
-            self.followers += _followers(hook, terms, prepare, run.over_time)
+            self.followers += _followers(hook, terms, prepare, run.changing)
         self.gains.complete(device)
+        self.strengths = torch.ones(len(run.loras))
 
-    def set(self, strengths: Sequence[float]) -> None:
+    def _follow(self, options: Mapping, samples: int) -> None:
+        """The strengths of a call of the model."""
+        strengths = self.run.strengths(options, samples)
+        if strengths.shape == self.strengths.shape and torch.equal(strengths, self.strengths):
+            return
+        self.strengths = strengths
         self.gains.set(strengths)
         for follower in self.followers:
-            follower.follow(strengths)
+            follower.follow()
+
+    def strength(self, group: int) -> float:
+        """Of a group now. Raises StrataError where it differs between the prompts of this call: then no weight can have it."""
+        found = self.strengths[..., group].unique()
+        if len(found) > 1:
+            raise StrataError(
+                f"{self.run.loras[group].file} has another strength on the negative prompt, on a layer where that cannot be: its weight is "
+                "read by the model itself, or by a DoRA behind it. Give both prompts one strength, or put that DoRA before this LoRA."
+            )
+        return float(found[0])
 
     def start(self) -> None:
         for hook in self.hooks:
@@ -207,7 +217,8 @@ class _Copy:
     def _before_call(self, module, args: tuple, kwargs: dict) -> None:
         if not self.run.acts():
             return
-        self.run.follow(kwargs.get("transformer_options") or {})
+        if self.run.changing:
+            self._follow(kwargs.get("transformer_options") or {}, len(args[0] if args else kwargs["x"]))
         for hook in self.hooks:
             hook.begin()
         self.arguments = args, _fresh(kwargs)
@@ -226,7 +237,7 @@ class _Copy:
                     f"This model takes the weights of {len(lost)} layers in a way that a live LoRA cannot follow ({some(lost)}). "
                     "Set the LoRA Loader to apply = patch."
                 )
-        if self.run.may_overflow and not torch.isfinite(output).all():
+        if self.run.may_overflow and isinstance(output, Tensor) and not torch.isfinite(output).all():
             self._name_the_culprit(module, args, kwargs)
         self.finished_calls += 1
         return output
@@ -313,7 +324,7 @@ class _Hook:
             return parameter
         changed = parameter.to(torch.promote_types(parameter.dtype, torch.float32), copy=True)
         for term in terms:
-            strength = self.copy.run.strengths[term.group]
+            strength = self.copy.strength(term.group)
             if strength != 0:
                 replace(term, coefficient=term.coefficient * strength).apply_(changed, changed.dtype)
         return changed.to(parameter.dtype)
@@ -339,8 +350,8 @@ class _Follower:
         self.copy, self.step, self.earlier, self.prepare = copy, step, earlier, prepare
         self.strengths: list[float] | None = None
 
-    def follow(self, strengths: Sequence[float]) -> None:
-        mine = [strengths[term.group] for term in self.earlier]
+    def follow(self) -> None:
+        mine = [self.copy.strength(term.group) for term in self.earlier]
         if mine != self.strengths:
             scaled = [replace(t, coefficient=t.coefficient * s) for t, s in zip(self.earlier, mine, strict=True)]
             term, device, dtype = self.step.term, self.copy.patcher.load_device, _dtype(self.copy.patcher)
@@ -349,12 +360,12 @@ class _Follower:
             self.strengths = mine
 
 
-def _followers(hook: _Hook, terms: Sequence[LiveTerm], prepare: stack.Prepare, over_time: frozenset[int]) -> list:
+def _followers(hook: _Hook, terms: Sequence[LiveTerm], prepare: stack.Prepare, changing: frozenset[int]) -> list:
     weights, found = [term for term in terms if not term.is_bias], []
     for step in hook.steps:
         if isinstance(step, Single) and step.term.adapter.prepares_from_weight:
             earlier = weights[: weights.index(step.term)]
-            if over_time.intersection(term.group for term in earlier):
+            if changing.intersection(term.group for term in earlier):
                 found.append(_Follower(hook.copy, step, earlier, prepare))
     return found
 

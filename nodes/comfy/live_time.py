@@ -1,22 +1,40 @@
-"""Strength over time as ComfyUI's nodes send it."""
+"""Strength over time and over prompts: what arrives on a wire, and what it is in a call of the model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from numbers import Real
 from typing import TYPE_CHECKING
 
+import torch
+
+from ...lora_math import schedule
 from ...lora_math.errors import StrataError
-from .internals import need
-from .patch import FURTHEST
+from ...lora_math.extremes import FURTHEST
+from ...lora_math.schedule import Place, Schedule, Variation
+from .internals import find
 
 if TYPE_CHECKING:
     import comfy.hooks
 
+    Time = comfy.hooks.HookKeyframeGroup | Schedule
 
-def read_keyframes(value) -> comfy.hooks.HookKeyframeGroup | None:
-    """What came over a HOOK_KEYFRAMES wire, with numbers that a LoRA can be multiplied by. Raises StrataError for anything else."""
-    if value is None:
-        return None
-    if isinstance(value, need("comfy.hooks", "HookKeyframeGroup", "Strength over time by keyframes")):
+CURVE_POINTS = 101  # straight lines between these are nearer to a smooth curve than a widget can show
+
+
+def read_variation(value) -> Variation:
+    """What came over a wire for how a strength varies: this pack's own, a text, ComfyUI's HOOK_KEYFRAMES or CURVE, a list of numbers (one
+    for each step). Constant where nothing came. Raises StrataError for anything else."""
+    return value if isinstance(value, Variation) else Variation(_read_time(value))
+
+
+def _read_time(value) -> Time | None:
+    if value is None or isinstance(value, Schedule):
+        return value
+    if isinstance(value, str):
+        return schedule.parse(value)
+    if _is_keyframes(value):
         for keyframe in value.keyframes:
             for name in ("strength", "start_percent"):
                 number = getattr(keyframe, name)
@@ -26,11 +44,129 @@ def read_keyframes(value) -> comfy.hooks.HookKeyframeGroup | None:
                         "Give it a number that a LoRA can have (-100 to 100)."
                     )
         return value
+    if (isinstance(value, Mapping) and "points" in value) or callable(getattr(value, "interp", None)):
+        return _of_curve(value)
+    if isinstance(value, Real):
+        return schedule.of_steps([float(value)])
+    if isinstance(value, Sequence) and all(isinstance(each, Real) for each in value):
+        return schedule.of_steps(map(float, value))
     raise StrataError(
-        f"The keyframes input takes HOOK_KEYFRAMES, from 'Create Hook Keyframe', not a {type(value).__name__}."
+        "The keyframes input takes a strength over time: of 'LoRA Strength over Time (Strata)', HOOK_KEYFRAMES, a CURVE, or a list of "
+        f"numbers, one for each step; not a {type(value).__name__}."
     )
 
 
-def furthest(value: comfy.hooks.HookKeyframeGroup | None) -> float:
+def _is_keyframes(value) -> bool:
+    kind = find("comfy.hooks", "HookKeyframeGroup", "Keyframes of ComfyUI's nodes are not understood.")
+    return kind is not None and isinstance(value, kind)
+
+
+def _of_curve(value) -> Schedule:
+    """A CURVE, whose both axes go from 0 to 1: along it the sampling, upwards the strength."""
+    try:
+        if isinstance(value, Mapping):
+            if value.get("interpolation") == "linear":
+                return Schedule(tuple((float(x), float(y)) for x, y in value["points"]))
+            kind = find("comfy_api.input", "CurveInput", "A CURVE is not understood.")
+            value = value if kind is None else kind.from_raw(value)
+        steps = [at / (CURVE_POINTS - 1) for at in range(CURVE_POINTS)]
+        return Schedule(tuple((x, float(value.interp(x))) for x in steps))
+    except (TypeError, ValueError, AttributeError) as problem:
+        raise StrataError(f"keyframes: this CURVE cannot be read ({problem}).") from None
+
+
+def furthest(value: Time | None) -> float:
     """The largest absolute strength that it ever has."""
-    return 1.0 if value is None else max((abs(keyframe.strength) for keyframe in value.keyframes), default=1.0)
+    if value is None:
+        return 1.0
+    if isinstance(value, Schedule):
+        return value.furthest
+    return max((abs(keyframe.strength) for keyframe in value.keyframes), default=1.0)
+
+
+class Clock:
+    """The strengths over time of one sampling run, by what ComfyUI says of each call of the model."""
+
+    def __init__(self, times: Sequence[Time | None], base_model):
+        sampling = base_model.model_sampling
+        self.places = _Places(sampling.percent_to_sigma)
+        self.times = [value if value is None or isinstance(value, Schedule) else value.clone() for value in times]
+        self.keyframes = [value for value in self.times if value is not None and not isinstance(value, Schedule)]
+        for group in self.keyframes:
+            group.reset()
+            group.initialize_timesteps(base_model)
+        self.last = Place(0.0, 0.0, float(sampling.sigma_max))
+
+    def strengths(self, options: Mapping) -> list[float]:
+        """One for each LoRA. Without word of where the sampling is, those of the call before."""
+        if "sigmas" in options and "sample_sigmas" in options:
+            sigma = float(options["sigmas"].max())
+            self.last = self.places.of(sigma, options["sample_sigmas"])
+            for group in self.keyframes:  # as ComfyUI's own hooks follow them
+                group.prepare_current_keyframe(sigma, options)
+        return [self._now(value) for value in self.times]
+
+    def _now(self, value: Time | None) -> float:
+        if value is None:
+            return 1.0
+        return value.at(self.last) if isinstance(value, Schedule) else float(value.strength)
+
+
+class _Places:
+    """Where a noise lies in a sampling."""
+
+    def __init__(self, percent_to_sigma: Callable[[float], float]):
+        self.percent_to_sigma = percent_to_sigma
+        self.known: dict[tuple[float, int], Place] = {}
+
+    def of(self, sigma: float, sigmas: torch.Tensor) -> Place:
+        """sigmas: those of the steps of this run, in order."""
+        key = sigma, len(sigmas)
+        if key not in self.known:
+            self.known[key] = Place(self._percent(sigma), _step(sigma, sigmas.tolist()), sigma)
+        return self.known[key]
+
+    def _percent(self, sigma: float) -> float:
+        """The inverse of ComfyUI's ``percent_to_sigma``, which falls."""
+        low, high = 0.0, 1.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if float(self.percent_to_sigma(middle)) >= sigma else (low, middle)
+        return round(high, 6)
+
+
+def _step(sigma: float, sigmas: Sequence[float]) -> float:
+    """Steps from the beginning; a fraction for a noise that a sampler asks about within a step."""
+    for at, (start, end) in enumerate(pairwise(sigmas)):
+        if sigma > end * (1 + 1e-6) or at == len(sigmas) - 2:
+            share = (start - sigma) / (start - end) if start > end else 0.0
+            return at + min(max(share, 0.0), 1.0) * (share > 1e-6)
+    return 0.0
+
+
+def rows_of_negative(options: Mapping, negative: frozenset) -> list[bool]:
+    """For each part of the batch in a call of the model, whether it is the negative prompt.
+
+    negative: ids of the negative conditionings where the guider is known. Without them ComfyUI's order: 1 is negative.
+    """
+    ids, sides = options.get("uuids"), options.get("cond_or_uncond") or []
+    if negative and ids and len(ids) == len(sides):
+        return [each in negative for each in ids]
+    return [side == 1 for side in sides]
+
+
+def of_samples(
+    strengths: Sequence[float], factors: Sequence[tuple[float, float]], negative: Sequence[bool], samples: int
+):
+    """[groups], or [samples, groups] where the samples of a batch differ: strengths over time, times those of the prompts.
+
+    factors: (positive, negative) for each group; negative: for each equal part of the batch.
+    """
+    rows = [
+        tuple(s * pair[is_negative] for s, pair in zip(strengths, factors, strict=True)) for is_negative in negative
+    ]
+    if not rows:
+        rows = [tuple(s * pair[0] for s, pair in zip(strengths, factors, strict=True))]
+    if len(set(rows)) == 1:
+        return torch.tensor(rows[0], dtype=torch.float32)
+    return torch.tensor(rows, dtype=torch.float32).repeat_interleave(samples // len(rows), 0)

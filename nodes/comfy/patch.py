@@ -27,7 +27,6 @@ from .targets import Key, taken_apart
 
 LARGEST = 65504  # half precision's, in which most models' weights end up
 SAFE = 1000  # a change that cannot reach further than this makes no weight larger than LARGEST
-FURTHEST = 1e6  # far beyond any strength that means something, far below what overflows where it meets a file's numbers
 Offset = tuple[int, int, int] | None  # (axis, start, length) of the part of a weight that a patch changes
 
 

@@ -192,14 +192,24 @@ def rounded_lines(keys: Iterable[Key], targets: Targets | None) -> list[str]:
     ]
 
 
-def live_lines(count: int, patched: Mapping[str, Sequence[str]], scheduled: bool) -> list[str]:
-    """What runs beside the layers. count: its weights; patched: reason -> weights that are patched instead."""
-    over_time = ", its strength follows the keyframes" if scheduled else ""
+def live_lines(count: int, patched: Mapping[str, Sequence[str]], varies: str) -> list[str]:
+    """What runs beside the layers. count: its weights; patched: reason -> weights that are patched instead; varies: how its strength
+    does, empty where it is constant."""
+    over_time = f", its strength follows the keyframes: {varies}" if varies else ""
     lines = [f"Live: {_weights(count)} beside the model{over_time}"] if count else ["Live: nothing of this LoRA can be"]
     for reason, names in patched.items():
-        constant = ", at constant strength" if scheduled else ""
+        constant = ", at constant strength" if varies else ""
         lines.append(f"Patched instead{constant}, {_weights(len(names))} ({reason}): {some(names)}")
     return lines
+
+
+def auto_lines(count: int, patched: int) -> list[str]:
+    """What apply = auto has decided. count: weights that are live, patched: those that are not."""
+    if not count:
+        return ["Patched: no weight that it changes is stored in 8 bits or fewer, and its strength does not vary"]
+    others = f"; {_weights(patched)} patched" if patched else ""
+    stored = "is" if count == 1 else "are"
+    return [f"Live: {_weights(count)} that {stored} stored in 8 bits or fewer, where a patch would be rounded{others}"]
 
 
 def order_lines(count: int, patched: Mapping[str, Sequence[str]]) -> list[str]:

@@ -1,0 +1,234 @@
+"""A strength over the sampling: points, and what lies between them, as one line of text.
+
+    0@0, 1@0.5, 0@1             strength @ place, as sd-webui-loractl writes it; a place from 0 to 1 is a part of the sampling
+    1@0%, 0@50%                 the same places in percent
+    0@0s, 1@4s                  places in steps, counted from 0
+    1@14.6sigma, 0@2sigma       places in noise
+    smooth: 0@0, 1@1            linear (as above), smooth or hold: hold keeps a point's strength until the next one
+    fade in                     one of ``PRESETS`` by its name
+
+Before the first point its strength holds, after the last one its own. Two points at one place are a jump. The strength multiplies that of
+the LoRA.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import StrataError
+from .extremes import FURTHEST
+
+Unit = Literal["percent", "step", "sigma"]
+Shape = Literal["linear", "smooth", "hold"]
+SHAPES: tuple[Shape, ...] = ("linear", "smooth", "hold")
+SUFFIXES: Mapping[str, Unit] = {"%": "percent", "s": "step", "sigma": "sigma"}
+MAX_POINTS = 1000  # of what a person or a node writes
+MAX_TEXT = 20_000
+
+PRESETS: Mapping[str, str] = {
+    "fade in": "0@0%, 1@100%",
+    "fade out": "1@0%, 0@100%",
+    "first third": "hold: 1@0%, 0@33.3%",
+    "last third": "hold: 0@0%, 1@66.7%",
+    "pulse": "smooth: 0@0%, 1@50%, 0@100%",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sampling is. percent: 0 to 1, as ComfyUI counts it (by the noise, not by the steps); step: from 0, a fraction within a
+    step; sigma: the noise."""
+
+    percent: float
+    step: float
+    sigma: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """points: (place, strength) in the order of the sampling, at least one; places in ``unit``, a percent as a fraction of 1."""
+
+    points: tuple[tuple[float, float], ...]
+    unit: Unit = "percent"
+    shape: Shape = "linear"
+
+    def __post_init__(self):
+        if not 1 <= len(self.points) <= MAX_POINTS:
+            raise StrataError(f"A strength over time has 1 to {MAX_POINTS} points, not {len(self.points)}.")
+        for place, strength in self.points:
+            if not (math.isfinite(place) and place >= 0 and abs(strength) <= FURTHEST):
+                raise StrataError(f"{strength:g}@{place:g} is no point of a strength over time: give it plain numbers.")
+        places = [self._time(place) for place, _ in self.points]
+        if places != sorted(places):
+            order = "from much noise to little" if self.unit == "sigma" else "from the beginning of the sampling on"
+            raise StrataError(f"The points of a strength over time stand in order, {order}: {self}")
+
+    def at(self, place: Place) -> float:
+        """The strength there."""
+        times = [self._time(at) for at, _ in self.points]
+        now = self._time(getattr(place, self.unit))
+        after = bisect_right(times, now)
+        if after == 0:
+            return self.points[0][1]
+        before = self.points[after - 1][1]
+        if after == len(times) or self.shape == "hold":
+            return before
+        share = (now - times[after - 1]) / (times[after] - times[after - 1])
+        if self.shape == "smooth":
+            share = share * share * (3 - 2 * share)
+        return before + share * (self.points[after][1] - before)
+
+    @property
+    def furthest(self) -> float:
+        """The largest absolute strength that it ever has."""
+        return max(abs(strength) for _, strength in self.points)
+
+    @property
+    def is_constant(self) -> bool:
+        return len({strength for _, strength in self.points}) == 1
+
+    def __str__(self) -> str:
+        """As ``parse`` reads it back, exactly."""
+        suffix = next(suffix for suffix, unit in SUFFIXES.items() if unit == self.unit)
+        points = (f"{_number(strength)}@{_place(at, self.unit)}{suffix}" for at, strength in self.points)
+        return ("" if self.shape == "linear" else f"{self.shape}: ") + ", ".join(points)
+
+    def _time(self, place: float) -> float:
+        """Grows with the sampling."""
+        return -place if self.unit == "sigma" else place
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How the strength of a LoRA varies while a model samples: the value of a LORA_SCHEDULE wire.
+
+    time: over the sampling, None for constant: a Schedule, or what another program has for one; positive, negative: what that is
+    multiplied by for the two prompts.
+    """
+
+    time: Schedule | object | None = None
+    positive: float = 1.0
+    negative: float = 1.0
+
+    def __post_init__(self):
+        for name in ("positive", "negative"):
+            if not abs(getattr(self, name)) <= FURTHEST:
+                raise StrataError(f"{name} is {getattr(self, name):g}: give it a number from -100 to 100.")
+
+    @property
+    def constant(self) -> float | None:
+        """What a strength is multiplied by where it does not vary at all, else None."""
+        if self.positive != self.negative:
+            return None
+        if self.time is None:
+            return self.positive
+        is_constant = isinstance(self.time, Schedule) and self.time.is_constant
+        return self.positive * self.time.points[0][1] if is_constant else None
+
+    def __str__(self) -> str:
+        over_time = (
+            "constant" if self.time is None else str(self.time) if isinstance(self.time, Schedule) else "keyframes"
+        )
+        if self.positive == self.negative == 1:
+            return over_time
+        return f"{over_time}, x {_number(self.positive)} on the positive and x {_number(self.negative)} on the negative prompt"
+
+
+def parse(text: str) -> Schedule:
+    """Raises StrataError, which shows the part of the text that is wrong."""
+    if len(text) > MAX_TEXT:
+        raise StrataError(f"This strength over time is {len(text)} characters long, more than {MAX_TEXT}.")
+    text = " ".join(text.split())
+    if text.lower() in PRESETS:
+        text = PRESETS[text.lower()]
+    shape: Shape = "linear"
+    for name in SHAPES:
+        word = text[: len(name)].lower()
+        if word == name and text[len(name) : len(name) + 1] in (":", " "):
+            shape, text = name, text[len(name) :].lstrip(": ")
+    pieces = [piece.strip() for piece in text.replace(";", ",").split(",") if piece.strip()]
+    if not pieces:
+        raise StrataError(
+            "A strength over time is empty: write it like 0@0, 1@0.5, 0@1, or one of " + ", ".join(PRESETS)
+        )
+    if len(pieces) == 1 and "@" not in pieces[0]:
+        return Schedule(((0.0, _read(pieces[0], pieces[0])),), "percent", shape)
+    return _of_points([_point(piece) for piece in pieces], shape)
+
+
+def _point(piece: str) -> tuple[float, float, Unit | None, str]:
+    """(place, strength, its unit where it is written, the text)."""
+    strength, at, place = piece.partition("@")
+    if not at:
+        raise StrataError(f"{_shown(piece)} says no place: write strength@place, like 0.8@50%.")
+    place, unit = place.strip(), None
+    for suffix in ("sigma", "%", "s"):
+        if place.endswith(suffix):
+            place, unit = place[: -len(suffix)].strip(), SUFFIXES[suffix]
+            break
+    where = _read(place, piece)
+    return (where / 100 if unit == "percent" else where), _read(strength.strip(), piece), unit, piece
+
+
+def _of_points(found: list[tuple[float, float, Unit | None, str]], shape: Shape) -> Schedule:
+    units = {unit for *_, unit, _ in found if unit is not None}
+    if len(units) > 1:
+        raise StrataError(
+            "A strength over time counts in one unit: percent, steps (4s) or noise (2sigma), not in several."
+        )
+    bare = [(place, text) for place, _, unit, text in found if unit is None and place != 0]
+    if units and bare and not (units == {"percent"} and all(place <= 1 for place, _ in bare)):
+        raise StrataError(f"{_shown(bare[0][1])} says no unit, other points do: write it as 50%, 4s or 2sigma.")
+    unit = units.pop() if units else "percent"
+    if bare and max(place for place, _ in bare) > 1:  # loractl: numbers beyond 1 are steps
+        unclear = [text for place, text in bare if place <= 1]
+        if unclear:
+            raise StrataError(
+                f"{_shown(unclear[0])} could be a part of the sampling or a step, as others here are steps: write 50% or 1s."
+            )
+        unit = "step"
+    return Schedule(tuple((place, strength) for place, strength, *_ in found), unit, shape)
+
+
+def of_steps(strengths: Iterable[float]) -> Schedule:
+    """A strength for each step from the first on; the last one holds. Raises StrataError."""
+    return Schedule(tuple((float(step), strength) for step, strength in enumerate(strengths)), "step", "hold")
+
+
+def _read(text: str, shown: str) -> float:
+    try:
+        number = math.nan if "_" in text else float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise StrataError(
+            f"{_shown(shown)} is no point of a strength over time: write it like 0.8@50%, 1@4s or 1@2sigma."
+        )
+    return number
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _number(value: float) -> str:
+    return repr(float(value)).removesuffix(".0")
+
+
+def _place(value: float, unit: Unit) -> str:
+    """A place as it is written; a percent so that dividing by 100 gives the very number again."""
+    if unit != "percent":
+        return _number(value)
+    for candidate in (
+        round(value * 100, 6),
+        value * 100,
+        math.nextafter(value * 100, 0),
+        math.nextafter(value * 100, 1e9),
+    ):
+        if candidate / 100 == value:
+            return _number(candidate)
+    return _number(value * 100)
