@@ -99,8 +99,13 @@ class Rules:
     def from_header(cls, metadata: Mapping[str, str]) -> Rules:
         """Reads ``lora_adapter_metadata``; a header that is not what diffusers writes gives no rules."""
         text = metadata.get("lora_adapter_metadata", "{}")
+        if len(text) > MAX_PACKED:
+            unread = NumberPatterns(
+                unread=f"the file's lora_adapter_metadata is {len(text)} characters long, more than any LoRA needs"
+            )
+            return cls({"": ComponentRules(Rule(), unread)})
         try:
-            packed = json.loads(text) if len(text) <= MAX_PACKED else None
+            packed = json.loads(text)
         except (ValueError, RecursionError):
             return cls()
         if not isinstance(packed, dict):
