@@ -1,9 +1,9 @@
 """A loader before a file is chosen."""
 
 import pytest
-import small_models
 
 from strata.nodes.loader import NO_LORA, StrataLoraLoader
+from strata.tests.nodes.helpers import small_models
 
 
 @pytest.fixture(scope="module")
