@@ -7,44 +7,10 @@ import comfy.model_patcher
 import comfy.supported_models
 import torch
 
+from strata.devtools import unet_configs
+
 CPU = torch.device("cpu")
 
-_UNET = {
-    "image_size": 32,
-    "use_spatial_transformer": True,
-    "legacy": False,
-    "in_channels": 4,
-    "out_channels": 4,
-    "use_temporal_attention": False,
-    "model_channels": 320,
-}
-SD15 = {
-    **_UNET,
-    "adm_in_channels": None,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1] * 9 + [0] * 3,
-    "transformer_depth_middle": 1,
-    "use_linear_in_transformer": False,
-    "context_dim": 768,
-    "num_heads": 8,
-    "num_head_channels": -1,
-}
-SDXL = {
-    **_UNET,
-    "num_classes": "sequential",
-    "adm_in_channels": 2816,
-    "num_res_blocks": [2, 2, 2],
-    "channel_mult": [1, 2, 4],
-    "transformer_depth": [0, 0, 2, 2, 10, 10],
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-    "transformer_depth_middle": 10,
-    "use_linear_in_transformer": True,
-    "context_dim": 2048,
-    "num_heads": -1,
-    "num_head_channels": 64,
-}
 FLUX = {
     "image_model": "flux",
     "in_channels": 16,
@@ -65,8 +31,8 @@ FLUX = {
 }
 # name -> (configuration, its UNet, latent channels, context [tokens, width], pooled width)
 MODELS = {
-    "SD1.5": (comfy.supported_models.SD15, SD15, 4, (77, 768), None),
-    "SDXL": (comfy.supported_models.SDXL, SDXL, 4, (77, 2048), 1280),
+    "SD1.5": (comfy.supported_models.SD15, unet_configs.SD15, 4, (77, 768), None),
+    "SDXL": (comfy.supported_models.SDXL, unet_configs.SDXL, 4, (77, 2048), 1280),
     "FLUX": (comfy.supported_models.Flux, FLUX, 16, (77, 4096), 768),
 }
 

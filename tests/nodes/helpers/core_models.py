@@ -5,34 +5,16 @@ The configurations are what ``comfy.model_detection`` derives from the published
 
 import torch
 
+from strata.devtools import unet_configs
+
+# Without what each of ComfyUI's classes of models adds by itself.
+ADDED = ("num_heads", "num_head_channels")
+OF_SD15 = (*ADDED, "context_dim", "use_linear_in_transformer")
 UNET = {
-    "image_size": 32,
-    "use_spatial_transformer": True,
-    "legacy": False,
-    "in_channels": 4,
-    "out_channels": 4,
+    **{name: value for name, value in unet_configs.SD15.items() if name not in OF_SD15},
     "use_temporal_resblock": False,
-    "use_temporal_attention": False,
-    "adm_in_channels": None,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1] * 9 + [0] * 3,
-    "transformer_depth_middle": 1,
-    "model_channels": 320,
 }
-SDXL = {
-    **UNET,
-    "num_classes": "sequential",
-    "adm_in_channels": 2816,
-    "num_res_blocks": [2, 2, 2],
-    "channel_mult": [1, 2, 4],
-    "transformer_depth": [0, 0, 2, 2, 10, 10],
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-    "transformer_depth_middle": 10,
-    "context_dim": 2048,
-    "use_linear_in_transformer": True,
-}
+SDXL = {**UNET, **{name: value for name, value in unet_configs.SDXL.items() if name not in ADDED}}
 REFINER = {
     **UNET,
     "model_channels": 384,
