@@ -11,7 +11,8 @@ import logging
 
 from ...lora_math.errors import StrataError
 
-_missed: set[str] = set()  # what the log has said already: bounded by the calls of ``find`` in this folder
+# What the log has said already. Bounded by the calls of ``find`` in this folder.
+_missed: set[str] = set()
 
 
 def find(module: str, name: str, without: str):

@@ -19,8 +19,9 @@ from .internals import find
 if TYPE_CHECKING:
     from comfy.quant_ops import QuantizedTensor
 
-SAMPLE = 1 << 16  # numbers per weight
-CHUNK = 64  # of them side by side: a line or two of the memory's cache
+# How many numbers of a weight are looked at, and how many of them lie side by side: a line or two of the memory's cache.
+SAMPLE = 1 << 16
+CHUNK = 64
 # Layouts of ComfyUI's quantized layers (comfy_kitchen.tensor). INT4: two signed numbers in a byte. GROUPED: numbers of a row that share
 # a scale, and the bytes that they take; the scales of four groups of 128 rows lie together (comfy_kitchen.float_utils.to_blocked, as
 # cuBLAS wants it): a tile. INT4_IN_GROUPS: two codes in a byte, a scale for each group of a row and one for each row (ComfyUI 0.33).
@@ -75,7 +76,8 @@ def magnitudes(patcher) -> Mapping[str, Magnitude]:
     for key, sample in samples.items():
         gathered.setdefault(sample.means.device, []).append(key)
     found = {}
-    for keys in gathered.values():  # one transfer for each device, not one for each weight
+    # One transfer for each device, not one for each weight.
+    for keys in gathered.values():
         parts = [samples[key].means for key in keys]
         for key, means in zip(keys, torch.cat(parts).cpu().split([len(part) for part in parts]), strict=True):
             found[key] = replace(samples[key], means=means)
@@ -94,7 +96,8 @@ def _loaded_weights(patcher) -> Iterator[tuple[str, Tensor]]:
 
 
 def _plain(weight: Tensor) -> Magnitude | None:
-    if not weight.dtype.is_floating_point or hasattr(weight, "tensor_shape"):  # ComfyUI-GGUF's bytes
+    # ComfyUI-GGUF's weights are bytes that carry the shape of what they stand for.
+    if not weight.dtype.is_floating_point or hasattr(weight, "tensor_shape"):
         return None
     return _sample(weight.detach())
 
