@@ -22,7 +22,8 @@ def element(page, node):
     page.evaluate(
         f"""(id) => {{
           document.querySelectorAll('[data-test-node]').forEach((other) => other.removeAttribute('data-test-node'))
-          {VIEW}(id).dataset.testNode = id
+          const shown = {VIEW}(id)
+          shown.dataset.testNode = id
         }}""",
         node,
     )

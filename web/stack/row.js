@@ -1,6 +1,6 @@
 // @ts-check
 // One row on the screen: switch, name, family, strengths, and what is behind it. It draws what it is shown, and asks its stack for every change.
-import { attribute, copyText, el, flag, setText } from '../lib/dom.js'
+import { attribute, copyText, el, flag, icon, setText } from '../lib/dom.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { Strength } from '../lib/strength.js'
@@ -10,6 +10,9 @@ import { parts } from './text.js'
 /** @typedef {import('./text.js').Row} Row */
 /** @typedef {import('./stack.js').StackView} StackView */
 
+const LOCK = 'M6 11h12v9H6ZM8.5 11V8a3.5 3.5 0 0 1 7 0v3'
+const BARS = 'M6 20V10M12 20V4M18 20v-7'
+const PEN = 'M4 20l1-4L16 5l3 3L8 19Z'
 const REACH = 2
 const SHOWN = 350 // ms that the pointer rests before a picture comes
 
@@ -17,6 +20,7 @@ export class RowView {
   /** @type {Row | null} */
   #row = null
   #waiting = 0
+  #marks = ''
   /** @type {HTMLElement | null} */
   #picture = null
 
@@ -141,7 +145,9 @@ export class RowView {
     attribute(this.family, 'hidden', this.family.textContent ? null : true)
     this.family.classList.toggle('wrong', isLora && !row.pick && !look.fits)
     attribute(this.family, 'title', look.fits ? null : t('doesNotFit', { family }))
-    setText(this.marks, [row.locked ? '🔒' : '', row.blocks ? '▤' : '', row.note && isLora ? '✎' : ''].join(''))
+    const marks = [row.locked ? LOCK : '', row.blocks ? BARS : '', row.note && isLora ? PEN : ''].filter(Boolean)
+    if (this.#marks !== marks.join()) this.marks.replaceChildren(...marks.map(icon))
+    this.#marks = marks.join()
     attribute(
       this.marks,
       'title',

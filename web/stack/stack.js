@@ -256,9 +256,11 @@ export class StackView {
     this.rows = rows
     this.text = textOf(rows)
     this.#ready = true
-    oneStep(() => setWidget(this.node, 'rows', this.text))
     this.#signature = ''
-    this.draw()
+    oneStep(() => {
+      setWidget(this.node, 'rows', this.text)
+      this.draw() // the room that they need belongs to the step
+    })
   }
 
   /** @param {number} at @param {Partial<Row>} changes */
@@ -464,12 +466,21 @@ export class StackView {
     )
   }
 
-  /** @param {string} text */
-  replaceAll(text) {
+  /** Another text, read before it is written, so that its rows and their room are one step. @param {string} text */
+  async replaceAll(text) {
     if (!this.enabled) return
-    oneStep(() => setWidget(this.node, 'rows', text))
-    this.#signature = ''
-    this.tick()
+    const round = ++this.#round
+    const answer = await getRows(text)
+    if (round !== this.#round || !this.node.graph) return
+    if (answer.error) return this.#complain(answer.error)
+    this.#relatives = answer.relatives
+    this.#write(answer.rows)
+  }
+
+  /** @param {string} text */
+  #complain(text) {
+    setText(this.note, text)
+    this.note.classList.add('wrong')
   }
 
   copyAll() {
@@ -479,12 +490,8 @@ export class StackView {
   /** Rows, a prompt, or another pack's node behind what is there. @param {string} text */
   async addText(text) {
     const answer = await getImported(text)
-    if (answer.error) {
-      setText(this.note, answer.error)
-      this.note.classList.add('wrong')
-      return
-    }
-    this.replaceAll([...(this.text.trim() ? [this.text] : []), answer.text].join('\n'))
+    if (answer.error) return this.#complain(answer.error)
+    await this.replaceAll([...(this.text.trim() ? [this.text] : []), answer.text].join('\n'))
   }
 
   async askForText() {
