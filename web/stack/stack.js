@@ -161,11 +161,9 @@ export class StackView {
     const acts = acting(rows)
     const output = outputOf(this.node)
     const family = this.family()
-    const verdicts = new Map(
-      /** @type {any[]} */ (output?.strata_rows ?? []).map((
-        one,
-      ) => [one.name, { text: one.verdict, warned: one.warned }]),
-    )
+    const told =
+      /** @type {{name: string | undefined, verdict: string, warned: boolean}[]} */ (output?.strata_rows ?? [])
+    const verdicts = new Map(told.map(({ name, verdict, warned }) => [name, { text: verdict, warned }]))
     let inGroup = false
     let shown = 0
     rows.forEach((row, at) => {
