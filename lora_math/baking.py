@@ -143,8 +143,6 @@ def layers_by_name(sources: Sequence[Iterable[Entry]]) -> list[Layer]:
     for i, entries in enumerate(sources):
         for entry in entries:
             part = component(entry.module)
-            text = names.text_name(entry.module)
-            body = names.model_body(entry.module) if text is None else text.body
-            place = found.setdefault((part, body, entry.parameter), (entry.module, {}))
+            place = found.setdefault((part, names.read(entry.module).body, entry.parameter), (entry.module, {}))
             place[1].setdefault(i, []).append((1.0, entry.adapter))
     return [Layer(module, parameter, terms) for (_, _, parameter), (module, terms) in found.items()]

@@ -1,7 +1,17 @@
-"""Module names as trainers write them: which part of the pipeline they speak of, and the layer's name with all wrapping taken off.
+"""The one reader of module names: which part of the pipeline a name speaks of, and the layer's name with all wrapping taken off.
 
 Trainers wrap one layer's name in many ways: ``lora_unet_blocks_0_ffn_0``, ``diffusion_model.blocks.0.ffn.0``,
-``base_model.model.blocks.0.ffn.0``, ``lycoris_blocks_0_ffn_0``. The *body* is what is left: ``blocks_0_ffn_0``.
+``base_model.model.blocks.0.ffn.0``, ``Some_Trainer_lora_blocks_0_ffn_0``. The *body* is what is left: ``blocks_0_ffn_0``. The grammar:
+
+    name    = [tag] wrapper* [encoder level*] layer
+    tag     = up to six words and then "lora", "lycoris" or another algorithm's name: ``Hunyuan_video_I2V_lora_``
+    wrapper = an algorithm, a component (``unet``, ``transformer``), a class's attribute (``model``, ``diffusion_model``) or a library's
+              own (``base_model.model``, ``_orig_mod``), and then any run of dots and underscores
+    encoder = ``te2_``, ``text_encoder_2.``, ``text_encoders.t5xxl.``, ``conditioner.embedders.1.``, ``clip_l.``
+    level   = what comes and goes between versions of transformers: ``text_model``, ``language_model``, ``transformer``
+
+Wrappers come in any order and number, so a trainer that combines known ones needs no new line here. Every step reads on from where the
+last one ended, and names longer than any layer's are not read: linear in the name's length.
 """
 
 from __future__ import annotations
@@ -10,88 +20,128 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-# kohya, OneTrainer, LyCORIS, ai-toolkit, diffusers, PEFT, DiffSynth, NVIDIA; torch.compile and data-parallel wrappers.
-_MODEL_PREFIX = re.compile(
-    r"(?:(?:lora_unet|lora_transformer|lora_prior_unet|oft_unet|oft_transformer|lycoris)_+"
-    r"|(?:base_model\.model|model|diffusion_model|unet|transformer|prior|pipe|dit|net|module|_orig_mod)\.)+"
+from .families import ENCODERS
+
+MAX_NAME = 512  # characters; the longest name of a layer that any trainer writes has about 150
+MAX_TAG = 6  # words in front of "lora"
+
+_ALGORITHM = r"lora|lycoris|locon|loha|lokr|glora|dora|oft|boft|ia3"
+# Components of a diffusion model: what follows is no text encoder's, whatever it looks like.
+_COMPONENT = (
+    r"(?:(?:lora|oft)_+transformer_+(?!_)"  # OneTrainer; "lycoris_transformer_blocks" is a layer's own name
+    r"|transformer(?:_\d)?(?:\.[._]*|_+(?!_|\d|(?:blocks?|layers)(?:[._]|$)))"
+    r"|(?:unet|diffusion_model|dit|net)[._]+)"
 )
-_TEXT_PREFIX = re.compile(r"(?:lora_prior_te_|lycoris_|(?:base_model\.model|model|module|_orig_mod)\.)+")
-_TEXT_ENCODER = re.compile(
-    r"(?:lora_te(\d?)_"  # kohya, OneTrainer
-    r"|oft_te(\d?)_"
-    r"|text_encoder(?:_(\d))?[._]"  # diffusers
-    r"|te(\d?)[._]"
-    r"|conditioner\.embedders\.(\d)\."  # Stability's own names, counted from 0
-    r"|cond_stage_model\."
-    r"|text_encoders\.(?:(?!transformer\.|text_model\.|model\.)(\w+)\.)?"  # ComfyUI
-    r"|(clip_[lgh]|t5xxl|t5|llama|umt5xxl)\.)"
+_NEUTRAL = rf"[._]*(?:{_ALGORITHM}|base_model[._]+model|base_model|model|prior|pipe|module|orig_mod)[._]+"
+_WRAPPER = re.compile(rf"(?P<component>{_COMPONENT})|{_NEUTRAL}", re.IGNORECASE)
+_TAG = re.compile(rf"(?:[A-Za-z0-9]+_+){{1,{MAX_TAG}}}?(?:{_ALGORITHM})_+", re.IGNORECASE)
+
+_NAMED = "|".join(sorted(ENCODERS, key=len, reverse=True))
+_ENCODER = re.compile(
+    r"te(\d?)[._]+"  # kohya, OneTrainer
+    r"|text_encoder(?:_(\d))?[._]+"  # diffusers
+    r"|conditioner\.embedders\.(\d)[._]+"  # Stability's own names, counted from 0
+    r"|cond_stage_model[._]+"
+    rf"|text_encoders[._]+(?:({_NAMED})[._]+|(?!transformer\.|text_model\.|model\.|text_embedding_projection\.)(\w+)\.)?"  # ComfyUI
+    rf"|({_NAMED})[._]+|(t5|llama)\."
+)
+_LEVELS = re.compile(
+    r"(?:base_model[._]+model|transformer|text_model|language_model|model|bert|module|_*orig_mod)[._]+"
 )
 # Layers of CLIP and T5 that no diffusion model has: what a text encoder saved alone is known by.
 _TEXT_BODY = re.compile(
     r"text_model_|text_projection$|encoder_layers_\d+_(self_attn|mlp|layer_norm\d)|encoder_block_\d+_layer_\d|final_layer_norm$"
 )
-# Levels that come and go between versions of transformers and wrappers of ComfyUI.
-_TEXT_LEVELS = re.compile(r"(?:transformer|text_model|language_model|model|bert)_")
+# LTX-2's projection of its text encoder's layers: beside the encoder, in the CLIP, under this name only.
+_PROJECTION = re.compile(r"text_embedding_projection(?:_aggregate_embed$|$|_)")
+# Wrappers inside a name: torch.compile, fully sharded data parallel, gradient checkpointing, PEFT's wrapped layer.
+_INNER = ("orig_mod", "fsdp_wrapped_module", "checkpoint_wrapped_module", "base_layer")
 
 
-class TextName(NamedTuple):
-    """encoder: its name where the file has one; number: its place in the pipeline, from 1; body: the layer. None where nothing says."""
+class ModuleName(NamedTuple):
+    """text: whether it is a text encoder's; encoder: the encoder's name where the file has one; number: its place in the pipeline,
+    from 1, where the file has one; body: the layer, words joined by one underscore."""
 
+    text: bool
     encoder: str | None
     number: int | None
     body: str
 
 
-def model_body(module: str) -> str:
-    """The layer that a diffusion model's module name means, without prefixes, with underscores.
+def read(module: str) -> ModuleName:
+    """What a module name says.
 
-    >>> model_body("base_model.model.transformer_blocks.0.attn.to_q"), model_body("lora_unet__blocks_0_ffn_0")
+    >>> read("base_model.model.transformer_blocks.0.attn.to_q").body, read("lora_unet__blocks_0_ffn_0").body
     ('transformer_blocks_0_attn_to_q', 'blocks_0_ffn_0')
+    >>> read("lora_te2_text_model_encoder_layers_0_mlp_fc1")
+    ModuleName(text=True, encoder=None, number=2, body='encoder_layers_0_mlp_fc1')
     """
-    match = _MODEL_PREFIX.match(module)
-    body = module[match.end() :] if match else module
-    return plain(body).replace("_processor_to_", "_to_")
+    return _read(module) if len(module) <= MAX_NAME else ModuleName(False, None, None, module)
 
 
-def text_name(module: str) -> TextName | None:
-    """What a module name says when it is a text encoder's, else None.
+def model_body(module: str) -> str:
+    """The layer that a module name means.
 
-    >>> text_name("lora_te2_text_model_encoder_layers_0_mlp_fc1")
-    TextName(encoder=None, number=2, body='encoder_layers_0_mlp_fc1')
+    >>> model_body("Hunyuan_video_I2V_lora_double_blocks_0_img_attn_proj")
+    'double_blocks_0_img_attn_proj'
     """
-    prefix = _TEXT_PREFIX.match(module)
-    rest = module[prefix.end() :] if prefix else module
-    match = _TEXT_ENCODER.match(rest)
-    if match is None:
-        body = plain(rest)
-        return TextName(None, None, text_body(body)) if _TEXT_BODY.match(body) else None
-    kohya, oft, diffusers, short, stability, encoder, alone = match.groups()
-    encoder = encoder or alone
-    if encoder is not None:
-        number = None
-    elif stability is not None:
-        number = int(stability) + 1
-    else:
-        number = int(
-            kohya or oft or diffusers or short or (1 if rest.startswith(("text_encoder.", "text_encoder_")) else 0)
-        )
-    rest = rest[match.end() :].removeprefix("base_model.model.")
-    return TextName(encoder, number or None, text_body(plain(rest)))
+    return read(module).body
 
 
-def text_body(body: str) -> str:
-    """A text encoder's layer without the levels that not every library has: ``text_model_encoder_layers_0`` is ``encoder_layers_0``."""
-    while match := _TEXT_LEVELS.match(body):
-        body = body[match.end() :]
-    return body
+def is_text_encoder(module: str) -> bool:
+    """Whether a module name, as a file has it, is a text encoder's."""
+    return read(module).text
 
 
 def plain(name: str) -> str:
-    """Dots as underscores: kohya's way, and the only one that all others can be brought to."""
-    return name.replace("._orig_mod.", ".").replace(".", "_")
+    """A layer's words joined by one underscore: kohya's way, and the only one that all others can be brought to."""
+    words = "_".join(filter(None, name.replace(".", "_").split("_")))
+    for inner in _INNER:
+        if inner in words:
+            words = words.replace(f"_{inner}_", "_").removesuffix(f"_{inner}")
+    return words.replace("_processor_to_", "_to_")
 
 
-@lru_cache(maxsize=1 << 16)  # a report asks it of every module several times
-def is_text_encoder(module: str) -> bool:
-    """Whether a module name, as a file has it, is a text encoder's."""
-    return text_name(module) is not None
+@lru_cache(maxsize=1 << 15)  # a report asks for every module several times
+def _read(module: str) -> ModuleName:
+    at, component = 0, False
+    while True:
+        if not component and (match := _ENCODER.match(module, at)):
+            return _of_encoder(module[match.end() :], match)
+        match = _WRAPPER.match(module, at) or (_TAG.match(module) if at == 0 else None)
+        if match is None or match.end() == len(module):
+            break
+        component = component or (match.re is _WRAPPER and match["component"] is not None)
+        at = match.end()
+    body = plain(module[at:])
+    if _PROJECTION.match(body):
+        return ModuleName(True, None, None, _projection(body))
+    if _TEXT_BODY.match(body) and (not component or body.startswith("text_model_")):
+        return ModuleName(True, None, None, _without_levels(body))
+    return ModuleName(False, None, None, body)
+
+
+def _of_encoder(rest: str, match: re.Match) -> ModuleName:
+    kohya, diffusers, stability, *names = match.groups()
+    body = _without_levels(rest)
+    if _PROJECTION.match(body):
+        return ModuleName(True, None, None, _projection(body))
+    encoder = next(filter(None, names), None)
+    if stability is not None:
+        number = int(stability) + 1
+    elif diffusers is None and match[0].startswith("text_encoder") and not match[0].startswith("text_encoders"):
+        number = 1  # diffusers' first encoder has no number
+    else:
+        number = int(kohya or diffusers or 0)
+    return ModuleName(True, encoder, (None if encoder else number) or None, body)
+
+
+def _without_levels(layer: str) -> str:
+    at = 0
+    while match := _LEVELS.match(layer, at):
+        at = match.end()
+    return plain(layer[at:])
+
+
+def _projection(body: str) -> str:
+    return body.removesuffix("_aggregate_embed") if body == "text_embedding_projection_aggregate_embed" else body

@@ -13,15 +13,13 @@ names, which those two keep.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import NamedTuple
 
-from . import family
-
 Dialect = tuple[tuple[str, str], ...]
 
-_WAN: Dialect = (
+WAN: Dialect = (
     (r"\bself_attn\b", "attn1"),
     (r"\bcross_attn\b", "attn2"),
     (r"\b(attn\d)\.([qkv])$", r"\1.to_\2"),
@@ -49,7 +47,7 @@ _WAN: Dialect = (
     (r"^face_adapter\.fuser_blocks\.(\d+)\.([qk])_norm$", r"face_adapter.\1.norm_\2"),
 )
 # Tencent's names (kohya, diffusion-pipe, musubi-tuner), and musubi-tuner's split q, k, v for 1.5.
-_TENCENT: Dialect = (
+TENCENT: Dialect = (
     (r"_mod\.lin$", "_mod.linear"),
     (r"\bmodulation\.lin$", "modulation.linear"),
     (r"mlp\.0$", "mlp.fc1"),
@@ -63,8 +61,8 @@ _TENCENT: Dialect = (
     (r"^txt_in\.c_embedder\.in_layer$", "txt_in.c_embedder.linear_1"),
     (r"^txt_in\.c_embedder\.out_layer$", "txt_in.c_embedder.linear_2"),
 )
-_TENCENT_SPLIT: Dialect = ((r"_attn\.qkv$", "_attn_{q|k|v}"),)
-_HUNYUAN_DIFFUSERS: Dialect = (
+TENCENT_SPLIT: Dialect = ((r"_attn\.qkv$", "_attn_{q|k|v}"),)
+HUNYUAN_DIFFUSERS: Dialect = (
     (r"^double_blocks\.", "transformer_blocks."),
     (r"\.img_attn\.qkv$", ".attn.{to_q|to_k|to_v}"),
     (r"\.txt_attn\.qkv$", ".attn.{add_q_proj|add_k_proj|add_v_proj}"),
@@ -104,7 +102,7 @@ _HUNYUAN_DIFFUSERS: Dialect = (
     (r"^final_layer\.adaLN_modulation\.1$", "norm_out.linear~"),
     (r"^final_layer\.linear$", "proj_out"),
 )
-_HUNYUAN_15_DIFFUSERS: Dialect = (
+HUNYUAN_15_DIFFUSERS: Dialect = (
     (r"^time_in\.in_layer$", "time_embed.timestep_embedder.linear_1"),
     (r"^time_in\.out_layer$", "time_embed.timestep_embedder.linear_2"),
     (r"^byt5_in\.fc([123])$", r"context_embedder_2.linear_\1"),
@@ -115,7 +113,7 @@ _HUNYUAN_15_DIFFUSERS: Dialect = (
     (r"^vision_in\.proj\.4$", "image_embedder.norm_out"),
     (r"^cond_type_embedding$", "cond_type_embed"),
 )
-_FLUX2: Dialect = (
+FLUX2: Dialect = (
     (r"^img_in$", "x_embedder"),
     (r"^txt_in$", "context_embedder"),
     (r"^time_in\.in_layer$", "time_guidance_embed.timestep_embedder.linear_1"),
@@ -124,11 +122,11 @@ _FLUX2: Dialect = (
     (r"^guidance_in\.out_layer$", "time_guidance_embed.guidance_embedder.linear_2"),
     (r"^(double_stream_modulation_(?:img|txt)|single_stream_modulation)\.lin$", r"\1.linear"),
 )
-_CHROMA: Dialect = (
+CHROMA: Dialect = (
     (r"^(distilled_guidance_layer\.layers\.\d+)\.in_layer$", r"\1.linear_1"),
     (r"^(distilled_guidance_layer\.layers\.\d+)\.out_layer$", r"\1.linear_2"),
 )
-_LUMINA: Dialect = (
+LUMINA: Dialect = (
     (r"\battention\.qkv$", "attn.{to_q=|to_k|to_v}"),
     (r"\battention\.out$", "attn.to_out.0"),
     (r"\battention\.([qk])_norm$", r"attn.norm_\1"),
@@ -144,11 +142,11 @@ _LUMINA: Dialect = (
     (r"^t_embedder\.mlp\.2$", "time_caption_embed.timestep_embedder.linear_2"),
 )
 # Z-Image's spelling of the same layers with Lumina's narrower k and v.
-_LUMINA_SPLIT: Dialect = (
+LUMINA_SPLIT: Dialect = (
     (r"\battention\.qkv$", "attention.{to_q=|to_k|to_v}"),
     (r"\battention\.out$", "attention.to_out.0"),
 )
-_LTX: Dialect = (
+LTX: Dialect = (
     (r"^patchify_proj$", "proj_in"),
     (r"^audio_patchify_proj$", "audio_proj_in"),
     (r"^adaln_single\.", "time_embed."),
@@ -160,7 +158,7 @@ _LTX: Dialect = (
     (r"\bscale_shift_table_a2v_ca_(video|audio)$", r"\1_a2v_cross_attn_scale_shift_table"),
     (r"\.([qk])_norm$", r".norm_\1"),
 )
-_MOCHI: Dialect = (
+MOCHI: Dialect = (
     (r"^blocks\.", "transformer_blocks."),
     (r"\.attn\.qkv_x$", ".attn1.{to_q|to_k|to_v}"),
     (r"\.attn\.qkv_y$", ".attn1.{add_q_proj|add_k_proj|add_v_proj}"),
@@ -183,13 +181,13 @@ _MOCHI: Dialect = (
     (r"^final_layer\.mod$", "norm_out.linear~"),
     (r"^final_layer\.linear$", "proj_out"),
 )
-_COSMOS_ENDS: Dialect = (
+COSMOS_ENDS: Dialect = (
     (r"^t_embedder\.1\.", "time_embed.t_embedder."),
     (r"^x_embedder\.proj\.1$", "patch_embed.proj"),
     (r"^final_layer\.ada[lL][nN]_modulation\.([12])$", r"norm_out.linear_\1"),
     (r"^final_layer\.linear$", "proj_out"),
 )
-_COSMOS: Dialect = (
+COSMOS: Dialect = (
     (r"^blocks\.block(\d+)\.blocks\.", r"transformer_blocks.\1."),
     (r"^(transformer_blocks\.\d+)\.0\.block\.attn\.", r"\1.attn1."),
     (r"^(transformer_blocks\.\d+)\.1\.block\.attn\.", r"\1.attn2."),
@@ -202,9 +200,9 @@ _COSMOS: Dialect = (
     (r"\.to_([qk])\.1$", r".norm_\1"),
     (r"^affline_norm$", "time_embed.norm"),
     (r"^extra_pos_embedder\.", "learnable_pos_embed."),
-    *_COSMOS_ENDS,
+    *COSMOS_ENDS,
 )
-_PREDICT2: Dialect = (
+PREDICT2: Dialect = (
     (r"^blocks\.", "transformer_blocks."),
     (r"^(transformer_blocks\.\d+)\.adaln_modulation_self_attn\.", r"\1.norm1.linear_"),
     (r"^(transformer_blocks\.\d+)\.adaln_modulation_cross_attn\.", r"\1.norm2.linear_"),
@@ -217,31 +215,15 @@ _PREDICT2: Dialect = (
     (r"\.mlp\.layer1$", ".ff.net.0.proj"),
     (r"\.mlp\.layer2$", ".ff.net.2"),
     (r"^t_embedding_norm$", "time_embed.norm"),
-    *_COSMOS_ENDS,
+    *COSMOS_ENDS,
 )
-_ANIMA: Dialect = ((r"^llm_adapter\.", "text_conditioner."),)  # diffusers' component of that name
-_ACE_STEP_15: Dialect = (
+ANIMA: Dialect = ((r"^llm_adapter\.", "text_conditioner."),)  # diffusers' component of that name
+ACE_STEP_15: Dialect = (
     (r"^decoder\.", ""),
     (r"_attn\.([qkv])_proj$", r"_attn.to_\1"),
     (r"_attn\.o_proj$", "_attn.to_out.0"),
     (r"_attn\.([qk])_norm$", r"_attn.norm_\1"),
 )
-
-DIALECTS: dict[str, tuple[Dialect, ...]] = {
-    family.WAN: (_WAN,),
-    family.HUNYUAN_VIDEO: (_TENCENT, _TENCENT_SPLIT, _HUNYUAN_DIFFUSERS, _HUNYUAN_15_DIFFUSERS),
-    family.HUNYUAN_IMAGE: (_TENCENT, _TENCENT_SPLIT, _HUNYUAN_DIFFUSERS),
-    family.FLUX2: (_FLUX2,),
-    family.CHROMA: (_CHROMA,),
-    family.LUMINA: (_LUMINA, _LUMINA_SPLIT),
-    family.LTXV: (_LTX,),
-    family.LTX2: (_LTX,),
-    family.MOCHI: (_MOCHI,),
-    family.COSMOS: (_COSMOS,),
-    family.PREDICT2: (_PREDICT2,),
-    family.ANIMA: (_PREDICT2, _ANIMA),
-    family.ACE_STEP: (_ACE_STEP_15,),
-}
 
 
 class Part(NamedTuple):
@@ -253,13 +235,15 @@ class Part(NamedTuple):
     swapped: bool = False
 
 
-def other_names(family_name: str | None, layer: str, shape: tuple[int, ...]) -> Iterator[Part]:
-    """Every other name of a layer of this family, or of parts of it. shape: of its weight, [out, in, ...].
+def other_names(dialects: Iterable[Dialect], layer: str, shape: tuple[int, ...]) -> Iterator[Part]:
+    """Every other name of a layer, or of parts of it, in a family's dialects (``families.Family.dialects``).
 
-    >>> list(other_names("HunyuanVideo", "double_blocks.0.img_attn.qkv", (9, 3)))[0]
+    shape: of its weight, [out, in, ...].
+
+    >>> list(other_names((TENCENT_SPLIT,), "double_blocks.0.img_attn.qkv", (9, 3)))[0]
     Part(name='double_blocks.0.img_attn_q', start=0, length=3, swapped=False)
     """
-    for dialect in DIALECTS.get(family_name, ()):
+    for dialect in dialects:
         name = layer
         for pattern, replacement in dialect:
             name = _compiled(pattern).sub(replacement, name)

@@ -16,6 +16,7 @@ from .comfy.library import CACHE, Lora
 from .comfy.live_layers import split
 from .comfy.live_time import read_variation
 from .comfy.lora_names import is_another
+from .comfy.shared_norms import completed
 from .comfy.targets import Targets, clip_targets, model_targets, taken_apart
 from .fitting.block_spec import BlockSpec, layout_for, resolved
 from .fitting.fit import fit
@@ -214,11 +215,11 @@ def _apply_lora(
     usable = not report.is_misfit(lora, *sides)
     notes = []
     if usable:
-        changes = _changes(lora, model_side)
+        changes = _changes(lora, model_side, models.given)
         notes = _on_model(models, lora, model_side, changes, apply, variation, node)
         if variation != CONSTANT and clip_side.fit.pieces and strength_clip != 0:
             notes.append("Text encoders: at constant strength, as they run once, before the sampling")
-        _patched(clips, lora, clip_side, _changes(lora, clip_side))
+        _patched(clips, lora, clip_side, _changes(lora, clip_side, clips.given))
     return _applied(lora, sides, found, usable, notes)
 
 
@@ -305,9 +306,14 @@ def _attach(target: Changing, lora: Lora, found: live.LiveLora) -> None:
         patch.attach_metadata(clone, lora.metadata)
 
 
-def _changes(lora: Lora, side: Side) -> dict:
-    """patch key -> its (coefficient, adapter) in order, for every weight, or part of a weight, that changes at all."""
+def _changes(lora: Lora, side: Side, target) -> dict:
+    """patch key -> its (coefficient, adapter) in order, for every weight, or part of a weight, that changes at all.
+
+    target: the MODEL or CLIP, None where none is connected.
+    """
     found = {}
+    awaiting = side.fit.awaiting(lora.broken)
+    ready = completed(getattr(target, "patcher", target), awaiting) if awaiting else {}
     for key, terms in side.fit.adapters(without=lora.broken).items():
         coefficient = side.coefficient(key if isinstance(key, str) else key[0])
         if not abs(coefficient) <= FURTHEST:
@@ -317,7 +323,7 @@ def _changes(lora: Lora, side: Side) -> dict:
                 "LoRA can have. Use block weights from -100 to 100."
             )
         if coefficient != 0:
-            found[key] = [(coefficient, adapter) for adapter in terms]
+            found[key] = [(coefficient, ready.get(id(adapter), adapter)) for adapter in terms]
     return found
 
 

@@ -7,7 +7,7 @@ import asyncio
 from aiohttp import web
 
 from ..lora_math.errors import StrataError
-from ..lora_math.family import RELATIVES
+from ..lora_math.families import RELATIVES
 from ..lora_math.tags import LoraTag, format_tag
 from .comfy.lora_names import lora_names
 from .library.search import PAGE, SORTS, Question, mark, search

@@ -134,6 +134,10 @@ class Adapter:
         """Why this adapter cannot change a weight of this shape, or None when it can."""
         raise NotImplementedError
 
+    def meeting(self, shape: tuple[int, ...], is_bias: bool = False) -> Adapter:
+        """What this adapter is on a weight, or a bias, of this shape: itself, but for what may replace one of another shape."""
+        return self
+
     def bias_adapter(self) -> Adapter | None:
         """What the same training did to the layer's bias, where it has one and the change follows from the weight's; else None."""
         return None
@@ -154,9 +158,20 @@ class Adapter:
     def cut(self, start: int, length: int, total: int) -> Adapter | None:
         """The part of this adapter, made for a weight of ``total`` rows, that changes ``length`` of them from ``start`` on.
 
-        None where a part of the change cannot be had without the whole weight (OFT, DoRA on the input axis).
+        None where a part of the change cannot be had without the whole weight (OFT). What comes out may await something.
         """
         return None if self.needs_weight or self.shape_after is not None else Rows(self, start, length, total)
+
+    # Whether it needs to know something of other weights of the model first: its norms are over rows of several weights.
+    awaits: ClassVar[bool] = False
+
+    def columns(self, weight: Tensor) -> Tensor:
+        """What an adapter that awaits it has to know of each of the weights."""
+        raise NotImplementedError
+
+    def knowing(self, beyond: Tensor) -> Adapter:
+        """The adapter that knows the sum of ``columns`` of the other weights."""
+        raise NotImplementedError
 
     needs_weight: ClassVar[bool] = False  # whether the delta depends on W itself, not only on its shape
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -73,9 +73,13 @@ class Diff(Adapter):
 @register
 @dataclass(frozen=True, eq=False)
 class SetWeight(Adapter):
-    """W' = value at every strength but 0: a replaced weight has no half-way (ComfyUI does the same)."""
+    """W' = value at every strength but 0: a replaced weight has no half-way (ComfyUI does the same).
+
+    reshapes: whether it replaces a weight of another shape (MiniMax-H3's PDD LoRA, which ComfyUI 0.35 reads): what ``meeting`` finds out.
+    """
 
     value: Tensor
+    reshapes: bool = False
 
     name = "set"
     needs_weight = True
@@ -86,11 +90,22 @@ class SetWeight(Adapter):
     def parse(cls, parts: Parts, rule: Rule) -> SetWeight | None:
         return cls(parts.pop("set_weight")) if "set_weight" in parts else None
 
+    def meeting(self, shape: tuple[int, ...], is_bias: bool = False) -> SetWeight:
+        """Matrices and biases may come in another size, within reason; a norm of another size is another model's."""
+        numbers, here = self.value.numel(), prod(shape)
+        if _same(self.value.shape, shape) or self.value.ndim != len(shape) or not (is_bias or len(shape) > 1):
+            return self
+        return replace(self, reshapes=0 < here <= MAX_GROWTH * numbers and numbers <= MAX_GROWTH * here)
+
+    @property
+    def shape_after(self) -> tuple[int, ...] | None:
+        return tuple(self.value.shape) if self.reshapes else None
+
     def written(self) -> tuple[Parts, Rule]:
         return {"set_weight": self.value}, Rule()
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
-        return None if _same(self.value.shape, shape) else _differs(self.value, shape)
+        return None if self.reshapes or _same(self.value.shape, shape) else _differs(self.value, shape)
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
         if strength == 0:
@@ -98,6 +113,8 @@ class SetWeight(Adapter):
         return self.value.to(dtype).reshape(weight.shape) - weight.to(dtype)
 
     def apply_(self, weight: Tensor, strength: float, dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
+        if self.reshapes:
+            return weight if strength == 0 else self.value.to(weight.device, weight.dtype, copy=True)
         value = self.value.reshape(weight.shape)
         return weight.copy_(value if rows is None else rows(value)) if strength != 0 else weight
 

@@ -23,12 +23,18 @@ SMALLEST_NORM = 1e-20
 @register
 @dataclass(frozen=True, eq=False)
 class DoRA(Adapter):
-    """inner: the adapter whose delta makes V; magnitude [out] for axis 0, [in / groups] for axis 1; c: what ``prepared`` stores."""
+    """inner: the adapter whose delta makes V; magnitude [out] for axis 0, [in / groups] for axis 1; c: what ``prepared`` stores.
+
+    shared: on the input axis, this is a part of the rows of the weight that it was trained on, and its norms are over all of them;
+    beyond: [in] squared column norms of V in the other rows, float64, which has to be known then.
+    """
 
     inner: Adapter
     magnitude: Tensor
     axis: int
     c: Tensor | None = None
+    shared: bool = False
+    beyond: Tensor | None = None
 
     name = "DoRA"
     needs_weight = True
@@ -69,8 +75,24 @@ class DoRA(Adapter):
 
     def cut(self, start: int, length: int, total: int) -> DoRA | None:
         inner = self.inner.cut(start, length, total)
-        whole = self.axis == OUT and self.magnitude.numel() == total and inner is not None
+        if inner is None or self.shared:
+            return None
+        if self.axis == IN:
+            return replace(self, inner=inner, shared=True)
+        whole = self.magnitude.numel() == total
         return DoRA(inner, self.magnitude.narrow(0, start, length), OUT) if whole else None
+
+    @property
+    def awaits(self) -> bool:
+        return self.shared and self.beyond is None
+
+    def columns(self, weight: Tensor) -> Tensor:
+        """[in] squared column norms of V in these rows, float64. weight: W of these rows."""
+        base = weight.to(wide(weight.dtype))
+        return self._squares(base, self.inner.delta(base, 1.0, base.dtype)).flatten().to("cpu", torch.float64)
+
+    def knowing(self, beyond: Tensor) -> DoRA:
+        return replace(self, beyond=beyond)
 
     @property
     def rank(self) -> int | None:
@@ -133,8 +155,8 @@ class DoRA(Adapter):
             change = change + self.inner.response(layer, layer.input_channels(c) * x)
         return y + strength * change
 
-    def _less(self, base: Tensor, change: Tensor) -> Tensor:
-        """c - 1, shaped to multiply V = base + change."""
+    def _squares(self, base: Tensor, change: Tensor) -> Tensor:
+        """Squared norms of V = base + change along the other axes, shaped to multiply it."""
         height = max(1, TILE * len(base) // max(1, base.numel()))
         across = [d for d in range(base.ndim) if d != self.axis]
         # Small beside c, and the whole weight is multiplied by it: in single precision the norm's rounding would show. Not every
@@ -144,7 +166,16 @@ class DoRA(Adapter):
             (some + delta).square_().sum(across, keepdim=True, dtype=precise)
             for some, delta in zip(base.split(height), change.split(height), strict=True)
         ]
-        norm = (torch.cat(squares) if self.axis == OUT else sum(squares)).sqrt_()
-        less = self.magnitude.to(precise).reshape(norm.shape) - norm
+        return torch.cat(squares) if self.axis == OUT else sum(squares)
+
+    def _less(self, base: Tensor, change: Tensor) -> Tensor:
+        """c - 1, shaped to multiply V = base + change."""
+        if self.awaits:
+            raise ValueError("the norms of this DoRA are over rows of other weights too, which it has to be told")
+        squares = self._squares(base, change)
+        if self.beyond is not None:
+            squares = squares + self.beyond.to(squares.device, squares.dtype).reshape(squares.shape)
+        norm = squares.sqrt_()
+        less = self.magnitude.to(norm.dtype).reshape(norm.shape) - norm
         # A row of zeros stays zero: 0 times anything finite.
         return (less / norm.clamp_min(SMALLEST_NORM)).to(base.dtype)

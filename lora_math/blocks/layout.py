@@ -91,6 +91,16 @@ class Layout:
         return {(_list_path(block), block.index): block for block in (*self.blocks, *self.aux)}
 
     @cached_property
+    def flat_places(self) -> dict[tuple[str, int], str]:
+        """(list with underscores for dots, index) -> the block's name."""
+        return {(path.replace(".", "_"), index): block.name for (path, index), block in self._by_place.items()}
+
+    @cached_property
+    def flat_lists(self) -> tuple[str, ...]:
+        """The lists in ``flat_places``, the longest name first."""
+        return tuple(sorted({path for path, _ in self.flat_places}, key=len, reverse=True))
+
+    @cached_property
     def _model_rule(self) -> re.Pattern[str] | None:
         paths = sorted({path for path, _ in self._by_place}, key=len, reverse=True)
         if not paths:

@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+from ..names import MAX_NAME
+
+_NAME = re.compile(r"[\w.]*")
 _WORD = r"(?:^|\.)(?:%s)(?:\.|$)"
 
 
@@ -72,9 +75,16 @@ def stream_style(rests: Iterable[str]) -> str:
     return next((style for style, pattern in _STREAM_STYLES if any(map(pattern.search, rests))), "")
 
 
-@lru_cache(maxsize=65536)
 def classify(path: str, rest: str, style: str) -> tuple[str | None, str | None]:
-    """(component, stream) of the weight ``rest`` in a block of the list ``path``."""
+    """(component, stream) of the weight ``rest`` in a block of the list ``path``.
+
+    Of words and dots alone, and of no more than a name has: on anything else a stranger's file could make the patterns go back and forth.
+    """
+    return _classify(path, rest, style) if len(rest) <= MAX_NAME and _NAME.fullmatch(rest) else (None, None)
+
+
+@lru_cache(maxsize=65536)
+def _classify(path: str, rest: str, style: str) -> tuple[str | None, str | None]:
     return _component(path, rest), _stream(path, rest, style)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from .. import families
 from ..numbers import is_number
 from .errors import BlockTextError
 from .layout import Layout
@@ -92,17 +93,32 @@ def forms(layout: Layout) -> dict[int, Form]:
 def _public_forms(layout: Layout) -> tuple[Form, ...]:
     counts = {block.group: layout.counts[block.group] for block in layout.blocks}
     if counts == {"IN": 12, "M": 1, "OUT": 12}:
-        return _SD[1:] if layout.family == "SDXL refiner" else _SD  # the refiner's attention sits elsewhere
+        return _SD[1:] if layout.family == families.REFINER else _SD  # the refiner's attention sits elsewhere
     if counts == {"IN": 9, "M": 1, "OUT": 9}:
         return _SDXL
     return _FLUX if counts == {"D": 19, "S": 38} else ()
 
 
-# Public lengths of families that people mix up: other models take them only as a plain list of their blocks.
-_UNMISTAKABLE = {12, 17, 20, 21, 26, 27, 58}
-# For the message about a vector that is another family's.
-_ELSEWHERE = {17: "SD1.5", 26: "SD1.5", 27: "SD1.5", 12: "SDXL", 20: "SDXL and FLUX.1", 21: "SDXL"}
-_ELSEWHERE |= dict.fromkeys((19, 57, 58, 59, 61), "FLUX.1")
+# Public lengths of families that people mix up: other models take them only as a plain list of their blocks. But for those that a model
+# of 18 or 60 blocks has with BASE.
+_UNMISTAKABLE = {length for row in families.TABLE for length in row.vectors} - {19, 61}
+
+
+def _elsewhere() -> dict[int, str]:
+    """Length -> the families that it is a public vector of, for the message about a vector that is another family's."""
+    known: dict[int, list[str]] = {}
+    listed: list[set[int]] = []
+    for row in families.TABLE:
+        lengths = set(row.vectors)
+        if not any(lengths <= others for others in listed):  # SD2 has those of SD1.5
+            listed.append(lengths)
+            for length in row.vectors:
+                known.setdefault(length, []).append(row.name)
+    # Every block of FLUX.1, and those between BASE and OTHER.
+    return {57: families.FLUX, 59: families.FLUX, **{length: " and ".join(names) for length, names in known.items()}}
+
+
+_ELSEWHERE = _elsewhere()
 
 
 def looks_like_vector(text: str) -> bool:

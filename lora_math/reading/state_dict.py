@@ -11,16 +11,26 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from ..adapters import WEIGHT_ADAPTERS, Adapter, Diff, DoRA, Padded, Parts, Rule
+from .. import names
+from ..adapters import WEIGHT_ADAPTERS, Adapter, Diff, DoRA, Padded, Parts, Rule, SetWeight
 from ..errors import StrataError
 from . import split_qkv as quirks
 from .peft_config import Rules
-from .unsupported import method_of
+from .unsupported import bundled_embedding, method_of
 
-_SUFFIXES: dict[str, str] = {".alpha": "alpha", ".scalar": "scalar"}
+_SUFFIXES: dict[str, str] = {
+    ".alpha": "alpha",
+    ".scalar": "scalar",
+    ".diff_m": "diff_m",  # Wan: of the block's own parameter "modulation"
+    ".set_bias": "set_bias",
+    ".row_offset": "row_offset",  # ComfyUI's converter of fused q, k, v: the first row of the factors' product that belongs here
+}
 for _adapter in (*WEIGHT_ADAPTERS, DoRA, Padded):
     _SUFFIXES.update(_adapter.suffixes)
 _UNDOTTED = tuple(suffix for suffix in _SUFFIXES if not suffix.startswith("."))
+# What belongs to an adapter and says nothing without it: some converters leave it under the module's name in another spelling.
+_MAGNITUDES = frozenset(("magnitude", "dora_scale"))
+_COMPANIONS = _MAGNITUDES | {"alpha", "scalar"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +50,17 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class StateDict:
-    """A whole file: what it changes, the keys that nothing here understands with the reason for each, and what a person should know."""
+    """A whole file: what it changes, the keys that nothing here understands with the reason for each, and what a person should know.
+
+    orphans: those of them that are DoRA's magnitudes, without which a layer does something else than what was trained; rules_from: where
+    alpha stands that no tensor holds, for people to read.
+    """
 
     entries: tuple[Entry, ...]
     leftovers: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    orphans: tuple[str, ...] = ()
+    rules_from: str = "the file's header"
 
 
 def split_key(key: str) -> tuple[str, str] | None:
@@ -88,8 +104,11 @@ def parse(
     modules, refused, leftovers = _group(tensors)
     rules = Rules.from_header(metadata or {}) if config is None else Rules.from_adapter_config(config)
     split_qkv = quirks.is_split_qkv(metadata or {})
+    _join_companions(modules)
+    rows = _rows_of_fused(modules, tensors)
     corrected = 0
     entries: list[Entry] = []
+    orphans: list[str] = []
     for module, keys in modules.items():
         parts = {role: tensors[key] for role, key in keys.items()}
         try:
@@ -99,14 +118,51 @@ def parse(
             if split_qkv and (count := quirks.split_qkv_parts(module, parts)) > 1:
                 rule = replace(rule, factor=rule.factor * count)
                 corrected += 1
-            found = _entries(module, parts, keys, rule)
+            found = _entries(module, parts, keys, rule, rows.get(module))
             reason = _unused_reason(keys, bool(found)) if parts else ""
             entries.extend(found)
+            if not any(isinstance(entry.adapter, DoRA) for entry in found):
+                orphans += [keys[role] for role in parts if role in _MAGNITUDES]
         except StrataError as problem:
             parts, reason = dict.fromkeys(keys), str(problem)
         leftovers.update((keys[role], reason) for role in parts)
     notes = (quirks.SPLIT_QKV_NOTE.format(count=corrected),) if corrected else ()
-    return StateDict(tuple(entries), leftovers, notes)
+    source = "the file's header" if config is None else "adapter_config.json beside the file"
+    return StateDict(tuple(entries), leftovers, notes, tuple(orphans), source)
+
+
+def _join_companions(modules: dict[str, dict[str, str]]) -> None:
+    """Gives magnitudes and alphas that stand alone to the module that means the same layer in another spelling.
+
+    diffusers' converter to kohya's names leaves ``lora_unet_..._attn1.to_q.lora_magnitude_vector`` beside
+    ``lora_unet_..._attn1_to_q.lora_down.weight``: it replaces all dots but the last two.
+    """
+    alone = [module for module, roles in modules.items() if _COMPANIONS.issuperset(roles)]
+    if not alone:
+        return
+    homes = {
+        names.read(module): roles for module, roles in reversed(modules.items()) if not _COMPANIONS.issuperset(roles)
+    }
+    for module in alone:
+        home = homes.get(names.read(module))
+        if home is not None and home.keys().isdisjoint(modules[module]):
+            home.update(modules.pop(module))
+
+
+def _rows_of_fused(
+    modules: Mapping[str, Mapping[str, str]], tensors: Mapping[str, Tensor]
+) -> dict[str, tuple[int, int | None]]:
+    """module -> (first row, row behind the last or None for the rest) of the fused q, k, v that its factors make, where it says so."""
+    starts: dict[str, dict[str, int]] = {}
+    for module, roles in modules.items():
+        offset = tensors[roles["row_offset"]] if "row_offset" in roles else None
+        if offset is not None and offset.numel() == 1 and offset.isfinite().all():
+            starts.setdefault(module[:-1], {})[module] = int(offset)
+    return {
+        module: (start, min((other for other in of_fused.values() if other > start), default=None))
+        for of_fused in starts.values()
+        for module, start in of_fused.items()
+    }
 
 
 def _group(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, str]], dict[str, str], dict[str, str]]:
@@ -123,6 +179,9 @@ def _group(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, str]], di
         if method is not None:
             refused[method[0]] = method[1]
             leftovers[key] = f"{method[1]} is not supported"
+            continue
+        if found is None and (embedding := bundled_embedding(key)) is not None:
+            leftovers[key] = embedding
             continue
         if found is None and key.endswith(".weight") and f"{key[:-7]}.on_input" in tensors:
             found = key[:-7], "ia3_weight"  # LyCORIS's IA3 names its vector as any layer names its weight
@@ -153,15 +212,24 @@ def _number(parts: Parts, role: str) -> float | None:
     return float(parts[role])
 
 
-def _entries(module: str, parts: Parts, keys: Mapping[str, str], rule: Rule) -> list[Entry]:
-    """The entries of one module; roles that were used are gone from ``parts`` afterwards."""
+def _entries(
+    module: str, parts: Parts, keys: Mapping[str, str], rule: Rule, rows: tuple[int, int | None] | None = None
+) -> list[Entry]:
+    """The entries of one module; roles that were used are gone from ``parts`` afterwards. rows: as ``_rows_of_fused`` has them."""
     entries: list[Entry] = []
+    if "diff_m" in parts:
+        entries.append(Entry(f"{module}.modulation", "weight", Diff(parts.pop("diff_m")), (keys["diff_m"],)))
+    if "set_bias" in parts:
+        entries.append(Entry(module, "bias", SetWeight(parts.pop("set_bias")), (keys["set_bias"],)))
+    of_layer = len(entries)
     rank, before = None, set(parts)
     for kind in _kinds(frozenset(parts)):
         adapter = kind.parse(parts, rule)
         if adapter is None:
             continue
-        if not entries:
+        if len(entries) == of_layer:
+            if rows is not None:
+                adapter = _cut(adapter, rows, parts)
             adapter = Padded.wrap(DoRA.wrap(adapter, parts), parts)
             rank = adapter.rank
             parts.pop("alpha", None)
@@ -175,6 +243,17 @@ def _entries(module: str, parts: Parts, keys: Mapping[str, str], rule: Rule) -> 
     if bias is not None:
         entries.append(Entry(module, "bias", bias, _keys(keys, before, parts)))
     return entries
+
+
+def _cut(adapter: Adapter, rows: tuple[int, int | None], parts: Parts) -> Adapter:
+    """The adapter of some rows of fused q, k, v, whose magnitudes, if any, are those of these rows."""
+    parts.pop("row_offset")
+    total = adapter.matrix_shape[0] if adapter.matrix_shape else 0
+    start, stop = rows[0], total if rows[1] is None else rows[1]
+    part = adapter.cut(start, stop - start, total) if 0 <= start < stop <= total else None
+    if part is None:
+        raise StrataError(f"its row_offset {start} is none of the {total} rows of its factors")
+    return part
 
 
 @lru_cache

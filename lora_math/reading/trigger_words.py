@@ -26,7 +26,7 @@ def trigger_words(path: str, metadata: Mapping[str, str]) -> list[str]:
         words = _clean(source(path, stem))
         if words:
             return words
-    for source in (_phrase, _class_tokens, _constant_tags):
+    for source in (_phrase, _trained_words, _class_tokens, _constant_tags):
         words = _clean(source(metadata))
         if words:
             return words
@@ -63,15 +63,28 @@ def _phrase(metadata: Mapping[str, str]) -> Iterator[str]:
     yield from _split(metadata.get("modelspec.trigger_phrase"))
 
 
+def _trained_words(metadata: Mapping[str, str]) -> Iterator[str]:
+    """Civitai's list, as some trainers and editors write it into the header: JSON or words between commas."""
+    for key in ("trained_words", "trainedWords", "trigger_words", "ss_trigger_words"):
+        text = metadata.get(key)
+        listed = read_json_text(text)
+        if isinstance(listed, list):
+            for words in listed:
+                yield from _split(words)
+        else:
+            yield from _split(text)
+
+
 def _class_tokens(metadata: Mapping[str, str]) -> Iterator[str]:
     """kohya: class tokens of each subset, or the folder names ``10_ohwx woman`` that carried them."""
     for dataset in _list(read_json_text(metadata.get("ss_datasets"))):
         for subset in _list(as_dict(dataset).get("subsets")):
             yield from _split(as_dict(subset).get("class_tokens"))
-    for folder in as_dict(read_json_text(metadata.get("ss_dataset_dirs"))):
-        named = re.match(r"\d+_(.+)$", folder)
-        if named:
-            yield from _split(named.group(1).replace("_", " "))
+    folders = as_dict(read_json_text(metadata.get("ss_dataset_dirs")))
+    for folder in folders or as_dict(read_json_text(metadata.get("ss_tag_frequency"))):
+        repeats, underscore, named = folder.partition("_")
+        if underscore and repeats.isdigit():
+            yield from _split(named.replace("_", " "))
 
 
 def _constant_tags(metadata: Mapping[str, str]) -> Iterator[str]:

@@ -69,3 +69,15 @@ def method_of(key: str) -> tuple[str, str] | None:
         if method is not None:
             return ".".join(segments[:-back]), method
     return None
+
+
+def bundled_embedding(key: str) -> str | None:
+    """What a key is that holds an embedding beside the LoRA (OneTrainer's ``bundle_emb.NAME.clip_l``), or None.
+
+    >>> bundled_embedding("bundle_emb.ohwx.clip_l")
+    'the embedding "ohwx" that OneTrainer bundled with it, to be saved in models/embeddings and named in the prompt'
+    """
+    if not key.startswith("bundle_emb."):
+        return None
+    name = key.split(".")[1][:60]
+    return f'the embedding "{name}" that OneTrainer bundled with it, to be saved in models/embeddings and named in the prompt'

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .. import family as families
+from .. import families
 
 TAGS = 20_000  # names of tags and datasets that are taken over: a header is read by every tool that lists files
 

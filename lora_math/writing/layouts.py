@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .. import family as families
+from .. import families
 from ..adapters.base import KOHYA, PEFT
 from ..names import plain
 

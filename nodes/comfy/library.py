@@ -41,7 +41,7 @@ class FileKey(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """An opened file: its adapters, its family, and the tensors that hold NaN or Inf."""
+    """An opened file: its adapters, its family, all families that it can be for, and the tensors that hold NaN or Inf."""
 
     name: str
     path: str
@@ -50,6 +50,7 @@ class Lora:
     metadata: dict[str, str]
     contents: state_dict.StateDict
     family: str | None
+    families: tuple[str, ...]
     broken: frozenset[str]
     tensors: int
     nbytes: int
@@ -177,9 +178,12 @@ def open_lora(name: str, path: str) -> Lora:
         raise files.LoraFileError(path, file.size, *_nothing_usable(tensors, contents.leftovers))
     # Trainers write meaningless alphas, infinity included, where nothing reads them; where something does, ``parse`` refuses them.
     broken = frozenset(files.non_finite({key: t for key, t in tensors.items() if not key.endswith(".alpha")}))
-    found = family.detect(contents.entries, file.metadata)
+    found = family.guess(contents.entries, file.metadata)
     key = FileKey(os.path.realpath(path), file.size, file.modified, config.stamp)
-    return Lora(name, path, key, file.size, dict(file.metadata), contents, found, broken, len(tensors), file.nbytes)
+    return Lora(
+        *(name, path, key, file.size, dict(file.metadata), contents, found.family, found.families),
+        *(broken, len(tensors), file.nbytes),
+    )
 
 
 def _converted(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -188,7 +192,9 @@ def _converted(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     if convert_lora is None:
         return tensors
     try:
-        return convert_lora(tensors)
+        converted = convert_lora(tensors)
+        # ComfyUI 0.35 cuts fused q, k, v apart, which loses DoRA's norms over all three; here the targets do it.
+        return tensors if any(key.endswith(".row_offset") for key in converted) else converted
     except (LookupError, AttributeError):
         return tensors
 

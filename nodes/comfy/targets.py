@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import comfy.lora
 import torch
 
-from ...lora_math import family, names, spellings
+from ...lora_math import families, family, names, spellings
 from ...lora_math.adapters import Adapter
 from .internals import find
 from .magnitudes import Magnitude, is_quantized, magnitudes
@@ -53,14 +53,18 @@ class Target:
 
     def of(self, adapter: Adapter) -> Adapter | None:
         """What of ``adapter`` belongs here; None where it cannot be taken apart."""
-        return adapter if self.part is None else adapter.cut(*self.part)
+        part = adapter if self.part is None else adapter.cut(*self.part)
+        return None if part is None else part.meeting(self.shape, self.key.endswith(".bias"))
 
 
 @dataclass(frozen=True, eq=False)
 class Targets:
     """Every name that a LoRA may call this model's weights by. Holds no reference to the model.
 
-    names: whole module names, as ComfyUI maps them; bodies: by ``names.model_body``; encoders: by ``names.text_body``, then by encoder.
+    names: whole module names, as ComfyUI maps them; bodies: by ``names.model_body``; encoders: by a text encoder's body, then by
+    encoder.
+    family: of ``lora_math.families``, or another name of the model to show; certain: whether ComfyUI's own class says that it is this
+    family: only then may it be a reason to refuse a file.
     coarse: weights that are stored in 8 bits or fewer, to which ComfyUI rounds them again when they are patched.
     """
 
@@ -69,6 +73,7 @@ class Targets:
     encoders: Mapping[str, Mapping[str, Key]]
     shapes: Mapping[str, Shape]
     family: str | None
+    certain: bool = False
     coarse: frozenset[str] = frozenset()
     _magnitudes: list[Mapping[str, Magnitude]] = field(default_factory=list, repr=False)  # one, once it is known
 
@@ -113,8 +118,8 @@ class Targets:
             return (key,)
         if not self.encoders:
             return self.bodies.get(names.model_body(module), ())
-        name = names.text_name(module)
-        return () if name is None else _encoder_keys(self.encoders.get(name.body, {}), name)
+        name = names.read(module)
+        return _encoder_keys(self.encoders.get(name.body, {}), name) if name.text else ()
 
     def _target(self, key: Key, parameter: str) -> Target | None:
         if parameter == "bias":
@@ -142,10 +147,10 @@ def model_targets(model) -> Targets:
     found = _known.get(model.model)
     if found is None:
         shapes = _shapes(model, model.model)
-        family_name = model_family(model.model)
+        name, certain = _family(model.model, shapes)
         known = _valid(comfy.lora.model_lora_keys_unet(model.model, {}), shapes)
-        bodies = _bodies(known, shapes, family_name)
-        found = _known[model.model] = Targets(known, bodies, {}, shapes, family_name, _coarse(model.model))
+        bodies = _bodies(known, shapes, name)
+        found = _known[model.model] = Targets(known, bodies, {}, shapes, name, certain, _coarse(model.model))
     return found
 
 
@@ -203,13 +208,16 @@ _DIFFUSION = "diffusion_model."
 def _bodies(known: Mapping[str, Key], shapes: Mapping[str, Shape], family_name: str | None) -> dict[str, Keys]:
     """Layers by body, the surest source first: the model's own names, ComfyUI's other names for them, the dialects of the family."""
     bodies: dict[str, Keys] = {}
+    dialects = families.FAMILIES[family_name].dialects if family_name in families.FAMILIES else ()
     layers = {key.removeprefix(_DIFFUSION).removesuffix(".weight"): key for key in shapes if key.startswith(_DIFFUSION)}
     for layer, key in layers.items():
         bodies.setdefault(names.plain(layer), (key,))
+    for layer, key in layers.items():
+        bodies.setdefault(names.model_body(_DIFFUSION + layer), (key,))  # "transformer.layers" looks like a wrapper
     for name, key in known.items():
         bodies.setdefault(names.model_body(name), (key,))
     for layer, key in layers.items():
-        for part in spellings.other_names(family_name, layer, shapes[key]):
+        for part in spellings.other_names(dialects, layer, shapes[key]):
             if (part_key := _part_key(key, part)) is not None:
                 bodies.setdefault(names.plain(part.name), (part_key,))
     for body, keys in list(bodies.items()):
@@ -264,13 +272,13 @@ def _joined(keys: list[Key], shapes: Mapping[str, Shape]) -> Keys:
 def _encoders(shapes: Mapping[str, Shape]) -> dict[str, dict[str, Key]]:
     found: dict[str, dict[str, Key]] = {}
     for key in shapes:
-        encoder, _, layer = key.partition(".")
-        if layer.endswith(".weight"):
-            found.setdefault(names.text_body(names.plain(layer.removesuffix(".weight"))), {}).setdefault(encoder, key)
+        if key.endswith(".weight"):
+            layer = names.read(f"text_encoders.{key.removesuffix('.weight')}")
+            found.setdefault(layer.body, {}).setdefault(key.split(".", 1)[0], key)
     return found
 
 
-def _encoder_keys(by_encoder: Mapping[str, Key], name: names.TextName) -> Keys:
+def _encoder_keys(by_encoder: Mapping[str, Key], name: names.ModuleName) -> Keys:
     """The layer in the encoder that the name speaks of, else in every one that has such a layer.
 
     A number counts encoders that are built alike: T5 is the only T5 whether a trainer calls it the second or the third.
@@ -296,63 +304,27 @@ def _bias(key: Key) -> Key:
     return (bias, *key[1:]) if key[1] is None or key[1][0] == 0 else bias
 
 
-_FAMILIES = {
-    "SD15": family.SD15,
-    "SD15_instructpix2pix": family.SD15,
-    "LotusD": family.SD2,
-    "SD20": family.SD2,
-    "SD21UnclipL": family.SD2,
-    "SD21UnclipH": family.SD2,
-    "SDXL": family.SDXL,
-    "SDXL_instructpix2pix": family.SDXL,
-    "SSD1B": family.SDXL,
-    "Segmind_Vega": family.SDXL,
-    "KOALA_700M": family.SDXL,
-    "KOALA_1B": family.SDXL,
-    "SDXLRefiner": family.REFINER,
-    "SD3": family.SD3,
-    "Flux": family.FLUX,
-    "FluxInpaint": family.FLUX,
-    "FluxSchnell": family.FLUX,
-    "LongCatImage": "LongCat-Image",
-    "Flux2": family.FLUX2,
-    "Chroma": family.CHROMA,
-    "ChromaRadiance": family.CHROMA,
-    "QwenImage": family.QWEN,
-    "ZImage": family.Z_IMAGE,
-    "ZImagePixelSpace": family.Z_IMAGE,
-    "Lumina2": family.LUMINA,
-    "LTXV": family.LTXV,
-    "LTXAV": family.LTX2,
-    "HiDream": family.HIDREAM,
-    "AuraFlow": family.AURAFLOW,
-    "PixArtAlpha": family.PIXART,
-    "PixArtSigma": family.PIXART,
-    "GenmoMochi": family.MOCHI,
-    "CosmosT2V": family.COSMOS,
-    "CosmosI2V": family.COSMOS,
-    "CosmosT2IPredict2": family.PREDICT2,
-    "CosmosI2VPredict2": family.PREDICT2,
-    "Anima": family.ANIMA,
-    "Krea2": family.KREA2,
-    "ACEStep": family.ACE_STEP,
-    "ACEStep15": family.ACE_STEP,
-}
+# Configurations that stand for no model in particular.
+_NAMELESS = ("NoneType", "BASE")
 
 
 def model_family(model: torch.nn.Module) -> str | None:
-    """The family of a loaded model, by the name of its configuration in ``comfy.supported_models``; None when ComfyUI does not say."""
-    name = type(getattr(model, "model_config", None)).__name__
-    if name in _FAMILIES:
-        return _FAMILIES[name]
-    for prefix, family_name in _FAMILY_PREFIXES:
-        if name.startswith(prefix):
-            return family_name
-    return name if name not in ("NoneType", "BASE") else None
+    """The family of a loaded model, by the name of its configuration in ``comfy.supported_models``; None for one that no family names."""
+    return families.of_class(type(getattr(model, "model_config", None)).__name__)
 
 
-_FAMILY_PREFIXES = (
-    (("WAN21", "WAN22"), family.WAN),
-    ("HunyuanVideo", family.HUNYUAN_VIDEO),
-    ("HunyuanImage", family.HUNYUAN_IMAGE),
-)
+def _family(model: torch.nn.Module, shapes: Mapping[str, Shape]) -> tuple[str | None, bool]:
+    """(the family, or a title where there is none; whether ComfyUI's class says so rather than the look of the layers)."""
+    by_class = model_family(model)
+    if by_class is not None:
+        return by_class, True
+    layers = {
+        names.plain(key.removeprefix(_DIFFUSION).removesuffix(".weight")): (shape[0], prod(shape[1:]))
+        for key, shape in shapes.items()
+        if key.startswith(_DIFFUSION) and key.endswith(".weight") and len(shape) > 1
+    }
+    found = family.guess_of(layers).family
+    if found is not None:
+        return found, False
+    title = type(getattr(model, "model_config", None)).__name__
+    return (None if title in _NAMELESS else title), False

@@ -9,8 +9,9 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
-from ...lora_math import family as families
+from ...lora_math import families
 from ...lora_math.blocks import FAMILIES, Layout, builtin_layout, layout_of
+from ...lora_math.blocks.builtin import resized
 from ...lora_math.blocks.layout import MODEL_PREFIX, OTHER, TE
 from ...lora_math.errors import StrataError
 from ...lora_math.module_blocks import block_of, place_of
@@ -23,22 +24,13 @@ from ..fitting.amounts import Amount
 from ..fitting.block_spec import layout_for
 from ..fitting.fit import Fit, fits_of, is_text_encoder
 from ..report import lora as report
-from .words import groups, resized
+from .words import groups
 
 Met = tuple[Targets, Fit]
 MAX_METADATA, MAX_VALUE, MAX_LEFTOVERS = 120, 1500, 100
 MAX_DEPTH = 200  # a block number beyond this is a damaged name, not a deep model
 KEPT = 128  # profiles; each is a few kB
 PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
-
-# (family, width) -> its depth, where a family comes in several.
-_DEPTHS = {
-    (families.WAN, 1536): {"B": 30},
-    (families.WAN, 3072): {"B": 30},
-    (families.FLUX2, 3072): {"D": 5, "S": 20},
-    (families.FLUX2, 4096): {"D": 8, "S": 24},
-    (families.SD3, 2432): {"J": 38},
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,14 +134,13 @@ def _layout_by_names(lora: Lora) -> Layout | None:
     """The layout of a file whose model is not loaded: its family's, in the depth that its width tells and its names need."""
     entries = [entry for entry in lora.contents.entries if not is_text_encoder(entry)]
     # Where several families fit, they share their layers' names, and so far also their layout.
-    family = lora.family or next(iter(families.candidates(lora.contents.entries, lora.metadata)), None)
+    family = lora.family or next(iter(lora.families), None)
     if family not in FAMILIES:
         found = layout_of(MODEL_PREFIX + entry.module.removeprefix(MODEL_PREFIX) + ".weight" for entry in entries)
         return found if found.blocks else None
-    layout = builtin_layout(family)
     widths = Counter(shape[1] for entry in entries if (shape := entry.adapter.matrix_shape))
-    width = widths.most_common(1)[0][0] if widths else 0
-    layout = resized(layout, _DEPTHS.get((family, width), {}))
+    known = families.FAMILIES[family].depths
+    layout = builtin_layout(family, next((width for width, _ in widths.most_common() if width in known), None))
     letters = {
         block.prefix[:-1].rsplit(".", 1)[0].replace(".", "_"): block.group for block in (*layout.blocks, *layout.aux)
     }
@@ -177,7 +168,7 @@ def _rows(lora: Lora, layout: Layout | None, model: Met | None, clip: Met | None
     for entry in lora.contents.entries:
         met = clip if is_text_encoder(entry) else model
         if id(entry) not in placed and met is None:
-            row = rows[block_of(entry.module, layout)]
+            row = rows[block_of(entry.module, layout, entry.adapter.matrix_shape)]
             row.energy += _energy_without_model(lora, entry)
             row.tensors += len(entry.keys)
             row.own = None
@@ -203,7 +194,8 @@ def _fits(lora: Lora, model: Met | None, clip: Met | None) -> dict | None:
     """How much of it fits what is loaded: ``{"family": the model's or null, "used", "total": tensors}``; None before it has met one."""
     if model is None and clip is None:
         return None
-    used = {id(entry): len(entry.keys) for met in (model, clip) if met for _, entry in met[1].pieces}
+    fitting = (entry for met in (model, clip) if met for entry in (*(e for _, e in met[1].pieces), *met[1].repeated))
+    used = {id(entry): len(entry.keys) for entry in fitting}
     meant = [e for e in lora.contents.entries if (clip if is_text_encoder(e) else model) is not None]
     total = sum(len(entry.keys) for entry in meant)
     return {"family": model[0].family if model else None, "used": min(sum(used.values()), total), "total": total}

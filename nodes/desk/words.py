@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from ...lora_math import families
 from ...lora_math.blocks import FAMILIES, Block, BlockTextError, Layout, Location, Rule, builtin_layout
 from ...lora_math.blocks.grammar import check_names
-from ...lora_math.blocks.layout import OTHER, TE, make_blocks
+from ...lora_math.blocks.layout import OTHER, TE
 from ..fitting.block_spec import BlockSpec
-
-DEFAULT_FAMILY = "SDXL"  # what an empty text shows before anything says which model it is for
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def _touched(rule: Rule, layout: Layout) -> Iterable[str]:
 def guess_layout(text: str, seed: int = 0) -> Layout:
     """For a text with no model in sight: the first family that reads it without remarks, else the first that reads it at all."""
     readers: list[Layout] = []
-    for family in (DEFAULT_FAMILY, "FLUX.1", *FAMILIES):
+    for family in (families.DEFAULT, families.FLUX, *FAMILIES):
         layout = builtin_layout(family)
         try:
             weights = BlockSpec(text, family, seed).read(layout)
@@ -98,19 +97,4 @@ def guess_layout(text: str, seed: int = 0) -> Layout:
         if not check_names(weights, layout):
             return layout
         readers.append(layout)
-    return readers[0] if readers else builtin_layout(DEFAULT_FAMILY)
-
-
-def resized(layout: Layout, counts: dict[str, int]) -> Layout:
-    """The same family in another depth: ``counts`` says how many blocks of which letters."""
-
-    def of(blocks: tuple[Block, ...], aux: bool) -> tuple[Block, ...]:
-        found: list[Block] = []
-        for letters in dict.fromkeys(block.group for block in blocks):
-            own = [block for block in blocks if block.group == letters]
-            path = own[0].prefix[:-1].rsplit(".", 1)[0]
-            wanted = counts.get(letters, len(own))
-            found += own if letters == "M" else make_blocks(path, letters, range(wanted), aux)
-        return tuple(found)
-
-    return replace(layout, blocks=of(layout.blocks, False), aux=of(layout.aux, True))
+    return readers[0] if readers else builtin_layout(families.DEFAULT)

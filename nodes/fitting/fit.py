@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -11,28 +11,42 @@ from ...lora_math import family
 from ...lora_math.adapters import Adapter
 from ...lora_math.reading.state_dict import Entry
 from ..comfy.library import Lora
-from ..comfy.targets import Target, Targets
+from ..comfy.targets import Key, Target, Targets, taken_apart
+
+Span = tuple[int, int, int] | None  # (axis, start, length) of a weight, None for all of it
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
     """pieces: what can be applied, in the file's order, an entry once for every weight that it changes; refused: entries that name
-    a weight but cannot change it, with the reason; strangers: entries that name nothing here."""
+    a weight but cannot change it, with the reason; strangers: entries that name nothing here; repeated: entries whose weight another
+    module of the file changes already, under another name for the same layer."""
 
     pieces: tuple[tuple[Target, Entry], ...]
     refused: tuple[tuple[Entry, str], ...]
     strangers: tuple[Entry, ...]
+    repeated: tuple[Entry, ...] = ()
     _grouped: dict[frozenset[str], dict] = field(default_factory=dict, repr=False)
+    _awaiting: dict[frozenset[str], list] = field(default_factory=dict, repr=False)
 
     def adapters(self, without: frozenset[str] = frozenset()) -> dict:
         """patch key -> its adapters in order. ``without``: file keys whose entries are left out (they hold NaN or Inf)."""
         if without not in self._grouped:
             grouped: dict = {}
+            awaiting: dict[int, list[tuple[Key, Adapter]]] = {}
             for target, entry in self.pieces:
                 if not without.intersection(entry.keys):
-                    grouped.setdefault(target.patch_key, []).append(target.of(entry.adapter))
-            self._grouped[without] = grouped
+                    adapter = target.of(entry.adapter)
+                    grouped.setdefault(target.patch_key, []).append(adapter)
+                    if adapter.awaits:
+                        awaiting.setdefault(id(entry), []).append((target.patch_key, adapter))
+            self._grouped[without], self._awaiting[without] = grouped, list(awaiting.values())
         return self._grouped[without]
+
+    def awaiting(self, without: frozenset[str] = frozenset()) -> list[list[tuple[Key, Adapter]]]:
+        """Those of ``adapters`` that have to know something of each other's weights, together."""
+        self.adapters(without)
+        return self._awaiting[without]
 
 
 EMPTY = Fit((), (), ())
@@ -60,7 +74,9 @@ def fits_of(identity: str) -> list[tuple[Targets, Fit]]:
 
 def match(entries: Iterable[Entry], targets: Targets) -> Fit:
     """The fit of any entries, computed anew."""
-    pieces, refused, strangers = [], [], []
+    accepted: dict[int, tuple[Entry, tuple[Target, ...]]] = {}
+    refused, strangers, repeated = [], [], []
+    owners: dict[str, list[tuple[Span, Entry]]] = {}
     for entry in entries:
         adapter = entry.adapter
         found = targets.find(
@@ -70,11 +86,38 @@ def match(entries: Iterable[Entry], targets: Targets) -> Fit:
             strangers.append(entry)
             continue
         reason = next((reason for target in found if (reason := _refusal(adapter, target)) is not None), None)
-        if reason is None:
-            pieces.extend((target, entry) for target in found)
-        else:
+        if reason is not None:
             refused.append((entry, reason))
-    return Fit(tuple(pieces), tuple(refused), tuple(strangers))
+            continue
+        others = {id(other): other for target in found for other in _others(target, entry, owners)}
+        if others and (_is_empty(entry) or not all(map(_is_empty, others.values()))):
+            repeated.append(entry)
+            continue
+        repeated.extend(accepted.pop(other)[0] for other in others if other in accepted)
+        accepted[id(entry)] = entry, found
+        for target in found:
+            name, span, _ = taken_apart(target.patch_key)
+            owners.setdefault(name, []).append((span, entry))
+    pieces = ((target, entry) for entry, found in accepted.values() for target in found)
+    return Fit(tuple(pieces), tuple(refused), tuple(strangers), tuple(repeated))
+
+
+def _others(target: Target, entry: Entry, owners: Mapping[str, Sequence[tuple[Span, Entry]]]) -> list[Entry]:
+    """Entries of other modules that change some of the same numbers: the layer stands in the file in several spellings."""
+    name, span, _ = taken_apart(target.patch_key)
+    return [other for where, other in owners.get(name, ()) if other.module != entry.module and _overlap(span, where)]
+
+
+def _is_empty(entry: Entry) -> bool:
+    """Whether it changes nothing: SimpleTuner writes q, k and v, untrained, beside a trained layer for the three."""
+    adapter = getattr(entry.adapter, "inner", entry.adapter)
+    return adapter.reach == 0
+
+
+def _overlap(one: Span, other: Span) -> bool:
+    if one is None or other is None:
+        return True
+    return one[0] != other[0] or (one[1] < other[1] + other[2] and other[1] < one[1] + one[2])
 
 
 def _refusal(adapter: Adapter, target: Target) -> str | None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...lora_math.family import RELATIVES
+from ...lora_math.families import related
 from ...lora_math.tags import LoraTag, format_tag
 from ..comfy import library, lora_names, user_files
 from ..desk.profile import preview
@@ -129,7 +129,7 @@ def _fits(known: Known | None, family: str | None) -> bool:
     """Whether it may fit: what is not known may."""
     if family is None or known is None or known.family in (None, family):
         return True
-    return any({known.family, family} <= group for group in RELATIVES)
+    return related(known.family, family)
 
 
 def mark(name: str, favourite: bool | None = None, used: bool = False) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from ...lora_math.adapters import Adapter, DoRA, LoHa, LoKr, LoRA
 from ...lora_math.adapters.dora import OUT
-from ...lora_math.reading.state_dict import Entry
+from ...lora_math.reading.state_dict import StateDict
 from ...lora_math.wording import some, spread
 from ..fitting.side import Side
 
@@ -23,13 +23,14 @@ _BY_NAME = {
 }
 
 
-def differences(entries: Sequence[Entry], sides: Sequence[Side]) -> list[str]:
+def differences(contents: StateDict, sides: Sequence[Side]) -> list[str]:
     """One line for each kind of difference that this file meets. sides: what is connected."""
+    entries = contents.entries
     lines = list(dict.fromkeys(line for entry in entries for line in _of(entry.adapter)))
     stored = {entry.module for entry in entries if any(key.endswith(".alpha") for key in entry.keys)}
     header = [entry.alpha for entry in entries if entry.alpha is not None and entry.module not in stored]
     if header:
-        lines.append(f"alpha {spread(header)} is read from the file's header, where ComfyUI does not look")
+        lines.append(f"alpha {spread(header)} is read from {contents.rules_from}, where ComfyUI does not look")
     if any(entry.parameter == "bias" and entry.keys[0].split(".")[-1] == "bias" for entry in entries):
         lines.append("the bias that PEFT trains beside lora_B is applied (ComfyUI does not read it)")
     known = [entry.module for entry in entries if entry.parameter == "weight" and entry.adapter.name != "sparse"]

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...lora_math.blocks import ResolvedWeights
-from ...lora_math.family import RELATIVES, component
+from ...lora_math.families import related
+from ...lora_math.family import component
 from ...lora_math.reading.files import show_size
 from ...lora_math.reading.state_dict import Entry
 from ...lora_math.wording import SHOWN, number, some, spread, tensors
@@ -66,6 +67,12 @@ def problems(lora: Lora, model: Side, clip: Side) -> list[str]:
             f"({some(sorted(lora.broken))}), which would turn every image black. The file was damaged or its training "
             "diverged: download it again or use an earlier epoch."
         )
+    if lora.contents.orphans:
+        found.append(
+            f"DoRA magnitudes without a layer: {tensors(len(lora.contents.orphans))} of {lora.name} "
+            f"({some(sorted(lora.contents.orphans))}), so these layers would do something else than what was trained. "
+            "Convert the file again, or download it from where it was published first."
+        )
     return found
 
 
@@ -78,16 +85,14 @@ def _misfit(lora: Lora, model: Side, clip: Side) -> str | None:
     entries = lora.contents.entries
     for_model = [entry for entry in entries if not is_text_encoder(entry)]
     if model.targets is not None and for_model:
-        ours, theirs = lora.family, model.targets.family
-        stray = len(model.fit.refused) + sum(not is_text_encoder(entry) for entry in model.fit.strangers)
-        model_pieces = len(model.fit.pieces)
-        if ours and theirs and ours != theirs and stray and not (model_pieces and _related(ours, theirs)):
+        if _is_foreign(lora, model):
+            ours, theirs = lora.family or " or ".join(lora.families[:2]), model.targets.family
             return (
                 f"{ours} LoRA, the model is {theirs}: {lora.name} cannot be applied. "
-                f"Choose a LoRA made for {theirs}, or load {_article(ours)} model."
+                f"Choose a LoRA made for {theirs}, or load {_article(lora.family or lora.families[0])} model."
             )
-        if not model_pieces:
-            return _fits_nothing(lora, model, theirs)
+        if not model.fit.pieces:
+            return _fits_nothing(lora, model, model.targets.family)
     if model.fit.pieces or clip.fit.pieces:
         return None
     if model.targets is None and for_model:
@@ -98,6 +103,18 @@ def _misfit(lora: Lora, model: Side, clip: Side) -> str | None:
     return (
         f"Nothing fits: none of the {lora.tensors} tensors of {lora.name} belongs to these text encoders ({example})."
     )
+
+
+def _is_foreign(lora: Lora, model: Side) -> bool:
+    """Whether the model is none of the families that the file can be for.
+
+    Only a family that ComfyUI's own class states counts: what looks like one may be its next version. A relative's LoRA is welcome as far
+    as it fits.
+    """
+    theirs = model.targets.family
+    if not model.targets.certain or not lora.families or theirs in lora.families:
+        return False
+    return not (model.fit.pieces and any(related(theirs, ours) for ours in lora.families))
 
 
 def _fits_nothing(lora: Lora, model: Side, family: str | None) -> str:
@@ -153,7 +170,7 @@ def text(lora: Lora, model: Side, clip: Side, found: Sequence[str], applied: boo
         lines += _block_lines(lora, model, clip)
     lines += _leftover_lines(lora, model, clip)
     lines += [f"Note: {note}" for note in lora.contents.notes]
-    lines += [f"Unlike ComfyUI's loader: {line}" for line in differences(lora.contents.entries, (model, clip))]
+    lines += [f"Unlike ComfyUI's loader: {line}" for line in differences(lora.contents, (model, clip))]
     return "\n".join(lines)
 
 
@@ -280,6 +297,12 @@ def _leftover_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
         lines.append(
             f"Does not fit, {tensors(count(e for e, _ in refused.values()))}: {shown}{f'; {more} more' if more > 0 else ''}"
         )
+    repeated = {id(entry): entry for side in (model, clip) for entry in side.fit.repeated}
+    if repeated:
+        lines.append(
+            f"In the file more than once, under other names of the same layers, and applied once, "
+            f"{tensors(count(repeated.values()))}: {some(entry.module for entry in repeated.values())}"
+        )
     strangers = _strangers(lora, model, clip)
     by_part: dict[str, list[Entry]] = defaultdict(list)
     for entry in strangers:
@@ -300,6 +323,7 @@ def _strangers(lora: Lora, model: Side, clip: Side) -> list[Entry]:
     """Entries that name nothing in what is connected, though the part they are for is connected."""
     known = {id(entry) for side in (model, clip) for _, entry in side.fit.pieces}
     known |= {id(entry) for side in (model, clip) for entry, _ in side.fit.refused}
+    known |= {id(entry) for side in (model, clip) for entry in side.fit.repeated}
     connected = {True: clip.targets is not None, False: model.targets is not None}
     # An optional entry without a counterpart lacks nothing: PEFT's IA3 changes a bias where there is one.
     return [e for e in lora.contents.entries if id(e) not in known and connected[is_text_encoder(e)] and not e.optional]
@@ -329,10 +353,6 @@ def _reachable(lora: Lora, model: Side, clip: Side) -> int:
     """Tensors for whatever is connected, plus those that nothing understands."""
     connected = {True: clip.targets is not None, False: model.targets is not None}
     return count(e for e in lora.contents.entries if connected[is_text_encoder(e)]) + len(lora.contents.leftovers)
-
-
-def _related(a: str, b: str) -> bool:
-    return any({a, b} <= group for group in RELATIVES)
 
 
 def _share(entries: Iterable[Entry], of: Iterable[Entry]) -> str:

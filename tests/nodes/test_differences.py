@@ -61,9 +61,9 @@ CASES = {
 
 @pytest.mark.parametrize(("parts", "expected"), CASES.values(), ids=CASES)
 def test_each_difference_is_named(parts, expected):
-    entries = state_dict.parse({f"m.{part}": tensor for part, tensor in parts.items()}).entries
-    assert entries
-    found = differences(entries, ())
+    contents = state_dict.parse({f"m.{part}": tensor for part, tensor in parts.items()})
+    assert contents.entries
+    found = differences(contents, ())
     assert len(found) == len(expected), found
     assert all(line.startswith(start) for line, start in zip(found, expected, strict=True)), found
 

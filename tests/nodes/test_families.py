@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from strata.lora_math import family
+from strata.lora_math import families, family
 from strata.lora_math.reading import state_dict
 from strata.nodes.comfy.library import Lora
 from strata.nodes.comfy.targets import clip_targets, model_family, model_targets
@@ -25,10 +25,6 @@ OPEN = {
     ("Cosmos Predict2 2B", ""): "Anima without its adapter",
     ("Cosmos Predict2 14B", "(d)"): "Cosmos 14B",
     ("Anima", "(d)"): "Cosmos Predict2 2B",
-    ("SD3", "after `fuse_qkv"): "names that no trainer of SD3 writes",
-    ("Z-Image", "after `fuse_qkv"): "names that no trainer of Z-Image writes",
-    ("Lumina 2", "after `fuse_qkv"): "names that no trainer of Lumina writes",
-    ("Qwen-Image", "after `fuse_qkv"): "names that no trainer of Qwen-Image writes",
 }
 
 
@@ -131,8 +127,8 @@ def test_a_relatives_lora_is_applied_as_far_as_it_goes(owner, model, fits):
     """Models that were built on each other share layers, and people use their LoRAs on both; on any other model it is an error."""
     file = next(file for file in naming_files.files(owner) if not is_open(file))
     contents = state_dict.parse(file.tensors)
-    found = family.detect(contents.entries)
-    lora = Lora("a.safetensors", "a", ("a", 1, 1), 1, {}, contents, found, frozenset(), len(file.tensors), 1)
+    found, possible = family.detect(contents.entries), family.candidates(contents.entries)
+    lora = Lora("a.safetensors", "a", ("a", 1, 1), 1, {}, contents, found, possible, frozenset(), len(file.tensors), 1)
     targets = model_targets(compatibility.patcher(model))
     side = Side(fit(lora, targets), targets, 1.0)
     assert found not in (None, targets.family)
@@ -142,9 +138,9 @@ def test_a_relatives_lora_is_applied_as_far_as_it_goes(owner, model, fits):
 
 
 HEADERS = [
-    ({"modelspec.architecture": "flux-1-dev/lora"}, family.FLUX),
-    ({"modelspec.architecture": "chroma/lora"}, family.CHROMA),
-    ({"ss_base_model_version": "flux.1"}, family.FLUX),
+    ({"modelspec.architecture": "flux-1-dev/lora"}, families.FLUX),
+    ({"modelspec.architecture": "chroma/lora"}, families.CHROMA),
+    ({"ss_base_model_version": "flux.1"}, families.FLUX),
     ({"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}, None),  # contradicts the names
     ({}, None),
 ]
@@ -159,7 +155,7 @@ def test_the_header_settles_what_names_leave_open(header, expected):
 def test_names_outweigh_the_header():
     file = next(naming_files.files("Z-Image"))
     header = {"modelspec.architecture": "lumina-2/lora"}  # what early trainers of Z-Image wrote
-    assert family.detect(state_dict.parse(file.tensors).entries, header) == family.Z_IMAGE
+    assert family.detect(state_dict.parse(file.tensors).entries, header) == families.Z_IMAGE
 
 
 def test_trained_parts():

@@ -1,0 +1,93 @@
+"""The table of families: every row says everything, or says why it cannot; and what it says agrees with what stands on it."""
+
+import dataclasses
+import re
+
+import pytest
+
+from strata.lora_math import families
+from strata.lora_math.blocks import FAMILIES, builtin_layout
+from strata.lora_math.blocks.builtin import resized
+from strata.lora_math.blocks.groups import AUX, MAIN
+from strata.lora_math.blocks.parts import _STREAM_STYLES
+from strata.lora_math.blocks.presets import builtin_presets
+from strata.lora_math.blocks.vectors import forms
+
+# Columns that are rightly empty where the family has nothing of the kind.
+OPTIONAL = {"style", "word", "relatives", "gaps"}
+COLUMNS = [f.name for f in dataclasses.fields(families.Family) if f.name not in OPTIONAL]
+
+
+@pytest.mark.parametrize("row", families.TABLE, ids=lambda row: row.name)
+def test_every_column_is_filled_or_excused(row):
+    empty = {column for column in COLUMNS if not getattr(row, column)}
+    assert empty == row.gaps.keys(), "filled columns need no excuse, empty ones need one"
+    assert all(reason.strip() for reason in row.gaps.values())
+
+
+@pytest.mark.parametrize("row", families.TABLE, ids=lambda row: row.name)
+def test_rows_agree_with_what_stands_on_them(row):
+    assert set(row.lists) <= {*MAIN, *AUX}
+    assert all(lists.keys() <= row.lists.keys() for lists in row.depths.values())
+    assert set(row.encoders) <= families.ENCODERS.keys() and set(row.relatives) <= families.FAMILIES.keys()
+    assert row.style in ("", *(style for style, _ in _STREAM_STYLES))
+    assert row.signs.layers or any(name == row.name for _, name in families.ONLY)
+    signs = row.signs
+    patterns = [
+        row.header,
+        signs.layers,
+        signs.lacks,
+        signs.hidden,
+        signs.own,
+        *(p for p, *_ in (*signs.inputs, *signs.ratios)),
+    ]
+    for pattern in patterns:
+        re.compile(pattern)
+
+
+def test_names_and_classes_are_nobody_elses():
+    assert len(families.FAMILIES) == len(families.TABLE)
+    classes = [name for row in families.TABLE for name in row.classes]
+    assert len(set(classes)) == len(classes)
+    for row in families.TABLE:
+        assert all(families.of_class(name.rstrip("*")) == row.name for name in row.classes)
+
+
+def test_relatives_know_each_other():
+    for row in families.TABLE:
+        assert all(row.name in families.FAMILIES[other].relatives for other in row.relatives)
+        assert all(families.related(row.name, other) and families.related(other, row.name) for other in row.relatives)
+    assert not families.related("SDXL", "FLUX.1") and not families.related(None, "SDXL")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vectors_are_those_that_are_read(family):
+    """Public lengths by the forms that ``vectors`` really takes, apart from plain lists of blocks."""
+    titles = ("every block", "BASE and every block", "BASE, every block, OTHER")
+    read = {length for length, form in forms(builtin_layout(family)).items() if form.title not in titles}
+    assert read == set(families.FAMILIES[family].vectors)
+
+
+def test_presets_are_for_families_of_the_table():
+    assert {family for preset in builtin_presets() for family in preset.families} <= families.FAMILIES.keys()
+
+
+@pytest.mark.parametrize(("family", "width"), [(row.name, width) for row in families.TABLE for width in row.depths])
+def test_a_width_tells_the_depth(family, width):
+    if family in FAMILIES:
+        layout, row = builtin_layout(family, width), families.FAMILIES[family]
+        expected = {**row.lists, **row.depths[width]}
+        counted = {
+            path: sum(b.prefix.startswith(f"{path}.") for b in (*layout.blocks, *layout.aux)) for path in expected
+        }
+        assert counted == expected
+
+
+def test_an_unknown_width_is_the_largest_common_model():
+    assert builtin_layout("FLUX.2", 1234) == builtin_layout("FLUX.2") == builtin_layout("FLUX.2", 6144)
+    assert resized(builtin_layout("Cosmos"), {"B": 2}).blocks[1].prefix == "blocks.block1."
+
+
+@pytest.mark.parametrize("name", ["WAN_Animate2", "QwenImage21", "SomethingNew", "", "BASE", "NoneType"])
+def test_a_class_that_no_row_names(name):
+    assert families.of_class(name) is None
