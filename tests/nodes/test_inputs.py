@@ -3,9 +3,7 @@
 import json
 import os
 
-import lora_makers
 import pytest
-import small_models
 import torch
 
 from strata.lora_math.blocks import save_preset
@@ -14,6 +12,7 @@ from strata.nodes import seen_files
 from strata.nodes.block_weights import StrataLoraBlockWeights
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.prompt import StrataLoraFromPrompt
+from strata.tests.nodes.helpers import lora_makers, small_models
 
 LORA = {"lora_unet_x.lora_up.weight": torch.ones(4, 2), "lora_unet_x.lora_down.weight": torch.ones(2, 4)}
 GOOD = {
