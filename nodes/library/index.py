@@ -27,6 +27,7 @@ FILE = "lora_index.json"
 VERSION = 1
 MAX_FILES = 200_000
 SAVE_EVERY = 20.0  # seconds of learning
+LOOK_EVERY = 20.0  # seconds between two looks at files whose list has stayed the same
 PAUSE = 0.002  # seconds after each file, which belong to whatever else the server does
 MAX_WORDS, MAX_TITLE = 8, 120
 
@@ -54,6 +55,8 @@ class LoraIndex:
         self._known: dict[str, Known] | None = None  # by full path
         self._thread: threading.Thread | None = None
         self._waiting = self._revision = 0
+        self._paths: dict[str, str] = {}  # name of the list -> full path
+        self._looked = (0.0, 0)  # when, and at which list
 
     def of(self, path: str) -> Known | None:
         """What is known of the file at a full path, None before it was learned. It may have changed since."""
@@ -75,6 +78,12 @@ class LoraIndex:
         with self._lock:
             return dict(self._loaded())
 
+    def by_name(self) -> dict[str, Known]:
+        """What is known now of each name of the list."""
+        with self._lock:
+            known = self._loaded()
+            return {name: known[path] for name, path in self._paths.items() if path in known}
+
     @property
     def waiting(self) -> int:
         """How many files are still to be learned."""
@@ -88,11 +97,17 @@ class LoraIndex:
             return self._revision // 100 if self._waiting else -self._revision
 
     def learn(self) -> None:
-        """Looks through the folders in the background, unless that is under way."""
+        """Looks through the folders in the background, unless that is under way or was done just now."""
+        names = lora_names.lora_names()[:MAX_FILES]
         with self._lock:
-            if self._thread is not None and self._thread.is_alive():
-                return
-            self._thread = threading.Thread(target=self._run, name="strata-lora-index", daemon=True)
+            now, this = time.monotonic(), hash(tuple(names))
+            if self._thread is not None:
+                at, of = self._looked
+                if self._thread.is_alive() or (of == this and now - at < LOOK_EVERY):
+                    return
+            self._looked = now, this
+            self._waiting = 0 if self._paths else 1  # the first look has something to tell, whatever it is
+            self._thread = threading.Thread(target=self._run, args=(names,), name="strata-lora-index", daemon=True)
             self._thread.start()
 
     def wait(self, timeout: float) -> bool:
@@ -103,8 +118,12 @@ class LoraIndex:
         thread.join(timeout)
         return not thread.is_alive()
 
-    def _run(self) -> None:
-        paths = [path for name in lora_names.lora_names()[:MAX_FILES] if (path := library.shown_path(name)) is not None]
+    def _run(self, names: list[str]) -> None:
+        found_at = {name: path for name in names if (path := library.shown_path(name)) is not None}
+        with self._lock:
+            self._paths = found_at
+            self._revision += 1
+        paths = list(found_at.values())
         todo = [path for path in paths if self._is_stale(path)]
         gone = self.all().keys() - set(paths)
         with self._lock:

@@ -42,21 +42,16 @@ class Library:
     def __init__(self):
         self._lock = threading.Lock()
         self._made_of: tuple | None = None
-        self._rows: list[tuple[str, str, str | None, Known | None]] = []  # name, words, full path, known
+        self._rows: list[tuple[str, str, Known | None]] = []  # name, words, known
         self._folders: list[str] = []
 
-    def rows(self) -> tuple[list[tuple[str, str, str | None, Known | None]], list[str]]:
-        names, known = lora_names.lora_names(), INDEX.all()
+    def rows(self) -> tuple[list[tuple[str, str, Known | None]], list[str]]:
+        names = lora_names.lora_names()
         with self._lock:
             made_of = (id(INDEX), hash(tuple(names)), INDEX.revision)
             if made_of != self._made_of:
-                before = {name: path for name, _, path, _ in self._rows}
-                rows = []
-                for name in names:
-                    path = before[name] if name in before else library.shown_path(name)
-                    found = None if path is None else known.get(path)
-                    rows.append((name, words_of(name, found), path, found))
-                self._rows = rows
+                known = INDEX.by_name()
+                self._rows = [(name, words_of(name, known.get(name)), known.get(name)) for name in names]
                 self._folders = sorted({_folder(name) for name in names} - {""})
                 self._made_of = made_of
             return self._rows, self._folders
@@ -79,10 +74,10 @@ def search(question: Question) -> dict:
         if all(word in row[1] for word in words)
         and (inside == "/" or row[0].replace("\\", "/").startswith(inside))
         and (not question.favourites or row[0] in starred)
-        and _fits(row[3], question.fits)
+        and _fits(row[2], question.fits)
     ]
     if question.sort == "date":
-        found.sort(key=lambda row: -(row[3].modified if row[3] else 0))
+        found.sort(key=lambda row: -(row[2].modified if row[2] else 0))
     elif question.sort == "recent":
         at = {name: place for place, name in enumerate(recent)}
         found.sort(key=lambda row: at.get(row[0], len(recent)))
@@ -90,16 +85,10 @@ def search(question: Question) -> dict:
     return {
         "total": len(found),
         "all": len(rows),
-        "rows": [_shown(name, path, known, name in starred) for name, _, path, known in page],
+        "rows": [_shown(name, library.shown_path(name), known, name in starred) for name, _, known in page],
         "folders": folders,
         "learning": INDEX.waiting,
     }
-
-
-def shown(name: str) -> dict | None:
-    """One file for the browser, by its exact name; None where the list has none of that name."""
-    path = library.shown_path(name)
-    return None if path is None else _shown(name, path, INDEX.of(path), False)
 
 
 def _shown(name: str, path: str | None, known: Known | None, favourite: bool) -> dict:

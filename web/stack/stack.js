@@ -21,6 +21,8 @@ import { acting, changed, groupAt, headingOf, rowOf, textOf } from './text.js'
 
 const ROW = 28 // px
 const CHROME = 60 // px of bar and foot
+/** What ComfyUI calls the seed's control: by what it does first, or by what it is. */
+const CONTROLS = ['fixed', 'control_after_generate']
 const MOST = 12 // rows that a new node makes room for; more can be scrolled
 
 export class StackView {
@@ -192,7 +194,7 @@ export class StackView {
     this.#tell(output)
     this.element.classList.toggle('disabled', !this.enabled)
     showWidget(this.node, 'seed', rows.some((row) => row.pick) || isLinked(this.node, 'seed'))
-    showWidget(this.node, 'control_after_generate', rows.some((row) => row.pick))
+    for (const name of CONTROLS) showWidget(this.node, name, rows.some((row) => row.pick))
     if (this.reserve()) this.#grow()
   }
 
