@@ -234,3 +234,19 @@ def test_a_chain_becomes_a_stack_by_a_click_and_comes_back_by_undo(page):
         "LoraLoader",
         "StrataLoraLoader",
     ]
+
+
+def test_a_fresh_loader_has_no_file_and_the_picker_chooses_one(page):
+    loader = d.add(page, "StrataLoraLoader")
+    page.wait_for_timeout(600)
+    value = "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'lora_name').value"
+    assert page.evaluate(value, loader) == "Choose a LoRA"
+    line = page.locator(".strata-line").last
+    assert line.locator(".strata-verdict.wrong").count() == 0
+    line.locator("[data-act=choose]").click()
+    page.keyboard.type("qwen")
+    page.wait_for_timeout(500)
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(700)
+    assert page.evaluate(value, loader) == "qwen.safetensors"
+    assert d.prompt(page, loader)["lora_name"] == "qwen.safetensors"

@@ -9,7 +9,7 @@ import { snapTo } from '../lib/numbers.js'
 import { leave, takePlace } from '../lib/place.js'
 import { failureOf, outputOf } from '../lib/runs.js'
 import { getImported, getRows, getTag } from '../lib/server.js'
-import { oneStep } from '../lib/undo.js'
+import { UndoStep } from '../lib/undo.js'
 import { chooseLora } from '../picker/picker.js'
 import { RowMenu, SetMenu, StackMenu } from './menus.js'
 import { RowView } from './row.js'
@@ -23,6 +23,7 @@ const ROW = 28 // px
 const CHROME = 60 // px of bar and foot
 /** What ComfyUI calls the seed's control: by what it does first, or by what it is. */
 const CONTROLS = ['fixed', 'control_after_generate']
+const LAID_OUT = 150 // ms after which a node has the size that its elements ask for
 const MOST = 12 // rows that a new node makes room for; more can be scrolled
 
 export class StackView {
@@ -257,10 +258,14 @@ export class StackView {
     this.text = textOf(rows)
     this.#ready = true
     this.#signature = ''
-    oneStep(() => {
-      setWidget(this.node, 'rows', this.text)
-      this.draw() // the room that they need belongs to the step
-    })
+    const step = new UndoStep()
+    const room = this.minHeight
+    step.begin()
+    setWidget(this.node, 'rows', this.text)
+    this.draw()
+    // The room that rows need belongs to the step; in Nodes 2.0 the page makes it only when it is laid out.
+    if (this.minHeight === room) step.end()
+    else setTimeout(() => step.end(), LAID_OUT)
   }
 
   /** @param {number} at @param {Partial<Row>} changes */
