@@ -29,3 +29,14 @@ class LoraFolder:
         safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, target, metadata)
         folder_paths.filename_list_cache.pop("loras", None)
         return name
+
+
+@pytest.fixture
+def output(lora_folder, tmp_path_factory):
+    """ComfyUI's output folder, whose ``loras`` its loaders look into, as its main.py has it."""
+    before, folder = folder_paths.get_output_directory(), tmp_path_factory.mktemp("output")
+    folder_paths.set_output_directory(str(folder))
+    paths, extensions = folder_paths.folder_names_and_paths["loras"]
+    folder_paths.folder_names_and_paths["loras"] = ([*paths, str(folder / "loras")], extensions)
+    yield folder
+    folder_paths.set_output_directory(before)

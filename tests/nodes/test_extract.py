@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import lora_makers
 import pytest
-import small_models
 import torch
-from test_save import assert_same, by_core, output, weights  # noqa: F401
 
 from strata.lora_math.errors import StrataError
 from strata.nodes.extract import StrataLoraExtract
 from strata.nodes.loader import StrataLoraLoader
+from strata.tests.nodes.helpers import lora_makers, small_models
+from strata.tests.nodes.helpers.saved_loras import assert_same, by_core, weights
 
 
 def extract(**settings):
@@ -18,7 +17,7 @@ def extract(**settings):
     return StrataLoraExtract.execute(**given).result
 
 
-def test_a_patched_model_gives_its_lora_back(lora_folder, output):  # noqa: F811
+def test_a_patched_model_gives_its_lora_back(lora_folder, output):
     model = small_models.flux()
     tensors = lora_makers.kohya(
         lora_makers.unet_names(model, "lora_unet_"), lora_makers.shapes(model.model), rank=4, dtype=torch.float32
@@ -35,7 +34,7 @@ def test_a_patched_model_gives_its_lora_back(lora_folder, output):  # noqa: F811
     assert f"error {100 * lost / norm:.2g} %" in report.splitlines()[0]
 
 
-def test_norms_biases_and_text_encoders_go_along(lora_folder, output):  # noqa: F811
+def test_norms_biases_and_text_encoders_go_along(lora_folder, output):
     clip, tuned = small_models.sd15_clip(), small_models.sd15_clip()
     changed = {}
     for key, parameter in tuned.cond_stage_model.named_parameters():
@@ -61,11 +60,11 @@ def test_norms_biases_and_text_encoders_go_along(lora_folder, output):  # noqa: 
         (("model", "base_model"), "nothing to extract"),
     ],
 )
-def test_faults_are_sentences(connected, says, lora_folder, output):  # noqa: F811
+def test_faults_are_sentences(connected, says, lora_folder, output):
     with pytest.raises(StrataError, match=says):
         extract(**dict.fromkeys(connected, small_models.flux()))
 
 
-def test_models_of_two_families_are_refused(lora_folder, output):  # noqa: F811
+def test_models_of_two_families_are_refused(lora_folder, output):
     with pytest.raises(StrataError, match="different families"):
         extract(model=small_models.flux(), base_model=small_models.flux(hidden_size=48))
