@@ -127,7 +127,7 @@ def dotted(tree: ast.AST, roots: set[str]) -> set[str]:
 
 def symbols(tree: ast.AST) -> set[str]:
     """Functions and classes of ComfyUI that a file uses, without the modules that they are reached through."""
-    roots = modules_of_comfyui() - {"nodes"}
+    roots = modules_of_comfyui() - {"nodes", "comfy_api"}
     found = {name for name in imported(tree) if name.split(".")[0] in roots}
     modules = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
     found |= dotted(tree, {alias.name.split(".")[0] for node in modules for alias in node.names} & roots)
