@@ -211,7 +211,8 @@ def test_a_chain_becomes_a_stack_by_a_click_and_comes_back_by_undo(page):
     items = page.evaluate(
         """(id) => {
           const node = app.graph.getNodeById(id)
-          const found = app.extensions.find((one) => one.getNodeMenuItems && one.name.toLowerCase().startsWith('strata')).getNodeMenuItems(node)
+          const ours = (one) => one.getNodeMenuItems && one.name.toLowerCase().startsWith('strata')
+          const found = app.extensions.find(ours).getNodeMenuItems(node)
           found[0].callback()
           return found.map((item) => item.content)
         }""",
