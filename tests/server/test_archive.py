@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from strata.devtools.archive import published_files, write_archive
-from strata.devtools.demo import small
 from strata.devtools.model_cache import demo_models, link_models
+from strata.devtools.prompts import small
 from strata.devtools.server import ROOT, ComfyServer
 from strata.devtools.workflow import to_prompt
 

@@ -6,8 +6,8 @@ import json
 
 from PIL import Image
 
-from strata.devtools.demo import LOADER, small, without_loader
 from strata.devtools.models import LORAS
+from strata.devtools.prompts import LOADER, small, without_loader
 from strata.devtools.server import ROOT
 from strata.devtools.workflow import nodes_of, to_prompt
 

@@ -9,8 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from strata.devtools.demo import WORKFLOW, small, without_loader
 from strata.devtools.models import LORAS
+from strata.devtools.prompts import SD15_WORKFLOW, small, without_loader
 from strata.devtools.server import PromptFailed
 from strata.devtools.workflow import nodes_of, to_prompt
 
@@ -18,7 +18,9 @@ from strata.devtools.workflow import nodes_of, to_prompt
 @pytest.fixture(scope="module")
 def prompt(server):
     """The example workflow, made as small as it goes."""
-    return small(to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info()), size=64, steps=1)
+    return small(
+        to_prompt(json.loads(SD15_WORKFLOW.read_text(encoding="utf-8")), server.object_info()), size=64, steps=1
+    )
 
 
 def changed(prompt, **inputs):

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from saved_workflows import MEANT, SAVED, name_of
 
-from strata.devtools.demo import WORKFLOW, without_loader
 from strata.devtools.models import CHECKPOINT, LORAS
+from strata.devtools.prompts import SD15_WORKFLOW, without_loader
 from strata.devtools.server import PromptFailed
 from strata.devtools.workflow import nodes_of, to_prompt
 
@@ -29,7 +29,7 @@ def small(prompt: dict, steps: int = 2) -> dict:
 
 @pytest.fixture(scope="module")
 def example(server):
-    prompt = small(to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info()))
+    prompt = small(to_prompt(json.loads(SD15_WORKFLOW.read_text(encoding="utf-8")), server.object_info()))
     prompt[nodes_of(prompt, "CheckpointLoaderSimple")[0]]["inputs"]["ckpt_name"] = CHECKPOINT
     return prompt
 

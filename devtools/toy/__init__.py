@@ -1,0 +1,1 @@
+"""The trained toy: what ``devtools/train_toy.py`` makes, and how it is measured."""
