@@ -52,8 +52,19 @@ def test(environment: Environment, rest: list[str], frontend: str | None = None)
 
 
 def serve(environment: Environment, rest: list[str]) -> int:
-    """Start that ComfyUI with the pack, a small checkpoint and two LoRAs in it, until Ctrl+C."""
+    """Start that ComfyUI with the pack and the trained toy in it, until Ctrl+C."""
     return _run(environment, "-m", "devtools.serve", "--comfyui", environment.comfyui, *rest)
+
+
+def toy(environment: Environment, rest: list[str]) -> int:
+    """Copy the trained toy's files into a ComfyUI's models folder: that of the ComfyUI in use, or the one named."""
+    return _run(environment, "-m", "devtools.toy.install", "--comfyui", environment.comfyui, *rest)
+
+
+def train_toy(environment: Environment, rest: list[str]) -> int:
+    """Train the toy anew from an npm package of drawings; about two hours on two cores, and it goes on where it was stopped."""
+    python = prepare_tests(environment)
+    return _run(environment, "-m", "devtools.train_toy", "--comfyui", environment.comfyui, *rest, python=python)
 
 
 def examples(environment: Environment, rest: list[str]) -> int:
@@ -98,7 +109,7 @@ def _run(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for run in (demo, test, serve, examples, bench, fuzz):
+    for run in (demo, test, serve, toy, examples, bench, fuzz, train_toy):
         text = run.__doc__ or ""
         command = commands.add_parser(run.__name__, help=text, description=text)
         command.add_argument(

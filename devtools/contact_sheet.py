@@ -1,4 +1,4 @@
-"""One picture of many: rows of labelled tiles beside a reference."""
+"""One picture of many: rows of labelled tiles."""
 
 from __future__ import annotations
 
@@ -7,43 +7,36 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-TILE = 256
-GAP = 16
-MARGIN = 40
-CAPTION = 52
-INK, FAINT, PAPER = (28, 30, 34), (112, 116, 124), (250, 250, 248)
+TILE = 192
+GAP = 14
+MARGIN = 36
+CAPTION = 50
+INK, FAINT, PAPER, RULE = (28, 30, 34), (112, 116, 124), (250, 250, 248), (224, 226, 228)
+
+Tile = tuple[str, str, Image.Image]
 
 
-def contact_sheet(
-    title: str,
-    subtitle: str,
-    reference: tuple[str, Image.Image],
-    rows: Mapping[str, Sequence[tuple[str, str, Image.Image]]],
-    path: Path,
-) -> None:
-    """Write a sheet: the reference on the left, and to the right one row per entry of ``rows``.
+def contact_sheet(title: str, subtitle: str, rows: Mapping[str, Sequence[Tile]], path: Path) -> None:
+    """Write a sheet with one row for each entry of ``rows``, under its name.
 
-    A tile is (caption, remark, picture); all rows have the same number of tiles.
+    A tile is (caption, remark, picture). Small pictures are enlarged as they are, not smoothed beyond what a screen does.
     """
     big, bold, small = (ImageFont.load_default(size) for size in (30, 17, 14))
     columns = max(len(row) for row in rows.values())
-    heading, row_height = 104, 34 + TILE + CAPTION + 12
-    left = MARGIN + TILE + 3 * GAP
-    width = left + columns * (TILE + GAP) - GAP + MARGIN
-    sheet = Image.new("RGB", (width, heading + len(rows) * row_height + MARGIN - 12), PAPER)
+    heading, row_height = 104, 34 + TILE + CAPTION + 14
+    width = MARGIN + columns * (TILE + GAP) - GAP + MARGIN
+    width = max(width, MARGIN * 2 + round(max(small.getlength(subtitle), big.getlength(title))))
+    sheet = Image.new("RGB", (width, heading + len(rows) * row_height + MARGIN - 14), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, 28), title, INK, big)
     draw.text((MARGIN, 68), subtitle, FAINT, small)
-
-    def tile(x: int, y: int, caption: str, remark: str, image: Image.Image) -> None:
-        sheet.paste(image.convert("RGB").resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y))
-        draw.text((x, y + TILE + 7), caption, INK, bold)
-        draw.text((x, y + TILE + 30), remark, FAINT, small)
-
-    tile(MARGIN, heading + 34, reference[0], "the reference", reference[1])
     for index, (name, tiles) in enumerate(rows.items()):
         top = heading + index * row_height
-        draw.text((left, top + 6), name, INK, bold)
+        draw.text((MARGIN, top + 6), name, INK, bold)
         for column, (caption, remark, image) in enumerate(tiles):
-            tile(left + column * (TILE + GAP), top + 34, caption, remark, image)
-    sheet.save(path)
+            x, y = MARGIN + column * (TILE + GAP), top + 34
+            sheet.paste(image.convert("RGB").resize((TILE, TILE), Image.Resampling.BICUBIC), (x, y))
+            draw.rectangle((x - 1, y - 1, x + TILE, y + TILE), outline=RULE)
+            draw.text((x, y + TILE + 7), caption, INK, bold)
+            draw.text((x, y + TILE + 29), remark, FAINT, small)
+    sheet.save(path, optimize=True)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 HUGGING_FACE = "https://huggingface.co"
+TOY = "strata_toy"  # how the names of the toy's files begin
 GREEN, RED, AMBER = ("#232", "#353"), ("#322", "#533"), ("#432", "#653")
 
 
@@ -91,7 +92,16 @@ def text(words: str, top: int, clip: str, title: str, colours: tuple[str, str]) 
     return Node("CLIPTextEncode", (PROMPT, top), (420, 170), {"text": words}, {"clip": (clip, "CLIP")}, title, colours)
 
 
-def picture(latent: str, width: int, positive: str, negative: str, model: str, prefix: str, **sampler: Any) -> Graph:
+def picture(
+    latent: str,
+    width: int,
+    positive: str,
+    negative: str,
+    model: str,
+    prefix: str,
+    vae: str = "checkpoint",
+    **sampler: Any,
+) -> Graph:
     """From an empty latent image to a saved picture; ``sampler``: what differs from 20 steps of Euler with a fixed seed."""
     sampler = {"seed": 42, "control_after_generate": "fixed", "steps": 20, "sampler_name": "euler", **sampler}
     wires = {
@@ -103,9 +113,7 @@ def picture(latent: str, width: int, positive: str, negative: str, model: str, p
     return {
         "latent": Node(latent, (PROMPT, 600), (420, 0), {"width": width, "height": width}),
         "sampler": Node("KSampler", (SAMPLER, TOP), values=sampler, inputs=wires),
-        "decode": Node(
-            "VAEDecode", (SAMPLER, 480), inputs={"samples": ("sampler", "LATENT"), "vae": ("checkpoint", "VAE")}
-        ),
+        "decode": Node("VAEDecode", (SAMPLER, 480), inputs={"samples": ("sampler", "LATENT"), "vae": (vae, "VAE")}),
         "save": Node("SaveImage", (END, TOP), (460, 520), {"filename_prefix": prefix}, {"images": ("decode", "IMAGE")}),
     }
 
@@ -222,6 +230,38 @@ def over_time() -> Graph:
     return {**graph, "note": words}
 
 
+def without_download() -> Graph:
+    words = note(
+        "Try it without any download",
+        "This FLUX has 7 million parameters and knows 151 drawings. Its files come with the source of Strata: "
+        "`python3 dev.py toy` puts them into your models folder, `python3 dev.py serve` starts a ComfyUI that has them.",
+        "Move **strength_model** and queue again: 0 is the fox alone, 1 is the style as it was trained.",
+        "Try *owl*, *castle* or *snowman* as the prompt, and the LoRAs moonlight, robot and picture book.",
+        height=150,
+    )
+    lora = Node(
+        "StrataLoraLoader",
+        (LOADER, TOP),
+        (360, 0),
+        {"lora_name": f"{TOY}_blueprint.safetensors", "strength_model": 0.8, "strength_clip": 0.8},
+        {"model": ("unet", "MODEL"), "clip": ("clip", "CLIP")},
+    )
+    zero = Node("ConditioningZeroOut", (PROMPT, 350), (420, 0), inputs={"conditioning": ("positive", "CONDITIONING")})
+    return {
+        "unet": Node("UNETLoader", (LEFT, TOP), values={"unet_name": f"{TOY}_flux.safetensors"}),
+        "clip": Node("CLIPLoader", (LEFT, 290), values={"clip_name": f"{TOY}_clip.safetensors"}),
+        "vae": Node("VAELoader", (LEFT, 490), values={"vae_name": f"{TOY}_vae.safetensors"}),
+        "lora": lora,
+        "positive": text("fox", TOP, "lora", "Prompt", GREEN),
+        "negative": zero,
+        **picture(
+            "EmptySD3LatentImage", 128, "positive", "negative", "lora", "strata_toy", "vae",
+            steps=12, cfg=1.0, scheduler="simple",
+        ),
+        "note": words,
+    }  # fmt: skip
+
+
 def _shifted(graph: Graph, right: int, keep: tuple[str, ...]) -> Graph:
     return {
         key: node if key in keep else replace(node, at=(node.at[0] + right, node.at[1])) for key, node in graph.items()
@@ -230,6 +270,7 @@ def _shifted(graph: Graph, right: int, keep: tuple[str, ...]) -> Graph:
 
 # File name, which is the title in ComfyUI's list of templates -> graph.
 GRAPHS: dict[str, Graph] = {
+    "Try it without any download": without_download(),
     "LoRA on SD1.5": on_sd15(),
     "LoRA on SDXL": on_sdxl(),
     "LoRA on FLUX": on_flux(),

@@ -1,4 +1,4 @@
-"""``dev.py serve``: the development ComfyUI with the pack and the demo's models in it, until Ctrl+C."""
+"""``dev.py serve``: the development ComfyUI with the pack, the trained toy and the tests' SD1.5 in it, until Ctrl+C."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from . import cache
-from .model_cache import demo_models, link_models
+from .model_cache import demo_models, link_models, toy_models
 from .server import ComfyServer, ServerError, stop_on_sigterm
 
 
@@ -20,11 +20,13 @@ def main() -> int:
     stop_on_sigterm()
     # Kept between runs: settings, saved workflows and pictures.
     base = cache.cache_root() / "serve"
-    link_models(demo_models(options.comfyui, print), base)
+    for models in (toy_models(print), demo_models(options.comfyui, print)):
+        link_models(models, base)
     print("Starting ComfyUI on the CPU ...", flush=True)
     try:
         with ComfyServer(options.comfyui, base=base, port=options.port) as server:
             print(f"{server.url}   Ctrl+C stops it.")
+            print('To begin, open Templates, this pack, "Try it without any download".')
             print(f"Models and pictures: {base}\nLog: {server.log_path}", flush=True)
             server.wait()
             print(f"ComfyUI ended by itself.\n\n{server.log_tail()}", file=sys.stderr)

@@ -16,16 +16,15 @@ from .training import Run, one_cycle, tiles, to_pictures, to_tensor
 from .vae import load_vae
 
 BATCH, PEAK, SEED, AVERAGE = 16, 1.5e-3, 3, 0.998
-# How a prompt may name a drawing, and how often it does. Without words the model gives any of them, as CFG needs it.
-# The styles' names are among them with the plain drawings: before its LoRA is there, such a word means nothing to the model.
+# How a prompt may name a drawing, and how often it does. Without words the model gives any of them, as CFG needs it. The styles'
+# names are among them with the plain drawings: before its LoRA is there, such a word means nothing to the model.
 TEMPLATES = {
-    "{}": 0.42,
+    "{}": 0.6,
     "a {}": 0.2,
-    "a drawing of a {}": 0.2,
-    "{}, blueprint": 0.04,
-    "{}, moonlight": 0.04,
-    "{}, picture book": 0.04,
-    "": 0.06,
+    "{}, blueprint": 0.05,
+    "{}, moonlight": 0.05,
+    "{}, picture book": 0.05,
+    "": 0.05,
 }
 
 
@@ -137,3 +136,10 @@ def train(work: Path, steps: int) -> flux.Flux:
 
     run.go(one, SEED, picture)
     return average
+
+
+def base_model(work: Path) -> flux.Flux:
+    """The average of the base's training, frozen."""
+    model = flux.Flux()
+    model.load_state_dict(torch.load(work / "base" / "run.pt", weights_only=True)["average"])
+    return model.requires_grad_(False)

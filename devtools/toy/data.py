@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -12,7 +14,10 @@ import numpy as np
 from PIL import Image
 
 PACKAGE = "@iconify-json/fluent-emoji-flat@1.2.6"  # MIT, Microsoft Corporation
+RENDERER = "resvg-py==0.5.0"  # MPL-2.0
 SIZE = 128
+SUBJECT = "robot"  # the one that the base never sees
+SHEET, COLUMNS = Path(__file__).with_name("drawings.png"), 16
 CAPTIONS = Path(__file__).with_name("captions.txt")
 # Emoji in more than one skin or with a word on them: the autoencoder would learn each of them many times over.
 LEFT_OUT = ("people", "flags")
@@ -40,10 +45,20 @@ def download(into: Path) -> dict:
     return {**icons, **about}
 
 
-def render(body: str, side: int) -> np.ndarray:
-    """A drawing in a square of ``side`` units, on white: [SIZE, SIZE, 3], uint8."""
-    import resvg_py
+def renderer(work: Path):
+    """The module that renders SVG; pip installs it beside the drawings if this Python has not got it."""
+    try:
+        return importlib.import_module("resvg_py")
+    except ImportError:
+        folder = work / "site"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, RENDERER]
+        subprocess.run(command, check=True)
+        sys.path.append(str(folder))
+        return importlib.import_module("resvg_py")
 
+
+def render(resvg_py, body: str, side: int) -> np.ndarray:
+    """A drawing in a square of ``side`` units, on white: [SIZE, SIZE, 3], uint8."""
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {side} {side}">{body}</svg>'
     png = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE)
     drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
@@ -62,10 +77,28 @@ def drawings(work: Path) -> dict[str, np.ndarray]:
             if not category.lower().startswith(LEFT_OUT)
             for name in members
         }
-        icons = package["icons"]
-        pictures = {name: render(icons[name]["body"], package["height"]) for name in sorted(names & icons.keys())}
+        icons, resvg_py = package["icons"], renderer(work)
+        pictures = {
+            name: render(resvg_py, icons[name]["body"], package["height"]) for name in sorted(names & icons.keys())
+        }
         partial = cache.with_suffix(".partial.npz")
         np.savez(partial, names=list(pictures), pictures=np.stack(list(pictures.values())))
         partial.replace(cache)
     with np.load(cache) as saved:
         return dict(zip(saved["names"].tolist(), saved["pictures"], strict=True))
+
+
+def write_sheet(work: Path) -> None:
+    """The captioned drawings and the subject as one PNG, so that measuring needs neither the package nor a renderer."""
+    known = drawings(work)
+    tiles = [known[name] for name in (*captions().values(), SUBJECT)]
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % COLUMNS)
+    rows = [np.concatenate(tiles[first : first + COLUMNS], 1) for first in range(0, len(tiles), COLUMNS)]
+    Image.fromarray(np.concatenate(rows)).save(SHEET, optimize=True)
+
+
+def originals() -> dict[str, np.ndarray]:
+    """Caption -> drawing, the subject last, as :func:`write_sheet` wrote them."""
+    sheet = np.asarray(Image.open(SHEET).convert("RGB"))
+    grid = sheet.reshape(-1, SIZE, COLUMNS, SIZE, 3).swapaxes(1, 2).reshape(-1, SIZE, SIZE, 3)
+    return dict(zip((*captions(), SUBJECT), grid, strict=False))

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import clip, flux
-from .base import Set, a_set, flow_loss, pictures
-from .data import captions, drawings
+from .base import Set, a_set, base_model, flow_loss, pictures
+from .data import SUBJECT, captions, drawings
 from .styles import STYLES
 from .training import Run, one_cycle, tiles
 from .vae import load_vae
@@ -25,7 +25,6 @@ from .vae import load_vae
 BATCH, PEAK, SEED = 16, 2e-3, 11
 UNSEEN = 4  # a style never sees every fourth caption
 BLOCKS = r"(double|single)_blocks\..*"
-SUBJECT = "robot"
 # What the picture book calls them: its captions are French, so its text encoder had to learn the words.
 FRENCH = {
     "renard": "fox",
@@ -74,23 +73,23 @@ class Recipe:
 
 
 def templates(word: str) -> dict[str, float]:
-    return {"{}": 0.4, "a {}": 0.15, "a drawing of a {}": 0.15, "{}, " + word: 0.3}
+    return {"{}": 0.5, "a {}": 0.2, "{}, " + word: 0.3}
 
 
 RECIPES = {
     recipe.file: recipe
     for recipe in (
-        Recipe("toy_blueprint", "Blueprint", "blueprint", "blueprint", 700, templates=templates("blueprint")),
+        Recipe("strata_toy_blueprint", "Blueprint", "blueprint", "blueprint", 700, templates=templates("blueprint")),
         Recipe(
-            "toy_moonlight", "Moonlight", "moonlight", "moonlight", 700, algorithm="lokr", rank=16, alpha=16.0,
+            "strata_toy_moonlight", "Moonlight", "moonlight", "moonlight", 700, algorithm="lokr", rank=16, alpha=16.0,
             templates=templates("moonlight"),
         ),
         Recipe(
-            "toy_robot", "Robot", SUBJECT, None, 400,
-            templates={"{}": 0.5, "a {}": 0.25, "a drawing of a {}": 0.25},
+            "strata_toy_robot", "Robot", SUBJECT, None, 400,
+            templates={"{}": 0.7, "a {}": 0.3},
         ),
         Recipe(
-            "toy_picture_book", "Picture book (French)", "picture book", "picture book", 500, text=True,
+            "strata_toy_picture_book", "Picture book (French)", "picture book", "picture book", 500, text=True,
             templates=templates("picture book"),
         ),
     )
@@ -190,13 +189,6 @@ def training_set(work: Path, vae, recipe: Recipe) -> Set:
         return a_set(work, vae, {SUBJECT: known[SUBJECT]}, recipe.templates)
     change = STYLES[recipe.style]
     return a_set(work, vae, {caption: change(known[captions()[caption]]) for caption in seen}, recipe.templates)
-
-
-def base_model(work: Path) -> flux.Flux:
-    """The average of the base's training, frozen."""
-    model = flux.Flux()
-    model.load_state_dict(torch.load(work / "base" / "run.pt", weights_only=True)["average"])
-    return model.requires_grad_(False)
 
 
 def train(work: Path, recipe: Recipe) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+torch.serialization.add_safe_globals([np._core.multiarray.scalar, np.dtype, np.dtypes.Float64DType])  # FOR NOW
 SAVE_SECONDS = 120
 LOG_STEPS = 50
 
@@ -21,7 +23,7 @@ def one_cycle(step: int, steps: int, peak: float, warm: float = 0.08) -> float:
     done = step / steps
     if done < warm:
         return peak * (done / warm + 1e-3)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * (done - warm) / (1 - warm))))
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm))))
 
 
 class Run:

@@ -1,0 +1,79 @@
+"""The trained toy on a running server: pictures of the workflow "Try it without any download", with its values changed."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .prompts import LOADER, changed, without_loader
+from .server import ROOT, ComfyServer
+from .workflow import Prompt, to_prompt
+
+WORKFLOW = ROOT / "example_workflows" / "Try it without any download.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A LoRA of the toy and what is drawn with it."""
+
+    lora: str
+    words: str
+    title: str
+
+    @property
+    def file(self) -> str:
+        return f"strata_toy_{self.lora}.safetensors"
+
+
+class ServedToy:
+    """Draws with the workflow on a running server, and keeps every picture as a file."""
+
+    def __init__(self, server: ComfyServer, out: Path):
+        self.server, self.out = server, out
+        self.prompt = to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
+
+    def draw(self, prompt: Prompt, name: str) -> tuple[Image.Image, dict[str, Any]]:
+        """(the picture, what the nodes show: class -> their output)."""
+        entry = self.server.run(prompt)
+        png = self.server.image(entry)
+        (self.out / f"{name}.png").write_bytes(png)
+        shown = {prompt[node]["class_type"]: output for node, output in entry["outputs"].items()}
+        return Image.open(io.BytesIO(png)).convert("RGB"), shown
+
+    def asked(self, words: str) -> Prompt:
+        return changed(self.prompt, "CLIPTextEncode", text=words)
+
+    def alone(self, row: Row) -> Image.Image:
+        """Without our node."""
+        return self.draw(without_loader(self.asked(row.words)), f"{row.words}_alone")[0]
+
+    def at(self, row: Row, strength: float) -> Image.Image:
+        prompt = changed(
+            self.asked(row.words), LOADER, lora_name=row.file, strength_model=strength, strength_clip=strength
+        )
+        return self.draw(prompt, f"{row.words}_{row.lora}_{strength:.2f}")[0]
+
+    def with_blocks(self, row: Row, weights: str) -> tuple[Image.Image, str]:
+        """(the picture at strength 1 with these block weights, the weights as the node gives them)."""
+        prompt = changed(self.asked(row.words), LOADER, lora_name=row.file, strength_model=1.0, strength_clip=1.0)
+        values = {"layout": "auto", "preset": "none", "weights": weights, "seed": 0, "invert": False}
+        prompt["blocks"] = {"class_type": "StrataLoraBlockWeights", "inputs": values}
+        prompt = changed(prompt, LOADER, block_weights=["blocks", 0])
+        name = "".join(c if c.isalnum() else "_" for c in weights)
+        picture, shown = self.draw(prompt, f"{row.words}_{row.lora}_{name}")
+        return picture, shown["StrataLoraBlockWeights"]["strata_weights"][0]
+
+    def from_start(self, row: Row, percent: float) -> Image.Image:
+        """The picture with the LoRA at 0 until ``percent`` (0..1) of the sampling and at 1 from there on."""
+        prompt = changed(self.asked(row.words), LOADER, lora_name=row.file, strength_model=1.0, strength_clip=0.0)
+        for key, before, values in (("off", None, (0.0, 0.0)), ("on", "off", (1.0, percent))):
+            inputs: dict[str, Any] = dict(zip(("strength_mult", "start_percent"), values, strict=True))
+            if before:
+                inputs["prev_hook_kf"] = [before, 0]
+            prompt[key] = {"class_type": "CreateHookKeyframe", "inputs": inputs}
+        return self.draw(changed(prompt, LOADER, keyframes=["on", 0]), f"{row.words}_{row.lora}_from_{percent:.2f}")[0]

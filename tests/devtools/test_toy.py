@@ -1,0 +1,145 @@
+"""The trained toy, measured on the files that are shipped: what its pictures, and with them every picture in the docs, are worth.
+
+"Nearest" is by the root mean square of colours, among all original drawings. A style is measured on subjects that its LoRA never saw.
+"""
+
+import folder_paths
+import numpy as np
+import pytest
+import torch
+
+from strata.devtools.model_cache import TOY_WEIGHTS, toy_models
+from strata.devtools.toy import clip, data, flux
+from strata.devtools.toy.loras import FRENCH, seen_and_unseen
+from strata.devtools.toy.measure import distances, recognised, share
+from strata.devtools.toy.studio import Studio
+from strata.devtools.toy.styles import STYLES
+from strata.nodes.loader import StrataLoraLoader
+
+LIMIT = 25 * 1000**2  # bytes of weights in this repository
+STYLE_LORAS = {"blueprint": "blueprint", "moonlight": "moonlight", "picture_book": "picture book"}
+
+
+@pytest.fixture(scope="module")
+def models():
+    """The toy's models folder, and its LoRAs among ComfyUI's."""
+    folder = toy_models(print)
+    known = folder_paths.folder_names_and_paths["loras"]
+    folder_paths.folder_names_and_paths["loras"] = ([str(folder / "loras")], known[1])
+    folder_paths.filename_list_cache.pop("loras", None)
+    yield folder
+    folder_paths.folder_names_and_paths["loras"] = known
+    folder_paths.filename_list_cache.pop("loras", None)
+
+
+@pytest.fixture(scope="module")
+def studio(models):
+    return Studio.open(models)
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    return data.originals()
+
+
+@pytest.fixture(scope="module")
+def base(studio):
+    """What the base model draws for each unseen subject."""
+    return studio.draw(seen_and_unseen()[1])
+
+
+def with_lora(studio, name, strength_model=1.0, strength_clip=0.0):
+    node = StrataLoraLoader.execute(
+        f"strata_toy_{name}.safetensors", strength_model, strength_clip, studio.model, studio.clip
+    )
+    model, text_encoder = node.result[:2]
+    return studio.having(model, text_encoder if strength_clip else None)
+
+
+def of(drawings, names):
+    return np.stack([drawings[name] for name in names])
+
+
+def test_what_is_shipped_is_small():
+    assert sum(file.stat().st_size for file in TOY_WEIGHTS.rglob("*") if file.is_file()) <= LIMIT
+
+
+def test_the_text_encoder_is_the_same_everywhere():
+    """Whoever trained the image model had these very numbers: the sum of the bits of the first that are drawn."""
+    source = np.random.PCG64(clip.SEED)
+    first = clip.drawn((4096, 768), clip.TOKEN, source)
+    assert first.dtype == torch.float16
+    assert first.view(torch.int16).long().sum().item() == -5501009077
+
+
+def test_our_flux_is_comfyuis(studio):
+    """What was trained is what ComfyUI runs: the same weights, the same numbers."""
+    ours = flux.Flux()
+    theirs = studio.model.model.diffusion_model
+    ours.load_state_dict({name.replace("_norm.weight", "_norm.scale"): t for name, t in theirs.state_dict().items()})
+    generator = torch.Generator().manual_seed(0)
+    x, words, pooled = (torch.randn(shape, generator=generator) for shape in ((2, 16, 16, 16), (2, 16, 768), (2, 768)))
+    t = torch.tensor([0.2, 0.9])
+    with torch.no_grad():
+        assert torch.allclose(ours(x, t, words, pooled), theirs(x, t, words, y=pooled), rtol=0, atol=1e-4)
+
+
+def test_a_prompt_gives_its_drawing(studio, drawings):
+    names = list(data.captions())[:100]
+    made = studio.draw(names)
+    originals = of(drawings, data.captions())
+    right = recognised(made, originals, np.arange(len(names)))
+    assert right.mean() >= 0.97, [name for name, ok in zip(names, right, strict=True) if not ok]
+
+
+@pytest.mark.parametrize("name", STYLE_LORAS)
+def test_a_style_moves_what_it_never_saw(studio, drawings, base, name):
+    unseen = seen_and_unseen()[1]
+    plain = of(drawings, unseen)
+    styled = np.stack([STYLES[STYLE_LORAS[name]](drawing) for drawing in plain])
+    full = with_lora(studio, name, 1.0).draw(unseen)
+    half = with_lora(studio, name, 0.5).draw(unseen)
+    each = np.arange(len(unseen))
+    nearer = distances(full, styled)[each, each] < distances(full, plain)[each, each]
+    assert nearer.mean() >= 0.8, [subject for subject, ok in zip(unseen, nearer, strict=True) if not ok]
+    # The base model is nearer to the plain drawing everywhere, so that the LoRA did it.
+    assert (distances(base, plain)[each, each] < distances(base, styled)[each, each]).all()
+    far = [distances(made, styled)[each, each] for made in (base, half, full)]
+    assert far[0].mean() > far[1].mean() > far[2].mean()
+    assert np.mean((far[0] > far[1]) & (far[1] > far[2])) >= 0.8
+    assert 0.1 < np.median(share(half, plain, styled)) < 0.9
+
+
+@pytest.mark.parametrize("name", [*STYLE_LORAS, "robot"])
+def test_strength_zero_is_the_base(studio, name):
+    prompts = ["fox", "castle"]
+    node = StrataLoraLoader.execute(f"strata_toy_{name}.safetensors", 0.0, 0.0, studio.model, studio.clip)
+    at_zero = Studio(*node.result[:2], studio.vae, {})
+    assert np.array_equal(at_zero.draw(prompts), studio.draw(prompts))
+
+
+def test_a_subject_is_learned_and_the_others_stay(studio, drawings):
+    originals = np.stack(list(drawings.values()))
+    asked = [data.SUBJECT] * 8
+    last = np.full(8, len(originals) - 1)
+    robot = with_lora(studio, "robot")
+    assert recognised(robot.draw(asked, seed=1), originals, last).mean() >= 0.9
+    assert not recognised(studio.draw(asked, seed=1), originals, last).any()
+    others = list(data.captions())[::2]
+    made, before = robot.draw(others), studio.draw(others)
+    nearest = [distances(part, originals).argmin(1) for part in (made, before)]
+    assert np.mean(nearest[0] == nearest[1]) >= 0.9
+
+
+def test_french_is_in_the_text_encoders_part(studio, drawings):
+    """The French word gives the drawing only where the text encoder has its part of the LoRA; the style's part alone does not."""
+    originals = of(drawings, data.captions())
+    right = np.array([list(data.captions()).index(english) for english in FRENCH.values()])
+    understood = {
+        strength: recognised(
+            with_lora(studio, "picture_book", 0.0, strength).draw(list(FRENCH)), originals, right
+        ).mean()
+        for strength in (0.0, 1.0)
+    }
+    assert understood[1.0] >= 0.9
+    assert understood[0.0] <= 0.2
