@@ -1,13 +1,12 @@
 """``dev.py examples``: rewrites example_workflows/ from ``example_graphs``.
 
-Each graph is built in the real editor, in Chromium, saved as the editor saves it, and pictured. The pack's own version and the
-``models`` that a loader names are written beside what the editor knows.
+Each graph is built in the real editor, in Chromium, and saved as the editor saves it. The pack's own version and the ``models`` that a
+loader names are written beside what the editor knows. The pictures, of the templates and of the docs, are drawn by the trained toy.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import re
 import sys
@@ -16,23 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from safetensors.torch import save_file
 
+from . import pictures
 from .browser import EMPTY, launch, open_editor
 from .example_graphs import FLUX_DETAIL, GRAPHS, PIXEL_ART_XL, Graph
-from .model_cache import demo_models, link_models
+from .model_cache import demo_models, link_models, toy_models
 from .models import LORAS
+from .served_toy import ServedToy
 from .server import ROOT, ComfyServer, stop_on_sigterm
 from .workflow import NOTES
 
 FOLDER = ROOT / "example_workflows"
+IMAGES = ROOT / "web" / "docs" / "images"
+DRAWN = ROOT / "out" / "examples"
 PYPROJECT = ROOT / "pyproject.toml"
 VIEW = (1760, 1000)
-CLEAR = (70, 100)  # below and beside the editor's own bars
-PICTURE_WIDTH = 900
-HIDE = ("Comfy.Minimap.Visible", "Comfy.Graph.CanvasInfo")
 # LoRAs that are not for SD1.5: a layer, its shape [out, in], and the family as headers name it.
 LAYERS = {
     PIXEL_ART_XL.name: ("input_blocks_4_1_transformer_blocks_0_attn2_to_k", 640, 2048, "stable-diffusion-xl-v1-base"),
@@ -65,17 +64,6 @@ BUILD = """async (nodes) => {
   await new Promise((done) => setTimeout(done, 2500))
   for (const [key, spec] of Object.entries(nodes)) made[key].setSize([spec.size[0], Math.max(spec.size[1], made[key].computeSize()[1])])
 }"""
-# Moves everything but the note and the saved picture to where no bar of the editor lies; returns the place.
-SHOW = """([left, top]) => {
-  const nodes = app.graph.nodes.filter((node) => !['MarkdownNote', 'SaveImage'].includes(node.type))
-  const [title, space] = [LiteGraph.NODE_TITLE_HEIGHT, 24]
-  const [x, y] = [0, 1].map((axis) => Math.min(...nodes.map((node) => node.pos[axis])) - space - axis * title)
-  const [right, low] = [0, 1].map((axis) => Math.max(...nodes.map((node) => node.pos[axis] + node.size[axis])))
-  app.canvas.ds.scale = 1
-  app.canvas.ds.offset = [left - x, top - y]
-  app.canvas.setDirty(true, true)
-  return {x: left, y: top, width: right + space - x, height: low + space - y}
-}"""
 
 
 def build(page: Page, graph: Graph) -> dict[str, Any]:
@@ -95,18 +83,6 @@ def finish(workflow: dict[str, Any], name: str, server: ComfyServer) -> dict[str
         if node["type"] not in NOTES:
             node["properties"] |= ours if node["type"].startswith("Strata") else core
     return workflow
-
-
-def picture(page: Page) -> bytes:
-    """The whole graph as a small JPEG."""
-    clip = page.evaluate(SHOW, CLEAR)
-    page.wait_for_timeout(800)
-    png = page.screenshot(clip=clip)
-    image = Image.open(io.BytesIO(png)).convert("RGB")
-    image = image.resize((PICTURE_WIDTH, round(image.height * PICTURE_WIDTH / image.width)), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=80, optimize=True)
-    return out.getvalue()
 
 
 def stand_ins(base: Path) -> None:
@@ -132,17 +108,23 @@ def main() -> int:
     options = parser.parse_args()
     stop_on_sigterm()
     server = ComfyServer(options.comfyui, say=print)
-    link_models(demo_models(options.comfyui, print), server.base)
+    for models in (demo_models(options.comfyui, print), toy_models(print)):
+        link_models(models, server.base)
     stand_ins(server.base)
     with server, sync_playwright() as playwright, launch(playwright) as browser:
         page = browser.new_page(viewport={"width": VIEW[0], "height": VIEW[1]})
         open_editor(page, server)
-        page.evaluate("(names) => names.map((name) => app.extensionManager.setting.set(name, false))", HIDE)
         for name, graph in GRAPHS.items():
             workflow = finish(build(page, graph), name, server)
             (FOLDER / f"{name}.json").write_text(json.dumps(workflow, indent=2, ensure_ascii=False) + "\n", "utf-8")
-            (FOLDER / f"{name}.jpg").write_bytes(picture(page))
             print(name, flush=True)
+        page.close()  # it would take a share of the processor
+        DRAWN.mkdir(parents=True, exist_ok=True)
+        toy = ServedToy(server, DRAWN)
+        for folder, made in ((FOLDER, pictures.thumbnails(toy)), (IMAGES, pictures.strips(toy))):
+            for name, picture in made.items():
+                pictures.save(picture, folder / f"{name}.jpg")
+                print(f"{name}.jpg", flush=True)
     return 0
 
 

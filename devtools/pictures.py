@@ -1,0 +1,103 @@
+"""The pictures that the trained toy draws for README, help pages and templates; ``dev.py examples`` writes them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .contact_sheet import FAINT, INK, PAPER, RULE
+from .served_toy import Row, ServedToy
+
+SIDE = 512  # a template's picture: square, and shown as small as 200 pixels
+STRIP_TILE, STRIP_GAP = 148, 10
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+
+FOX = Row("blueprint", "fox", "fox")
+OWL = Row("moonlight", "owl", "owl")
+HOUSE = Row("picture_book", "house", "house")
+CAR = Row("blueprint", "car", "car")
+PANDA = Row("blueprint", "panda", "panda")
+BOAT = Row("moonlight", "sailboat", "sailboat")
+ROBOT = Row("robot", "robot", "robot")
+CASTLE = Row("moonlight", "castle", "castle")
+
+
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """One drawing that changes from left to right: a vertical slice of each picture, with a line between."""
+    whole = Image.new("RGB", (SIDE, SIDE))
+    edges = [round(SIDE * number / len(pictures)) for number in range(len(pictures) + 1)]
+    draw = ImageDraw.Draw(whole)
+    for picture, left, right in zip(pictures, edges[:-1], edges[1:], strict=True):
+        box = (left, 0, right, SIDE)
+        whole.paste(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC).crop(box), box)
+    for edge in edges[1:-1]:
+        draw.line((edge, 0, edge, SIDE), "white", 6)
+        draw.line((edge, 0, edge, SIDE), (60, 64, 72), 2)
+    return whole
+
+
+def quarters(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Four pictures, two by two."""
+    whole, half = Image.new("RGB", (SIDE, SIDE), "white"), SIDE // 2
+    for number, picture in enumerate(pictures):
+        at = (number % 2 * half, number // 2 * half)
+        whole.paste(picture.resize((half - 2, half - 2), Image.Resampling.BICUBIC), at)
+    return whole
+
+
+def strip(rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
+    """Rows of (label, picture); the labels stand once if all rows have the same."""
+    font = ImageFont.load_default(17)
+    once = all([label for label, _ in row] == [label for label, _ in rows[0]] for row in rows)
+    line, step = 30, STRIP_TILE + STRIP_GAP
+    height = len(rows) * step + (line if once else len(rows) * line)
+    whole = Image.new("RGB", (len(rows[0]) * step + STRIP_GAP, height + STRIP_GAP), PAPER)
+    draw = ImageDraw.Draw(whole)
+    top = STRIP_GAP
+    for number, row in enumerate(rows):
+        labelled = number == 0 or not once
+        for column, (label, picture) in enumerate(row):
+            x = STRIP_GAP + column * step
+            if labelled:
+                at = (x + STRIP_TILE / 2, top + line / 2 - 4)
+                draw.text(at, label, INK if column else FAINT, font, "mm")
+            y = top + (line if labelled else 0)
+            whole.paste(picture.resize((STRIP_TILE, STRIP_TILE), Image.Resampling.BICUBIC), (x, y))
+            draw.rectangle((x - 1, y - 1, x + STRIP_TILE, y + STRIP_TILE), outline=RULE)
+        top += step + (line if labelled else 0)
+    return whole
+
+
+def thumbnails(toy: ServedToy) -> dict[str, Image.Image]:
+    """Template -> its picture: without and with what the template shows, in one drawing."""
+    before_after = {
+        "Try it without any download": FOX,
+        "LoRA on SD1.5": OWL,
+        "LoRA on SDXL": HOUSE,
+        "LoRA on FLUX": CAR,
+    }
+    made = {name: side_by_side([toy.alone(row), toy.at(row, 1.0)]) for name, row in before_after.items()}
+    blocks = ("default=1", "D0=0, default=1", "S0-1=0, default=1", "S2-3=0, default=1")
+    made["Block weights"] = quarters([toy.with_blocks(PANDA, weights)[0] for weights in blocks])
+    made["Live strength"] = side_by_side([toy.at(BOAT, strength) for strength in (0.0, 0.4, 0.7, 1.0)])
+    made["Strength over time"] = side_by_side([toy.from_start(CASTLE, percent) for percent in (0.0, 0.3, 0.5, 1.0)])
+    return made
+
+
+def strips(toy: ServedToy) -> dict[str, Image.Image]:
+    """File name, without its ending, below web/docs/images -> picture."""
+
+    def over_strengths(row: Row) -> list[tuple[str, Image.Image]]:
+        return [(f"{strength:g}", toy.at(row, strength)) for strength in STRENGTHS]
+
+    blocks = ["default=1", *(f"{block}=0" for block in ("D0", "S0", "S1", "S2", "S3"))]
+    return {
+        "strengths": strip([over_strengths(row) for row in (FOX, CASTLE, ROBOT)]),
+        "blocks": strip([[(weights, toy.with_blocks(row, weights)[0]) for weights in blocks] for row in (FOX, OWL)]),
+    }
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    picture.save(path.with_suffix(".jpg"), "JPEG", quality=88, optimize=True, subsampling=0)
