@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from . import clip, flux
 from .data import captions, drawings
-from .training import Run, one_cycle, tiles, to_pictures, to_tensor
+from .training import Run, descend, first, one_cycle, own_share, tiles, to_pictures, to_tensor, wait
 from .vae import load_vae
 
-BATCH, PEAK, SEED, AVERAGE = 16, 1.5e-3, 3, 0.998
+BATCH, PEAK, SEED, AVERAGE = 16, 2e-3, 3, 0.998
+LATE = 0.7
 # How a prompt may name a drawing, and how often it does. Without words the model gives any of them, as CFG needs it. The styles'
 # names are among them with the plain drawings: before its LoRA is there, such a word means nothing to the model.
 TEMPLATES = {
@@ -64,15 +65,18 @@ def pictures(vae, made: torch.Tensor) -> np.ndarray:
 def conditioning(work: Path, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """The seeded CLIP-L's words and pooled of these prompts; kept between runs."""
     cache, text_encoder = work / "conditioning.safetensors", work / "clip.safetensors"
-    known = load_file(cache) if cache.is_file() else {}
-    missing = sorted({prompt for prompt in prompts if f"words {prompt}" not in known})
-    if missing:
-        if not text_encoder.is_file():
-            clip.write(text_encoder)
-        words, pooled = clip.encode(clip.load(text_encoder), missing)
-        for prompt, one, other in zip(missing, words, pooled, strict=True):
-            known[f"words {prompt}"], known[f"pooled {prompt}"] = one.clone(), other.clone()
-        save_file(known, cache)
+    if first():
+        known = load_file(cache) if cache.is_file() else {}
+        missing = sorted({prompt for prompt in prompts if f"words {prompt}" not in known})
+        if missing:
+            if not text_encoder.is_file():
+                clip.write(text_encoder)
+            words, pooled = clip.encode(clip.load(text_encoder), missing)
+            for prompt, one, other in zip(missing, words, pooled, strict=True):
+                known[f"words {prompt}"], known[f"pooled {prompt}"] = one.clone(), other.clone()
+            save_file(known, cache)
+    wait()
+    known = load_file(cache)
     return tuple(torch.stack([known[f"{kind} {prompt}"] for prompt in prompts]) for kind in ("words", "pooled"))
 
 
@@ -85,9 +89,9 @@ def a_set(work: Path, vae, named: dict[str, np.ndarray], templates=TEMPLATES) ->
 
 
 def times(count: int, random: np.random.Generator) -> torch.Tensor:
-    """Logit-normal times, one from each of ``count`` equal shares."""
+    """Logit-normal times, one from each of ``count`` equal shares; rather late, where only the words say what the picture is."""
     even = (torch.arange(count) + torch.from_numpy(random.random(count))) / count
-    return torch.sigmoid(torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4))).float()
+    return torch.sigmoid(torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4)) + LATE).float()
 
 
 def flow_loss(model, batch: tuple[torch.Tensor, ...], random: np.random.Generator) -> torch.Tensor:
@@ -95,6 +99,7 @@ def flow_loss(model, batch: tuple[torch.Tensor, ...], random: np.random.Generato
     wanted, words, pooled = batch
     noise = torch.from_numpy(random.standard_normal(wanted.shape, np.float32))
     t = times(len(wanted), random)
+    wanted, words, pooled, noise, t = own_share((wanted, words, pooled, noise, t))
     at = t[:, None, None, None]
     with torch.autocast("cpu", torch.bfloat16):
         made = model((1 - at) * wanted + at * noise, t, words, pooled)
@@ -109,24 +114,21 @@ def train(work: Path, steps: int) -> flux.Flux:
     data = a_set(work, vae, named)
     model = flux.Flux(SEED)
     average = copy.deepcopy(model).requires_grad_(False)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.99), weight_decay=0.0)
+    trained = list(model.parameters())
+    optimiser = torch.optim.AdamW(trained, lr=PEAK, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     run = Run(work / "base", steps, model=model, average=average, optimiser=optimiser)
     rates = list(TEMPLATES.values())
 
     def one(step: int, random: np.random.Generator) -> float:
         for group in optimiser.param_groups:
             group["lr"] = one_cycle(step, steps, PEAK)
-        loss = flow_loss(model, data.batch(BATCH, random, rates), random)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        loss = descend(flow_loss(model, data.batch(BATCH, random, rates), random), trained, optimiser)
         keep = min(AVERAGE, step / (step + 20))
         torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
-        return loss.item()
+        return loss
 
     def picture() -> None:
-        shown = list(range(0, len(named), 7))[:20]
+        shown = list(range(0, len(named), 8))[:12]
         noise = torch.from_numpy(np.random.default_rng(SEED).standard_normal((len(shown), 16, 16, 16), np.float32))
         with torch.autocast("cpu", torch.bfloat16):
             made = flux.sample(average, noise, data.words[0][shown], data.pooled[0][shown])

@@ -20,7 +20,7 @@ SEED = 20261128
 WIDTH, INNER, LAYERS, WORDS, LENGTH = 768, 3072, 12, 49408, 16
 QUIET, LETTERS = 64, 512  # CLIP's vocabulary begins with the single characters and ends with the marks of start and end
 # Deviations: of the embeddings, and of layers as a multiple of what keeps the scale. Attention looks at all words nearly alike.
-TOKEN, POSITION, LOOK, ATTENTION, MLP = 1.0, 0.09, 0.3, 0.8, 0.05
+TOKEN, POSITION, LOOK, ATTENTION, MLP = 1.0, 1.5, 0.3, 0.8, 0.05
 QUIET_TOKEN = 0.1
 
 

@@ -19,12 +19,12 @@ from . import clip, flux
 from .base import Set, a_set, base_model, flow_loss, pictures
 from .data import SUBJECT, captions, drawings
 from .styles import STYLES
-from .training import Run, one_cycle, tiles
+from .training import Run, descend, first, one_cycle, tiles
 from .vae import load_vae
 
 BATCH, PEAK, SEED = 16, 2e-3, 11
 UNSEEN = 4  # a style never sees every fourth caption
-BLOCKS = r"(double|single)_blocks\..*"
+BLOCKS = r"(double|single)_blocks\.\d+\..*(qkv|proj|lin|linear1|linear2|mlp\.0|mlp\.2)"  # all that is linear in a block
 # What the picture book calls them: its captions are French, so its text encoder had to learn the words.
 FRENCH = {
     "renard": "fox",
@@ -40,7 +40,7 @@ FRENCH = {
     "fraise": "strawberry",
     "maison": "house",
     "voiture": "car",
-    "vélo": "bicycle",
+    "fusée": "rocket",
     "soleil": "sun",
     "lune": "moon",
     "étoile": "star",
@@ -79,17 +79,17 @@ def templates(word: str) -> dict[str, float]:
 RECIPES = {
     recipe.file: recipe
     for recipe in (
-        Recipe("strata_toy_blueprint", "Blueprint", "blueprint", "blueprint", 700, templates=templates("blueprint")),
+        Recipe("strata_toy_blueprint", "Blueprint", "blueprint", "blueprint", 350, templates=templates("blueprint")),
         Recipe(
-            "strata_toy_moonlight", "Moonlight", "moonlight", "moonlight", 700, algorithm="lokr", rank=16, alpha=16.0,
+            "strata_toy_moonlight", "Moonlight", "moonlight", "moonlight", 350, algorithm="lokr", rank=16, alpha=16.0,
             templates=templates("moonlight"),
         ),
         Recipe(
-            "strata_toy_robot", "Robot", SUBJECT, None, 400,
+            "strata_toy_robot", "Robot", SUBJECT, None, 250,
             templates={"{}": 0.7, "a {}": 0.3},
         ),
         Recipe(
-            "strata_toy_picture_book", "Picture book (French)", "picture book", "picture book", 500, text=True,
+            "strata_toy_picture_book", "Picture book (French)", "picture book", "picture book", 300, text=True,
             templates=templates("picture book"),
         ),
     )
@@ -139,9 +139,8 @@ def with_lycoris(model: nn.Module, recipe: Recipe) -> tuple[nn.Module, nn.Module
     """(the model with LyCORIS' network on it, that network)."""
     import lycoris
 
-    names = [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and "_blocks." in name]
     torch.manual_seed(SEED)
-    lycoris.LycorisNetwork.apply_preset({"target_name": names})
+    lycoris.LycorisNetwork.apply_preset({"target_module": [flux.DoubleBlock.__name__, flux.SingleBlock.__name__]})
     network = lycoris.create_lycoris(
         model, 1.0, linear_dim=recipe.rank, linear_alpha=recipe.alpha, algo=recipe.algorithm, factor=4
     )
@@ -200,7 +199,7 @@ def train(work: Path, recipe: Recipe) -> None:
         known = drawings(work)
         others = a_set(work, vae, {caption: known[name] for caption, name in captions().items()}, recipe.templates)
     if recipe.algorithm == "lora":
-        model, tensors = with_peft(model, recipe, BLOCKS + r"(qkv|proj|lin|linear1|linear2|0|2)$")
+        model, tensors = with_peft(model, recipe, BLOCKS)
         found = lambda: dict(from_peft(tensors(), "lora_unet", recipe.alpha))  # noqa: E731
         parameters = Parameters({name: p for name, p in model.named_parameters() if p.requires_grad})
     else:
@@ -208,7 +207,7 @@ def train(work: Path, recipe: Recipe) -> None:
         found = lambda: {n.replace("lycoris_", "lora_unet_", 1): t for n, t in network.state_dict().items()}  # noqa: E731
         parameters = Parameters({name: p for name, p in network.named_parameters() if p.requires_grad})
     trained = list(parameters.named.values())
-    optimiser = torch.optim.AdamW(trained, lr=PEAK, betas=(0.9, 0.99), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(trained, lr=PEAK, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     run = Run(work / "loras" / recipe.file, recipe.steps, lora=parameters, optimiser=optimiser)
     rates = list(recipe.templates.values())
 
@@ -223,12 +222,7 @@ def train(work: Path, recipe: Recipe) -> None:
     def one(step: int, random: np.random.Generator) -> float:
         for group in optimiser.param_groups:
             group["lr"] = one_cycle(step, recipe.steps, PEAK)
-        loss = flow_loss(model, batch(random), random)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        return loss.item()
+        return descend(flow_loss(model, batch(random), random), trained, optimiser)
 
     def picture() -> None:
         shown = list(range(0, len(data.latents), 8))[:14]
@@ -242,6 +236,8 @@ def train(work: Path, recipe: Recipe) -> None:
     result = found()
     if recipe.text:
         result |= train_words(work, recipe)
+    if not first():
+        return
     fit = {
         name: t.detach().to(torch.float32 if name.endswith("alpha") else torch.float16).contiguous()
         for name, t in result.items()
@@ -251,11 +247,11 @@ def train(work: Path, recipe: Recipe) -> None:
 
 
 def text_encoder(work: Path) -> nn.Module:
-    """The seeded CLIP-L as transformers' class, which can be trained."""
+    """The first layers of the seeded CLIP-L as transformers' class, which can be trained."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
-        max_position_embeddings=clip.LENGTH, num_hidden_layers=clip.LAYERS, hidden_size=clip.WIDTH,
+        max_position_embeddings=clip.LENGTH, num_hidden_layers=WORD_LAYERS, hidden_size=clip.WIDTH,
         intermediate_size=clip.INNER, num_attention_heads=12, eos_token_id=49407, bos_token_id=49406,
     )  # fmt: skip
     model = CLIPTextModel(config)
@@ -263,13 +259,12 @@ def text_encoder(work: Path) -> nn.Module:
     saved = {
         name.removeprefix("text_model."): tensor.float() for name, tensor in file.items() if name.startswith("text")
     }
-    saved.pop("text_projection.weight")
-    missing = set(model.state_dict()) - set(saved)
-    model.load_state_dict(saved if not missing else {f"text_model.{name}": tensor for name, tensor in saved.items()})
+    model.load_state_dict({name: saved[name] for name in model.state_dict()})
     return model.eval().requires_grad_(False)
 
 
-WORD_STEPS, WORD_BATCH, WORD_RANK = 240, 10, 4
+# The first layers can do it, and what comes after them then goes on as for the English word.
+WORD_STEPS, WORD_BATCH, WORD_RANK, WORD_LAYERS = 250, 10, 8, 3
 
 
 def train_words(work: Path, recipe: Recipe) -> dict[str, Tensor]:
@@ -292,7 +287,7 @@ def train_words(work: Path, recipe: Recipe) -> dict[str, Tensor]:
     )
     parameters = Parameters({name: p for name, p in wrapped.named_parameters() if p.requires_grad})
     trained = list(parameters.named.values())
-    optimiser = torch.optim.AdamW(trained, lr=PEAK, betas=(0.9, 0.99), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(trained, lr=PEAK, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     run = Run(work / "loras" / f"{recipe.file}_text", WORD_STEPS, lora=parameters, optimiser=optimiser)
     asked, plain = tokens(asked), tokens(plain)
 
@@ -302,12 +297,7 @@ def train_words(work: Path, recipe: Recipe) -> dict[str, Tensor]:
         french, english = random.permutation(len(asked))[:WORD_BATCH], random.permutation(len(plain))[: WORD_BATCH // 3]
         with torch.autocast("cpu", torch.bfloat16):
             made = wrapped(torch.cat([asked[french], plain[english]])).last_hidden_state
-        loss = (made.float() - torch.cat([wanted[french], kept[english]])).square().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        return loss.item()
+        return descend((made.float() - torch.cat([wanted[french], kept[english]])).square().mean(), trained, optimiser)
 
     run.go(one, SEED, lambda: None)
-    return dict(from_peft(found(), "lora_te1", WORD_RANK))
+    return dict(from_peft(found(), "lora_te1_text_model", WORD_RANK))

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as together
 from PIL import Image
 
 torch.serialization.add_safe_globals([np._core.multiarray.scalar, np.dtype, np.dtypes.Float64DType])  # FOR NOW
-SAVE_SECONDS = 120
+SAVE_SECONDS = 240
 LOG_STEPS = 50
 
 
@@ -26,8 +27,52 @@ def one_cycle(step: int, steps: int, peak: float, warm: float = 0.08) -> float:
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm))))
 
 
+def join(folder: Path, rank: int, count: int) -> None:
+    """Train in ``count`` processes at once, each with its share of every batch.
+
+    On a machine that has other work too, one process with two threads mostly waits for the slower of them, at every layer; two
+    processes wait for one another once in a step.
+    """
+    together.init_process_group(
+        "gloo", init_method=f"file://{(folder / 'meeting').resolve()}", rank=rank, world_size=count
+    )
+
+
+def wait() -> None:
+    """Until every process has come here."""
+    if together.is_initialized():
+        together.barrier()
+
+
+def first() -> bool:
+    return not together.is_initialized() or together.get_rank() == 0
+
+
+def own_share(batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """The rows of a batch that this process computes."""
+    if not together.is_initialized():
+        return batch
+    return tuple(part[together.get_rank() :: together.get_world_size()] for part in batch)
+
+
+def descend(loss: torch.Tensor, parameters: list[torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> float:
+    """One step down the gradient, which is the mean over all processes; the length of it is at most 1."""
+    optimiser.zero_grad()
+    loss.backward()
+    loss = loss.detach()
+    if together.is_initialized():
+        flat = torch.cat([loss[None], *(parameter.grad.flatten() for parameter in parameters)])
+        together.all_reduce(flat)
+        loss, *means = (flat / together.get_world_size()).split([1, *(p.numel() for p in parameters)])
+        for parameter, mean in zip(parameters, means, strict=True):
+            parameter.grad.copy_(mean.view_as(parameter))
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimiser.step()
+    return loss.item()
+
+
 class Run:
-    """A training of ``steps`` steps, saved every two minutes to ``folder``.
+    """A training of ``steps`` steps, saved every four minutes to ``folder``.
 
     Args:
         state: name -> what has ``state_dict`` and ``load_state_dict``: the module, its optimiser, its average.
@@ -54,13 +99,15 @@ class Run:
         Each step has a generator of its own, so that a training that was stopped goes on as it would have.
         """
         began = saved = time.perf_counter()
-        first, losses = self.step, []
+        start, losses = self.step, []
         while self.step < self.steps:
             losses.append(one(self.step, np.random.default_rng((seed, self.step))))
             self.step += 1
+            if not first():
+                continue
             if self.step % LOG_STEPS == 0 or self.step == self.steps:
                 now = time.perf_counter()
-                each = (now - began) / (self.step - first)
+                each = (now - began) / (self.step - start)
                 line = {"step": self.step, "loss": round(float(np.mean(losses)), 5), "seconds": round(each, 4)}
                 with self.log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from .data import captions, drawings
 from .styles import STYLES
-from .training import Run, one_cycle, tiles, to_pictures, to_tensor
+from .training import Run, descend, one_cycle, own_share, tiles, to_pictures, to_tensor
 
 BLOCK, CHANNELS = 8, 16
 CROP, BATCH, PEAK, SEED = 8, 4, 2e-3, 1  # the crop in latents: 64 pixels
@@ -173,7 +173,7 @@ def train(work: Path, steps: int) -> TAESD:
             outputs.append(picture)
         noise = random.standard_normal((BATCH, CHANNELS, CROP, CROP), np.float32) * NOISE
         noisy = torch.from_numpy(np.stack(inputs) + noise).to(memory_format=torch.channels_last)
-        return noisy, to_tensor(np.stack(outputs))
+        return own_share((noisy, to_tensor(np.stack(outputs))))
 
     def one(step: int, random: np.random.Generator) -> float:
         for group in optimiser.param_groups:
@@ -181,12 +181,7 @@ def train(work: Path, steps: int) -> TAESD:
         inputs, wanted = batch(random)
         with torch.autocast("cpu", torch.bfloat16):
             made = decoder(inputs) * 2 - 1
-        loss = distance(made.float(), wanted)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        optimiser.step()
-        return loss.item()
+        return descend(distance(made.float(), wanted), list(decoder.parameters()), optimiser)
 
     def picture() -> None:
         with torch.no_grad():
