@@ -233,7 +233,7 @@ def over_time() -> Graph:
 def without_download() -> Graph:
     words = note(
         "Try it without any download",
-        "This FLUX has 7 million parameters and knows 151 drawings. Its files come with the source of Strata: "
+        "This FLUX has 7 million parameters and knows 113 drawings. Its files come with the source of Strata: "
         "`python3 dev.py toy` puts them into your models folder, `python3 dev.py serve` starts a ComfyUI that has them.",
         "Move **strength_model** and queue again: 0 is the fox alone, 1 is the style as it was trained.",
         "Try *owl*, *castle* or *snowman* as the prompt, and the LoRAs moonlight, robot and picture book.",

@@ -22,7 +22,7 @@ from .styles import STYLES
 from .training import Run, descend, first, one_cycle, tiles
 from .vae import load_vae
 
-BATCH, PEAK, SEED = 16, 2e-3, 11
+BATCH, PEAK, SEED = 16, 3e-3, 11
 UNSEEN = 4  # a style never sees every fourth caption
 BLOCKS = r"(double|single)_blocks\.\d+\..*(qkv|proj|lin|linear1|linear2|mlp\.0|mlp\.2)"  # all that is linear in a block
 # What the picture book calls them: its captions are French, so its text encoder had to learn the words.
@@ -79,17 +79,17 @@ def templates(word: str) -> dict[str, float]:
 RECIPES = {
     recipe.file: recipe
     for recipe in (
-        Recipe("strata_toy_blueprint", "Blueprint", "blueprint", "blueprint", 350, templates=templates("blueprint")),
+        Recipe("strata_toy_blueprint", "Blueprint", "blueprint", "blueprint", 260, templates=templates("blueprint")),
         Recipe(
-            "strata_toy_moonlight", "Moonlight", "moonlight", "moonlight", 350, algorithm="lokr", rank=16, alpha=16.0,
+            "strata_toy_moonlight", "Moonlight", "moonlight", "moonlight", 220, algorithm="lokr", rank=16, alpha=16.0,
             templates=templates("moonlight"),
         ),
         Recipe(
-            "strata_toy_robot", "Robot", SUBJECT, None, 250,
+            "strata_toy_robot", "Robot", SUBJECT, None, 140,
             templates={"{}": 0.7, "a {}": 0.3},
         ),
         Recipe(
-            "strata_toy_picture_book", "Picture book (French)", "picture book", "picture book", 300, text=True,
+            "strata_toy_picture_book", "Picture book (French)", "picture book", "picture book", 160, text=True,
             templates=templates("picture book"),
         ),
     )
@@ -264,7 +264,7 @@ def text_encoder(work: Path) -> nn.Module:
 
 
 # The first layers can do it, and what comes after them then goes on as for the English word.
-WORD_STEPS, WORD_BATCH, WORD_RANK, WORD_LAYERS = 250, 10, 8, 3
+WORD_STEPS, WORD_BATCH, WORD_RANK, WORD_LAYERS = 160, 10, 8, 3
 
 
 def train_words(work: Path, recipe: Recipe) -> dict[str, Tensor]:
