@@ -102,29 +102,39 @@ def stand_ins(base: Path) -> None:
             path.hardlink_to(base / "models" / "loras" / LORAS[0])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="dev.py examples")
-    parser.add_argument("--comfyui", type=Path, required=True)
-    options = parser.parse_args()
-    stop_on_sigterm()
-    server = ComfyServer(options.comfyui, say=print)
-    for models in (demo_models(options.comfyui, print), toy_models(print)):
-        link_models(models, server.base)
-    stand_ins(server.base)
-    with server, sync_playwright() as playwright, launch(playwright) as browser:
+def write_workflows(server: ComfyServer) -> None:
+    with sync_playwright() as playwright, launch(playwright) as browser:
         page = browser.new_page(viewport={"width": VIEW[0], "height": VIEW[1]})
         open_editor(page, server)
         for name, graph in GRAPHS.items():
             workflow = finish(build(page, graph), name, server)
             (FOLDER / f"{name}.json").write_text(json.dumps(workflow, indent=2, ensure_ascii=False) + "\n", "utf-8")
             print(name, flush=True)
-        page.close()  # it would take a share of the processor
-        DRAWN.mkdir(parents=True, exist_ok=True)
-        toy = ServedToy(server, DRAWN)
-        for folder, made in ((FOLDER, pictures.thumbnails(toy)), (IMAGES, pictures.strips(toy))):
-            for name, picture in made.items():
-                pictures.save(picture, folder / f"{name}.jpg")
-                print(f"{name}.jpg", flush=True)
+
+
+def write_pictures(server: ComfyServer) -> None:
+    DRAWN.mkdir(parents=True, exist_ok=True)
+    toy = ServedToy(server, DRAWN)
+    for folder, make in ((FOLDER, pictures.thumbnails), (IMAGES, pictures.strips)):
+        for name, picture in make(toy).items():
+            pictures.save(picture, folder / f"{name}.jpg")
+            print(f"{name}.jpg", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="dev.py examples")
+    parser.add_argument("--comfyui", type=Path, required=True)
+    parser.add_argument("--pictures", action="store_true", help="only the pictures, which need no browser")
+    options = parser.parse_args()
+    stop_on_sigterm()
+    server = ComfyServer(options.comfyui, say=print)
+    for models in (demo_models(options.comfyui, print), toy_models(print)):
+        link_models(models, server.base)
+    stand_ins(server.base)
+    with server:
+        if not options.pictures:
+            write_workflows(server)
+        write_pictures(server)
     return 0
 
 
