@@ -64,7 +64,7 @@ class StrataLoraFromPrompt(io.ComfyNode):
             own = [state(entry[0], entry.block_weights) for entry in map(_entry, read_tags(text or "")[1])]
         except (StrataError, TypeError):
             own = []  # the node itself says what is wrong
-        return f"{own}{fingerprint(cls)}"
+        return "\n".join(filter(None, (*own, fingerprint(cls))))
 
     @classmethod
     def execute(

@@ -72,7 +72,7 @@ def state(name: str, block_weights: BlockSpec | None) -> str:
         file = repr(file_key(path_of(name)))
     except StrataError:
         file = ""
-    return f"{file} {'' if block_weights is None else block_weights.presets_named()}"
+    return f"{file} {'' if block_weights is None else block_weights.presets_named()}".strip()
 
 
 def _used(entry: StackEntry) -> Used:

@@ -124,7 +124,7 @@ class TestPrompt:
         assert found[3] == "one, sub"
         first = load("one.safetensors", 0.5, 0.4, model=model, clip=clip)
         assert_same(found, load("sub/two.safetensors", 0.7, 0.7, model=first[0], clip=first[1]))
-        assert found[5] == [("one", 0.5, 0.4), ("two", 0.7, 0.7)]
+        assert found[5] == [("one.safetensors", 0.5, 0.4), ("sub/two.safetensors", 0.7, 0.7)]
 
     def test_the_order_of_two_numbers(self, sd15):
         model, clip = sd15
@@ -148,7 +148,7 @@ class TestPrompt:
     def test_without_model_and_clip_the_tags_become_a_stack(self, sd15):
         found = from_prompt("a <lora:one:0.5>")
         assert found[:3] == (None, None, "a")
-        assert found[5] == [("one", 0.5, 0.5)]
+        assert found[5] == [("one.safetensors", 0.5, 0.5)]
 
     def test_a_tag_that_does_not_resolve_is_named(self, sd15):
         model, clip = sd15
