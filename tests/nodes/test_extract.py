@@ -67,4 +67,4 @@ def test_faults_are_sentences(connected, says, lora_folder, output):
 
 def test_models_of_two_families_are_refused(lora_folder, output):
     with pytest.raises(StrataError, match="different families"):
-        extract(model=small_models.flux(), base_model=small_models.flux(hidden_size=48))
+        extract(model=small_models.flux(), base_model=small_models.flux(hidden_size=48, axes_dim=[4, 10, 10]))
