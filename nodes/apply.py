@@ -313,7 +313,7 @@ def _changes(lora: Lora, side: Side, target) -> dict:
     """
     found = {}
     awaiting = side.fit.awaiting(lora.broken)
-    ready = completed(getattr(target, "patcher", target), awaiting) if awaiting else {}
+    ready = completed(target, awaiting) if awaiting else {}
     for key, terms in side.fit.adapters(without=lora.broken).items():
         coefficient = side.coefficient(key if isinstance(key, str) else key[0])
         if not abs(coefficient) <= FURTHEST:
