@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strata.lora_math import family
+from strata.lora_math import families
 from strata.lora_math.adapters import DoRA, LoHa, LoKr, LoRA
 from strata.lora_math.adapters.base import STYLES
 from strata.lora_math.algebra.budget import Budget
@@ -283,7 +283,7 @@ class TestHeader:
                 },
             ),
         ]
-        found = header("mine", parents, family.SDXL, [8, 8], {"method": "sum"}, "2026-11-28T00:00:00+00:00")
+        found = header("mine", parents, families.SDXL, [8, 8], {"method": "sum"}, "2026-11-28T00:00:00+00:00")
         assert found["ss_base_model_version"].startswith("sdxl_")  # what Forge tells SDXL by
         assert found["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
         assert (found["ss_network_dim"], found["ss_network_alpha"]) == ("8", "8")
@@ -295,9 +295,9 @@ class TestHeader:
 
     def test_parents_that_agree_know_their_base_best(self):
         pony = [Parent("a", {"ss_base_model_version": "pony"}), Parent("b", {"ss_base_model_version": "pony"})]
-        assert header("m", pony, family.SDXL, [4], {}, "")["ss_base_model_version"] == "pony"
+        assert header("m", pony, families.SDXL, [4], {}, "")["ss_base_model_version"] == "pony"
         pony[1] = Parent("b", {"ss_base_model_version": "illustrious"})
-        assert header("m", pony, family.SDXL, [4], {}, "")["ss_base_model_version"] == "sdxl_base_v1-0"
+        assert header("m", pony, families.SDXL, [4], {}, "")["ss_base_model_version"] == "sdxl_base_v1-0"
 
     @pytest.mark.parametrize("text", ["[", "[]", '{"x": 3}', '{"x": {"y": "z"}}', "[" * 100_000])
     def test_nonsense_in_a_parents_header(self, text):
