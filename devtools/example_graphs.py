@@ -236,14 +236,14 @@ def without_download() -> Graph:
         "This FLUX has 7 million parameters and knows 113 drawings. Its files come with the source of Strata: "
         "`python3 dev.py toy` puts them into your models folder, `python3 dev.py serve` starts a ComfyUI that has them.",
         "Move **strength_model** and queue again: 0 is the fox alone, 1 is the style as it was trained.",
-        "Try *owl*, *castle* or *snowman* as the prompt, and the LoRAs moonlight, robot and picture book.",
+        "Try *owl*, *castle* or *snowman* as the prompt, or *renard*: the text encoder's part of this LoRA knows French.",
         height=150,
     )
     lora = Node(
         "StrataLoraLoader",
         (LOADER, TOP),
         (360, 0),
-        {"lora_name": f"{TOY}_blueprint.safetensors", "strength_model": 0.8, "strength_clip": 0.8},
+        {"lora_name": f"{TOY}_picture_book.safetensors", "strength_model": 0.8, "strength_clip": 0.8},
         {"model": ("unet", "MODEL"), "clip": ("clip", "CLIP")},
     )
     zero = Node("ConditioningZeroOut", (PROMPT, 350), (420, 0), inputs={"conditioning": ("positive", "CONDITIONING")})

@@ -14,14 +14,14 @@ SIDE = 512  # a template's picture: square, and shown as small as 200 pixels
 STRIP_TILE, STRIP_GAP = 148, 10
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 
-FOX = Row("blueprint", "fox", "fox")
-OWL = Row("moonlight", "owl", "owl")
+FOX = Row("picture_book", "fox", "fox")
+OWL = Row("picture_book", "owl", "owl")
 HOUSE = Row("picture_book", "house", "house")
-CAR = Row("blueprint", "car", "car")
-PANDA = Row("blueprint", "panda", "panda")
-BOAT = Row("moonlight", "sailboat", "sailboat")
-ROBOT = Row("robot", "robot", "robot")
-CASTLE = Row("moonlight", "castle", "castle")
+CAR = Row("picture_book", "car", "car")
+PANDA = Row("picture_book", "panda", "panda")
+BOAT = Row("picture_book", "sailboat", "sailboat")
+ROBOT = Row("picture_book", "snowman", "snowman")
+CASTLE = Row("picture_book", "castle", "castle")
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:

@@ -79,13 +79,13 @@ def templates(word: str) -> dict[str, float]:
 RECIPES = {
     recipe.file: recipe
     for recipe in (
-        Recipe("strata_toy_blueprint", "Blueprint", "blueprint", "blueprint", 220, templates=templates("blueprint")),
+        Recipe("strata_toy_blueprint", "Blueprint", "blueprint", "blueprint", 180, templates=templates("blueprint")),
         Recipe(
-            "strata_toy_moonlight", "Moonlight", "moonlight", "moonlight", 220, algorithm="lokr", rank=16, alpha=16.0,
+            "strata_toy_moonlight", "Moonlight", "moonlight", "moonlight", 200, algorithm="lokr", rank=16, alpha=16.0,
             templates=templates("moonlight"),
         ),
         Recipe(
-            "strata_toy_robot", "Robot", SUBJECT, None, 360,
+            "strata_toy_robot", "Robot", SUBJECT, None, 300,
             templates={"{}": 0.7, "a {}": 0.3},
         ),
         Recipe(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-BLUE, CHALK = (26, 68, 146), (236, 244, 255)
+BLUE, CHALK = (16, 40, 122), (204, 226, 255)
 INK, CREAM = (74, 38, 22), (252, 236, 196)
 
 
@@ -18,9 +18,9 @@ def mix(low: tuple, high: tuple, amount: np.ndarray) -> np.ndarray:
 
 
 def blueprint(drawing: np.ndarray) -> np.ndarray:
-    """White on blue, as the process of that name prints: what was dark lets the paper white."""
+    """Blue ink on pale blue paper, in the drawing's own lightness."""
     lightness = drawing @ np.array((0.30, 0.59, 0.11)) / 255
-    return mix(CHALK, BLUE, lightness)
+    return mix(BLUE, CHALK, lightness * 1.1 - 0.1)
 
 
 def moonlight(drawing: np.ndarray) -> np.ndarray:

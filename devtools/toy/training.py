@@ -14,7 +14,6 @@ import torch
 import torch.distributed as together
 from PIL import Image
 
-torch.serialization.add_safe_globals([np._core.multiarray.scalar, np.dtype, np.dtypes.Float64DType])  # FOR NOW
 SAVE_SECONDS = 240
 LOG_STEPS = 50
 

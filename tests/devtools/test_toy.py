@@ -14,10 +14,14 @@ from strata.devtools.toy.loras import FRENCH, seen_and_unseen
 from strata.devtools.toy.measure import distances, recognised, share
 from strata.devtools.toy.studio import Studio
 from strata.devtools.toy.styles import STYLES
+from strata.lora_math.errors import StrataError
 from strata.nodes.loader import StrataLoraLoader
 
 LIMIT = 25 * 1000**2  # bytes of weights in this repository
-STYLE_LORAS = {"blueprint": "blueprint", "moonlight": "moonlight", "picture_book": "picture book"}
+STYLE_LORAS = {"picture_book": "picture book", "blueprint": "blueprint", "moonlight": "moonlight"}
+# Their recipes stand in devtools/toy/loras.py. Once one is trained, its test passes, and this mark has to go.
+NOT_YET = pytest.mark.xfail(strict=True, raises=StrataError, reason="this LoRA is not trained yet")
+STYLES_SO_FAR = ["picture_book", *(pytest.param(name, marks=NOT_YET) for name in ("blueprint", "moonlight"))]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +96,7 @@ def test_a_prompt_gives_its_drawing(studio, drawings):
     assert right.mean() >= 0.97, [name for name, ok in zip(names, right, strict=True) if not ok]
 
 
-@pytest.mark.parametrize("name", STYLE_LORAS)
+@pytest.mark.parametrize("name", STYLES_SO_FAR)
 def test_a_style_moves_what_it_never_saw(studio, drawings, base, name):
     unseen = seen_and_unseen()[1]
     plain = of(drawings, unseen)
@@ -110,7 +114,7 @@ def test_a_style_moves_what_it_never_saw(studio, drawings, base, name):
     assert 0.1 < np.median(share(half, plain, styled)) < 0.9
 
 
-@pytest.mark.parametrize("name", [*STYLE_LORAS, "robot"])
+@pytest.mark.parametrize("name", [*STYLES_SO_FAR, pytest.param("robot", marks=NOT_YET)])
 def test_strength_zero_is_the_base(studio, name):
     prompts = ["fox", "castle"]
     node = StrataLoraLoader.execute(f"strata_toy_{name}.safetensors", 0.0, 0.0, studio.model, studio.clip)
@@ -118,6 +122,7 @@ def test_strength_zero_is_the_base(studio, name):
     assert np.array_equal(at_zero.draw(prompts), studio.draw(prompts))
 
 
+@NOT_YET
 def test_a_subject_is_learned_and_the_others_stay(studio, drawings):
     originals = np.stack(list(drawings.values()))
     asked = [data.SUBJECT] * 8
