@@ -21,7 +21,7 @@ from ...lora_math.wording import some
 from .internals import need
 from .live_layers import current, describe, layers_of
 from .live_reads import Handed, unwatch, watch
-from .live_time import Clock, of_samples, rows_of_negative
+from .live_time import Clock, Prompts, of_samples
 from .notices import tell
 from .patch import SAFE, too_large
 from .targets import Key, taken_apart
@@ -62,7 +62,7 @@ class Run:
     """From ``prepare_sampling`` to ``stop``. Hooks act in the thread that samples only: a model may be in use in another one too."""
 
     def __init__(self, loras: Sequence[LiveLora], guider=None):
-        self.loras, self.guider = loras, guider
+        self.loras, self.prompts = loras, Prompts(guider)
         self.layers = _by_layer(loras)
         self.changing = frozenset(group for group, lora in enumerate(loras) if not lora.is_constant)
         self.thread: int | None = None
@@ -125,9 +125,7 @@ class Run:
         """[groups] or [samples, groups] for a call of the model."""
         with _lock:  # the copies of several GPUs run at one time
             strengths = self.clock.strengths(options)
-        conditionings = getattr(self.guider, "conds", None) or {}
-        negative = frozenset(each.get("uuid") for each in conditionings.get("negative", ()))
-        rows = rows_of_negative(options, negative)
+            rows = self.prompts.rows(options)
         return of_samples(strengths, [lora.prompts for lora in self.loras], rows, samples)
 
 

@@ -144,15 +144,26 @@ def _step(sigma: float, sigmas: Sequence[float]) -> float:
     return 0.0
 
 
-def rows_of_negative(options: Mapping, negative: frozenset) -> list[bool]:
-    """For each part of the batch in a call of the model, whether it is the negative prompt.
+class Prompts:
+    """Which parts of a batch are the negative prompt. ComfyUI numbers them in the order that its guider asks for: 1 is the negative one,
+    but 0 in "Dual CFG Guider". The guider's conditionings have ids, and tell which number is theirs."""
 
-    negative: ids of the negative conditionings where the guider is known. Without them ComfyUI's order: 1 is negative.
-    """
-    ids, sides = options.get("uuids"), options.get("cond_or_uncond") or []
-    if negative and ids and len(ids) == len(sides):
-        return [each in negative for each in ids]
-    return [side == 1 for side in sides]
+    def __init__(self, guider):
+        self.guider = guider
+        self.is_negative: dict[int, bool] = {}
+
+    def rows(self, options: Mapping) -> list[bool]:
+        """For each part of the batch in a call of the model, whether it is the negative prompt."""
+        sides, ids = options.get("cond_or_uncond") or [], options.get("uuids") or []
+        conditionings = getattr(self.guider, "conds", None) or {}
+        negative = {each.get("uuid") for each in conditionings.get("negative", ())}
+        others = {each.get("uuid") for name, some in conditionings.items() if name != "negative" for each in some}
+        for side, id in zip(sides, ids, strict=False):
+            if (id in negative) != (
+                id in others
+            ):  # what ComfyUI adds for an area of the other prompt has that one's id
+                self.is_negative[side] = id in negative
+        return [self.is_negative.get(side, side == 1) for side in sides]
 
 
 def of_samples(
