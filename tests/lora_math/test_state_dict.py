@@ -242,3 +242,11 @@ def test_no_file_however_broken_raises(tensors, config, shape):
         if entry.adapter.mismatch(target) is None:
             delta = entry.adapter.delta(torch.ones(target, dtype=torch.float64), 0.5)
             assert delta.shape == (entry.adapter.shape_after or target)
+
+
+@pytest.mark.parametrize(("alpha", "refused"), [(3.9e6, False), (4.1e6, True), (-4.1e6, True)])
+def test_a_scale_beyond_a_million_is_damage(alpha, refused):
+    found = parse(
+        {"m.lora_up.weight": torch.ones(8, 4), "m.lora_down.weight": torch.ones(4, 8), "m.alpha": torch.tensor(alpha)}
+    )
+    assert bool(found.leftovers) == refused == (not found.entries)
