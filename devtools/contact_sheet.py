@@ -22,6 +22,12 @@ def contact_sheet(title: str, subtitle: str, rows: Mapping[str, Sequence[Tile]],
     A tile is (caption, remark, picture). Small pictures are enlarged as they are, not smoothed beyond what a screen does.
     """
     big, bold, small = (ImageFont.load_default(size) for size in (30, 17, 14))
+
+    def fitting(text: str, largest: int) -> ImageFont.FreeTypeFont:
+        """The largest font in which the text is not wider than a tile."""
+        fonts = (ImageFont.load_default(size) for size in range(largest, 8, -1))
+        return next((font for font in fonts if font.getlength(text) <= TILE), ImageFont.load_default(9))
+
     columns = max(len(row) for row in rows.values())
     heading, row_height = 104, 34 + TILE + CAPTION + 14
     width = MARGIN + columns * (TILE + GAP) - GAP + MARGIN
@@ -37,6 +43,6 @@ def contact_sheet(title: str, subtitle: str, rows: Mapping[str, Sequence[Tile]],
             x, y = MARGIN + column * (TILE + GAP), top + 34
             sheet.paste(image.convert("RGB").resize((TILE, TILE), Image.Resampling.BICUBIC), (x, y))
             draw.rectangle((x - 1, y - 1, x + TILE, y + TILE), outline=RULE)
-            draw.text((x, y + TILE + 7), caption, INK, bold)
-            draw.text((x, y + TILE + 29), remark, FAINT, small)
+            draw.text((x, y + TILE + 7), caption, INK, fitting(caption, 17))
+            draw.text((x, y + TILE + 29), remark, FAINT, fitting(remark, 14))
     sheet.save(path, optimize=True)

@@ -55,7 +55,7 @@ def strength_tiles(toy: ServedToy, row: Row, found: list[str]) -> list[Tile]:
     return [
         (
             f"strength {strength:g}",
-            f"differs by {rms(image, reference):.1f}" if strength else "the picture without the node, bit for bit",
+            f"differs by {rms(image, reference):.1f}" if strength else "as without the node, bit for bit",
             image,
         )
         for strength, image in pictures.items()
