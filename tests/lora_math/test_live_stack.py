@@ -59,7 +59,7 @@ def both_ways(module, x, terms, strengths=(1.0,)):
 
     steps = stack.build(terms, layer, gains, CPU, torch.float64, prepare)
     gains.complete(CPU)
-    gains.set(strengths)
+    gains.set(torch.tensor(strengths))
     found = stack.run(steps, layer, x, layer.base(x))
     weight, bias = module.weight.clone(), None if module.bias is None else module.bias.clone()
     for term in terms:

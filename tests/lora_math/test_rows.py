@@ -55,10 +55,15 @@ def test_parts_make_the_whole(kind):
 
 
 def test_what_needs_the_whole_weight_is_not_cut():
-    on_inputs = adapter_of({**FILES["LoRA"], "dora_scale": (1, INPUTS)})
     rotation = adapter_of({"oft_blocks": (4, TOTAL // 4, TOTAL // 4)})
-    assert on_inputs.cut(0, 8, TOTAL) is None
     assert rotation.cut(0, 8, TOTAL) is None
+
+
+def test_a_dora_over_the_inputs_is_cut_but_waits_for_the_norms_of_all_rows():
+    on_inputs = adapter_of({**FILES["LoRA"], "dora_scale": (1, INPUTS)})
+    part = on_inputs.cut(0, 8, TOTAL)
+    assert part.shared
+    assert part.c is None
 
 
 def test_a_change_of_another_height_is_not_cut():
