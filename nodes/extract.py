@@ -14,12 +14,15 @@ from ..lora_math.writing import lora as writing
 from ..lora_math.writing.file import save
 from ..lora_math.writing.header import header
 from ..lora_math.writing.layouts import LAYOUTS, Naming, naming
+from . import inputs
 from .comfy.saving import OUTPUT, Progress, save_numbered, weight_of
 from .comfy.targets import Targets, clip_targets, model_targets
 from .fitting.block_spec import layout_for
 from .report import saved as report
 from .saving.gather import named, names_of, split
-from .saving.options import budget_of, file_inputs, now, result_outputs, shrink_inputs
+from .saving.options import budget_of, file_inputs, now, place_of, result_outputs, shrink_inputs
+
+RANK, MAX_RANK = 32, 1024
 
 
 class StrataLoraExtract(io.ComfyNode):
@@ -38,9 +41,9 @@ class StrataLoraExtract(io.ComfyNode):
                 io.Clip.Input("base_clip", optional=True, tooltip="The text encoders that the LoRA shall be used on."),
                 io.Int.Input(
                     "rank",
-                    default=32,
+                    default=RANK,
                     min=1,
-                    max=1024,
+                    max=MAX_RANK,
                     tooltip="The largest rank of a layer. Higher is nearer and larger.",
                 ),
                 *shrink_inputs(),
@@ -53,10 +56,10 @@ class StrataLoraExtract(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        rank: int,
-        shrink: str,
-        amount: float,
-        filename_prefix: str,
+        rank: int | None = None,
+        shrink: str | None = None,
+        amount: float | None = None,
+        filename_prefix: str | None = None,
         model=None,
         base_model=None,
         clip=None,
@@ -66,15 +69,20 @@ class StrataLoraExtract(io.ComfyNode):
         layout: str = LAYOUTS[0],
     ) -> io.NodeOutput:
         for name, tuned, base in (("model", model, base_model), ("clip", clip, base_clip)):
+            inputs.patchable(tuned, name)
+            inputs.patchable(base, f"base_{name}")
             if (tuned is None) != (base is None):
                 missing = f"base_{name}" if base is None else name
                 raise StrataError(f"Connect {missing} too: Extract LoRA takes the difference of two.")
         if model is None and clip is None:
             raise StrataError("Nothing is connected: connect model and base_model, clip and base_clip, or all four.")
-        if precision not in TYPES or layout not in LAYOUTS:
-            raise StrataError(
-                f"precision is {precision!r} and layout {layout!r}: one of them is no choice of this node."
-            )
+        rank = inputs.whole(rank, "rank", RANK, MAX_RANK)
+        precision, layout = (
+            inputs.choice(precision, "precision", tuple(TYPES)),
+            inputs.choice(layout, "layout", LAYOUTS),
+        )
+        folder, filename_prefix = place_of(folder, filename_prefix)
+        budget = budget_of(shrink, amount)
         targets = (
             None if model is None else model_targets(base_model),
             None if clip is None else clip_targets(base_clip),
@@ -93,7 +101,6 @@ class StrataLoraExtract(io.ComfyNode):
         for key, place in places.items():
             found = located.locate(key)
             blocks[place] = found.group if found.index is None else found.block
-        budget = budget_of(shrink, amount)
         progress = Progress(len(pairs))
         stored = extract(
             pairs,

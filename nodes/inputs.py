@@ -31,11 +31,13 @@ def filled(value, name: str, advice: str) -> str:
 def patchable(value, name: str):
     """A MODEL or CLIP, or None where nothing is connected."""
     if value is not None and not callable(getattr(value, "add_patches", None)):
-        raise StrataError(f"{name} is {_shown(value)}, not a {name.upper()}. Connect the output of a loader.")
+        raise StrataError(
+            f"{name} is {_shown(value)}, not a {name.removeprefix('base_').upper()}. Connect the output of a loader."
+        )
     return value
 
 
-def strength(value, name: str, default: float = 1.0) -> float:
+def number(value, name: str, default: float = 1.0) -> float:
     """A finite number; the default where it is missing."""
     if value is None:
         return default
@@ -52,12 +54,16 @@ def strength(value, name: str, default: float = 1.0) -> float:
     return found
 
 
-def whole(value, name: str, default: int = 0) -> int:
-    """A whole number; the default where it is missing."""
+def whole(value, name: str, default: int = 0, most: int | None = None) -> int:
+    """A whole number of at most 64 bits, from 0 to ``most`` where that is given; the default where it is missing."""
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int):
         raise StrataError(f"{name} is {_shown(value)}, which is not a whole number. Write one, such as {default}.")
+    if abs(value) >= 2**64:
+        raise StrataError(f"{name} is {_shown(value)}, which is too large. Write one, such as {default}.")
+    if most is not None and not 0 <= value <= most:
+        raise StrataError(f"{name} is {_shown(value)}: it must be a whole number from 0 to {most}.")
     return value
 
 
@@ -80,5 +86,7 @@ def choice(value, name: str, options: Sequence[str]) -> str:
 
 
 def _shown(value) -> str:
+    if isinstance(value, int) and abs(value) >= 10**80:  # Python writes no number of more than 4300 digits
+        return "a number of more than 80 digits"
     shown = repr(value) if isinstance(value, (str, int, float, bool)) else f"a {type(value).__name__}"
     return shown if len(shown) <= 80 else f"{shown[:77]}..."

@@ -159,7 +159,7 @@ class StrataLoraLoader(io.ComfyNode):
         lora_stack=None,
     ) -> io.NodeOutput:
         name = inputs.filled(lora_name, "lora_name", CHOOSE)
-        strengths = inputs.strength(strength_model, "strength_model"), inputs.strength(strength_clip, "strength_clip")
+        strengths = inputs.number(strength_model, "strength_model"), inputs.number(strength_clip, "strength_clip")
         apply, on_problem = inputs.choice(apply, "apply", APPLY), inputs.choice(on_problem, "on_problem", ON_PROBLEM)
         model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
         own = StackEntry(name, *strengths, BlockSpec.of(block_weights), keyframes)

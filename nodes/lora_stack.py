@@ -12,12 +12,13 @@ from comfy_api.latest import io
 from ..lora_math.errors import StrataError
 from ..lora_math.rows_text import Acting, acting, is_in_folder, picked, problems, read_rows
 from ..lora_math.tags import LoraTag, format_tag
+from . import inputs
 from .apply import Applied, apply_stack
 from .comfy.library import file_key
 from .comfy.lora_names import lora_names, path_of, resolve
 from .comfy.targets import model_targets
 from .fitting.block_spec import BlockSpec
-from .loader import LoraStackType, apply_input, on_problem_input
+from .loader import APPLY, ON_PROBLEM, LoraStackType, apply_input, on_problem_input
 from .stack import StackEntry, read_stack
 
 EXAMPLE = "<lora:style:0.8>\n<lora:detail:0.5:0.3>\noff <lora:other:1> // a note"
@@ -169,7 +170,7 @@ class StrataLoraStack(io.ComfyNode):
     def fingerprint_inputs(cls, rows: str | None = None, seed: int = 0, **_) -> str:
         """Changes when a file is replaced on disk, when a folder's pick is another one, or when a preset that is named is."""
         try:
-            tags = choose(rows or "", seed or 0).tags
+            tags = choose(_text(rows), inputs.whole(seed, "seed")).tags
             return repr([(file_key(path_of(tag.name)), _canonical(tag)) for tag in tags])
         except StrataError:
             return ""  # the node itself says what is wrong
@@ -185,11 +186,13 @@ class StrataLoraStack(io.ComfyNode):
         on_problem: str = "error",
         lora_stack=None,
     ) -> io.NodeOutput:
-        text = _text(rows)
+        text, seed = _text(rows), inputs.whole(seed, "seed")
+        apply, on_problem = inputs.choice(apply, "apply", APPLY), inputs.choice(on_problem, "on_problem", ON_PROBLEM)
+        model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
         wrong = [f"Line {number} of the rows is not understood: {why}" for number, why in problems(read_rows(text))]
         if wrong and on_problem == "error":
             raise StrataError("\n".join(wrong))
-        chosen = choose(text, seed or 0)
+        chosen = choose(text, seed)
         before = read_stack(lora_stack)
         own = [_entry(tag) for tag in chosen.tags]
         stack = [*before, *own]

@@ -8,18 +8,20 @@ from ..lora_math.algebra.budget import show
 from ..lora_math.algebra.merge import METHODS
 from ..lora_math.algebra.shrink import TYPES
 from ..lora_math.baking import Recipe, bake
-from ..lora_math.errors import StrataError
 from ..lora_math.family import detect
 from ..lora_math.writing.file import save
 from ..lora_math.writing.header import header
 from ..lora_math.writing.layouts import LAYOUTS, naming
+from . import inputs
 from .comfy.saving import OUTPUT, Progress, save_numbered
 from .comfy.targets import clip_targets, model_targets
 from .loader import LoraStackType
 from .report import saved as report
 from .saving.gather import gather, sources_of
-from .saving.options import budget_of, file_inputs, now, result_outputs, shrink_inputs, thumbnail_of
+from .saving.options import budget_of, file_inputs, now, place_of, result_outputs, shrink_inputs, thumbnail_of
 from .stack import read_stack
+
+MAX_SEED = 2**31 - 1
 
 
 class StrataLoraSave(io.ComfyNode):
@@ -89,7 +91,7 @@ class StrataLoraSave(io.ComfyNode):
                     "drop_seed",
                     default=0,
                     min=0,
-                    max=2**31 - 1,
+                    max=MAX_SEED,
                     optional=True,
                     advanced=True,
                     tooltip="For dare and della, which drop at random.",
@@ -112,10 +114,10 @@ class StrataLoraSave(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        method: str,
-        shrink: str,
-        amount: float,
-        filename_prefix: str,
+        method: str | None = None,
+        shrink: str | None = None,
+        amount: float | None = None,
+        filename_prefix: str | None = None,
         lora_stack=None,
         lora_model=None,
         model=None,
@@ -129,10 +131,17 @@ class StrataLoraSave(io.ComfyNode):
         keep_empty_layers: bool = False,
         thumbnail=None,
     ) -> io.NodeOutput:
-        if precision not in TYPES or layout not in LAYOUTS:
-            raise StrataError(
-                f"precision is {precision!r} and layout {layout!r}: one of them is no choice of this node."
-            )
+        method = inputs.choice(method, "method", METHODS)
+        precision, layout = (
+            inputs.choice(precision, "precision", tuple(TYPES)),
+            inputs.choice(layout, "layout", LAYOUTS),
+        )
+        folder, filename_prefix = place_of(folder, filename_prefix)
+        spectral_limit = inputs.number(spectral_limit, "spectral_limit", 0.0)
+        density, drop_seed = inputs.number(density, "density", 0.5), inputs.whole(drop_seed, "drop_seed", 0, MAX_SEED)
+        keep_empty_layers = inputs.switch(keep_empty_layers, "keep_empty_layers")
+        model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
+        picture = thumbnail_of(thumbnail)
         sources = sources_of(read_stack(lora_stack), lora_model)
         targets = (None if model is None else model_targets(model), None if clip is None else clip_targets(clip))
         entries = [entry for source in sources for entry in source.entries]
@@ -171,7 +180,7 @@ class StrataLoraSave(io.ComfyNode):
                 for source in sources
             ],
         }
-        parents, picture = [source.parent for source in sources], thumbnail_of(thumbnail)
+        parents = [source.parent for source in sources]
 
         def write(path: str, stem: str):
             metadata = header(stem, parents, family, baked.ranks, told, now(), picture)

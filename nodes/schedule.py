@@ -69,6 +69,6 @@ class StrataLoraSchedule(io.ComfyNode):
         cls, strength: str | None = None, positive: float | None = 1.0, negative: float | None = 1.0
     ) -> io.NodeOutput:
         text = inputs.text(strength, "strength", "Write points like 0@0%, 1@100%.")
-        factors = inputs.strength(positive, "positive"), inputs.strength(negative, "negative")
+        factors = inputs.number(positive, "positive"), inputs.number(negative, "negative")
         found = schedule.parse(text)
         return io.NodeOutput(Variation(found, *factors), str(found), ui={"strata_schedule": [str(found)]})

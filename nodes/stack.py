@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import reprlib
 from collections.abc import Iterable
 
 from ..lora_math.errors import StrataError
@@ -58,14 +59,17 @@ def read_stack(value) -> list[StackEntry]:
         try:
             name, strength_model, strength_clip = row
             strengths = float(strength_model), float(strength_clip)
-        except (TypeError, ValueError):
-            raise StrataError(
-                f"The LORA_STACK holds {row!r}, which is not (name, strength_model, strength_clip)."
-            ) from None
+        except (TypeError, ValueError, OverflowError):
+            raise StrataError(_not_a_row(row)) from None
         if name in (None, "None", ""):
             continue
         if not isinstance(name, str) or not all(map(math.isfinite, strengths)):
-            raise StrataError(f"The LORA_STACK holds {row!r}, which is not (name, strength_model, strength_clip).")
-        extras = (getattr(row, extra, None) for extra in ("block_weights", "keyframes"))
+            raise StrataError(_not_a_row(row))
+        # What another pack's rows call by these names is not ours to read.
+        extras = (row.block_weights, row.keyframes) if isinstance(row, StackEntry) else ()
         entries.append(StackEntry(name, *strengths, *extras))
     return entries
+
+
+def _not_a_row(row) -> str:
+    return f"The LORA_STACK holds {reprlib.repr(row)}, which is not (name, strength_model, strength_clip)."

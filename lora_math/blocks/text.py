@@ -75,7 +75,7 @@ def _parse(
 
 
 _WRAPPER = re.compile(r"(?:invert|(seed))[ \t]*\(", re.IGNORECASE)
-_SEED = re.compile(r"\s*([0-9]{1,20})\s*,")
+_SEED = re.compile(r"\s*(-?[0-9]{1,20})\s*,")
 
 
 def invert_text(text: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import reprlib
+import unicodedata
 from collections.abc import Callable
 
 import folder_paths
@@ -39,7 +41,11 @@ def save_numbered(choice: str, prefix: str, write: Callable[[str, str], Saved]) 
     """
     root = folder_of(choice)
     if not isinstance(prefix, str) or not os.path.basename(os.path.normpath(prefix or "")).strip(". "):
-        raise StrataError(f"filename_prefix is {prefix!r}: it must be a name for the file.")
+        raise StrataError(f"filename_prefix is {reprlib.repr(prefix)}: it must be a name for the file.")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in prefix.strip()):
+        raise StrataError(
+            f"filename_prefix is {reprlib.repr(prefix)}, with characters that no file name should hold. Choose another name."
+        )
     try:
         folder, name, counter, *_ = folder_paths.get_save_image_path(prefix.strip(), root)
     except OSError as problem:
@@ -48,7 +54,7 @@ def save_numbered(choice: str, prefix: str, write: Callable[[str, str], Saved]) 
         ) from problem
     except Exception as problem:  # ComfyUI's own guard raises nothing more exact
         raise StrataError(
-            f"filename_prefix {prefix!r} leads out of the folder {choice}. Choose a name inside it."
+            f"filename_prefix {reprlib.repr(prefix)} leads out of the folder {choice}. Choose a name inside it."
         ) from problem
     for number in range(counter, counter + TRIES):
         stem = f"{name}_{number:05}_"

@@ -7,18 +7,21 @@ import io as bytes_io
 from datetime import datetime
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ...lora_math.algebra.budget import KINDS, Budget
 from ...lora_math.algebra.shrink import TYPES
 from ...lora_math.errors import StrataError
 from ...lora_math.writing.layouts import LAYOUTS
+from .. import inputs
 from ..comfy.saving import FOLDERS
 
 HEADER = 6000  # bytes of a file for its metadata, besides what the parents' tags take
+AMOUNT = 32.0
 PICTURE = 256  # pixels of a thumbnail's longer side
 
 
-def shrink_inputs(default: str = "exact", amount: float = 32.0) -> list[io.Input]:
+def shrink_inputs(default: str = "exact", amount: float = AMOUNT) -> list[io.Input]:
     return [
         io.Combo.Input(
             "shrink",
@@ -83,12 +86,15 @@ def result_outputs() -> list[io.Output]:
     ]
 
 
-def budget_of(shrink: str, amount: float, said: int = 0) -> Budget:
+def place_of(folder, filename_prefix) -> tuple[str, str]:
+    """The two as they arrived, checked."""
+    prefix = inputs.filled(filename_prefix, "filename_prefix", "Write a name for the file.")
+    return inputs.choice(folder, "folder", FOLDERS), prefix
+
+
+def budget_of(shrink, amount, said: int = 0) -> Budget:
     """said: bytes of metadata beyond the usual. Raises StrataError for an amount that means nothing."""
-    if shrink not in KINDS:
-        raise StrataError(f"shrink is {shrink!r}: it must be one of {', '.join(KINDS)}.")
-    if not isinstance(amount, (int, float)) or isinstance(amount, bool):
-        raise StrataError(f"amount is {amount!r}: it must be a number.")
+    shrink, amount = inputs.choice(shrink, "shrink", KINDS), inputs.number(amount, "amount", AMOUNT)
     if shrink == "exact":
         return Budget()
     if shrink == "size":
@@ -98,13 +104,15 @@ def budget_of(shrink: str, amount: float, said: int = 0) -> Budget:
 
 
 def thumbnail_of(image) -> str | None:
-    """A data URL of the first picture of an IMAGE [batch, height, width, 3], small enough for a header."""
+    """A data URL of the first picture of an IMAGE [batch, height, width, channels], small enough for a header. Raises StrataError."""
     if image is None:
         return None
+    if not isinstance(image, Tensor) or image.ndim != 4 or not image.numel() or image.shape[-1] not in (1, 3, 4):
+        raise StrataError("thumbnail is not an IMAGE with a picture in it. Connect a node that gives one, or nothing.")
     from PIL import Image
 
-    pixels = (image[0].clamp(0, 1) * 255).round().byte().cpu().numpy()
-    picture = Image.fromarray(pixels[..., :3])
+    pixels = (image[0].float().nan_to_num().clamp(0, 1) * 255).round().byte().cpu().numpy()
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3])
     picture.thumbnail((PICTURE, PICTURE))
     packed = bytes_io.BytesIO()
     picture.save(packed, "JPEG", quality=85)

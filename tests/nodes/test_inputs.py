@@ -10,8 +10,12 @@ from strata.lora_math.blocks import save_preset
 from strata.lora_math.errors import StrataError
 from strata.nodes import seen_files
 from strata.nodes.block_weights import StrataLoraBlockWeights
+from strata.nodes.extract import StrataLoraExtract
 from strata.nodes.loader import StrataLoraLoader
+from strata.nodes.lora_stack import StrataLoraStack
 from strata.nodes.prompt import StrataLoraFromPrompt
+from strata.nodes.save import StrataLoraSave
+from strata.nodes.schedule import StrataLoraSchedule
 from strata.tests.nodes.helpers import lora_makers, small_models
 
 LORA = {"lora_unet_x.lora_up.weight": torch.ones(4, 2), "lora_unet_x.lora_down.weight": torch.ones(2, 4)}
@@ -25,13 +29,32 @@ GOOD = {
     },
     StrataLoraFromPrompt: {"text": "<lora:a>", "two_numbers": "model:clip", "on_problem": "error"},
     StrataLoraBlockWeights: {"layout": "auto", "preset": "none", "weights": "", "seed": 0, "invert": False},
+    StrataLoraStack: {"rows": "<lora:a>", "seed": 0, "apply": "patch", "on_problem": "error"},
+    StrataLoraSchedule: {"strength": "0@0", "positive": 1.0, "negative": 1.0},
+    StrataLoraSave: {
+        "method": "dare",
+        "shrink": "rank",
+        "amount": 1.0,
+        "folder": "output/loras",
+        "precision": "fp32",
+        "layout": "best",
+        "spectral_limit": 0.0,
+        "density": 0.5,
+        "drop_seed": 0,
+        "keep_empty_layers": False,
+        "thumbnail": None,
+    },
 }
+SAVED = {
+    "filename_prefix": "made",
+    "lora_stack": [("a.safetensors", 1.0, 1.0)],
+}  # beside the settings of StrataLoraSave
 MUST = {"lora_name", "text", "weights", "preset"}  # null is an error; elsewhere it is the default
 WRONG = [
     (node, name, value)
     for node, names in GOOD.items()
     for name in names
-    for value in (None, [1], {"a": 1}, 5, True, "\0odd", float("nan"))
+    for value in (None, [1], {"a": 1}, 5, True, "\0odd", float("nan"), 10**5000)
 ]
 FITS = {
     **dict.fromkeys(("strength_model", "strength_clip"), (None, 5)),
@@ -39,6 +62,10 @@ FITS = {
     "invert": (None, True),
     **dict.fromkeys(("apply", "on_problem", "two_numbers", "layout"), (None,)),
     "text": ("\0odd",),
+    "rows": (None,),
+    **dict.fromkeys(("positive", "negative", "amount", "spectral_limit", "drop_seed"), (None, 5)),
+    "keep_empty_layers": (None, True),
+    **dict.fromkeys(("method", "shrink", "folder", "precision", "layout", "density", "thumbnail"), (None,)),
 }
 
 
@@ -52,10 +79,18 @@ class FakePatcher:
         raise AssertionError("not reached")
 
 
-@pytest.mark.parametrize(("node", "name", "value"), WRONG, ids=[f"{n.__name__[10:]}-{i}-{v!r:.8}" for n, i, v in WRONG])
-def test_a_wrong_value_is_a_sentence_that_names_the_input(lora_folder, node, name, value):
+@pytest.mark.parametrize(
+    ("node", "name", "value"),
+    WRONG,
+    ids=[
+        f"{n.__name__[10:]}-{i}-{v:.8}" if isinstance(v, str) else f"{n.__name__[10:]}-{i}-{type(v).__name__}"
+        for n, i, v in WRONG
+    ],
+)
+def test_a_wrong_value_is_a_sentence_that_names_the_input(lora_folder, output, node, name, value):
     lora_folder.save("a.safetensors", LORA)
-    call = lambda: hidden(node, {"7": {"inputs": {}}}).execute(**{**GOOD[node], name: value})  # noqa: E731
+    more = SAVED if node is StrataLoraSave else {}
+    call = lambda: hidden(node, {"7": {"inputs": {}}}).execute(**more, **{**GOOD[node], name: value})  # noqa: E731
     if any(value == fine and type(value) is type(fine) for fine in FITS.get(name, ())):
         call()
         return
@@ -66,20 +101,77 @@ def test_a_wrong_value_is_a_sentence_that_names_the_input(lora_folder, node, nam
 
 
 @pytest.mark.parametrize("node", GOOD)
-def test_whatever_is_left_out_has_its_default_or_a_sentence(lora_folder, node):
+def test_whatever_is_left_out_has_its_default_or_a_sentence(lora_folder, output, node):
     lora_folder.save("a.safetensors", LORA)
+    more = SAVED if node is StrataLoraSave else {}
     for name in GOOD[node]:
         some = {key: value for key, value in GOOD[node].items() if key != name}
-        if name in ("lora_name", "text"):
+        if name in ("lora_name", "text", "strength"):
             with pytest.raises(StrataError, match=f"{name} is missing"):
                 hidden(node, {"7": {"inputs": {}}}).execute(**some)
         else:
-            hidden(node, {"7": {"inputs": {}}}).execute(**some)
+            hidden(node, {"7": {"inputs": {}}}).execute(**more, **some)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "says"),
+    [
+        *(
+            (value, "^filename_prefix is ")
+            for value in (None, 5, [1], "", " ", "..", "a\0b", "a\nb", "\ud800", "x" * 9)
+        ),
+        ("../" + "x" * 5000, "^filename_prefix .{1,80} leads out"),
+        ("/etc/x", "^filename_prefix '/etc/x' leads out"),
+    ],
+    ids=repr,
+)
+def test_a_file_is_saved_under_its_name_or_not_at_all(lora_folder, output, prefix, says):
+    lora_folder.save("a.safetensors", LORA)
+    save = lambda: StrataLoraSave.execute(lora_stack=SAVED["lora_stack"], filename_prefix=prefix)  # noqa: E731
+    if prefix == "x" * 9:
+        assert save().result[0] == "xxxxxxxxx_00001_.safetensors"
+        return
+    with pytest.raises(StrataError, match=says):
+        save()
+    assert [path.name for path in output.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("name", ["model", "clip", "base_model", "base_clip"])
+@pytest.mark.parametrize("value", ["x", 5, [1]])
+def test_extracting_names_what_is_no_model(output, name, value):
+    with pytest.raises(StrataError, match=rf"^{name} is .*, not a (MODEL|CLIP)\."):
+        StrataLoraExtract.execute(1, "exact", 0.0, "made", **{name: value})
+
+
+@pytest.mark.parametrize("value", [torch.ones(2), torch.ones(0, 4, 4, 3), torch.ones(1, 4, 4, 2), ["x"]])
+def test_a_thumbnail_is_a_picture(lora_folder, output, value):
+    lora_folder.save("a.safetensors", LORA)
+    with pytest.raises(StrataError, match=r"^thumbnail is not an IMAGE"):
+        StrataLoraSave.execute(**SAVED, thumbnail=value)
+    for channels in (1, 3, 4):
+        StrataLoraSave.execute(**SAVED, thumbnail=torch.ones(1, 4, 4, channels))
+
+
+def test_a_stack_of_another_pack_is_read_as_its_three_values(lora_folder):
+    """Whatever else hangs on its rows, and however large they are."""
+    lora_folder.save("a.safetensors", LORA)
+    row = type("Row", (tuple,), {"block_weights": [1], "keyframes": "x"})(("a.safetensors", 1.0, 1.0))
+    node = hidden(StrataLoraLoader, {"7": {"inputs": {}}})
+    assert list(map(tuple, node.execute("Choose a LoRA", lora_stack=[row]).result[4])) == [tuple(row)]
+    for wrong in (("a.safetensors", 10**400, 1.0), ["x"] * 100_000):
+        with pytest.raises(StrataError, match=r"^The LORA_STACK holds .{1,200}, which is not"):
+            node.execute("Choose a LoRA", lora_stack=[wrong])
+
+
+@pytest.mark.parametrize("rows", [5, [1], {"a": 1}, b"x"])
+def test_rows_that_are_no_text_reach_the_node(rows):
+    """ComfyUI turns an exception of a fingerprint into a log line and runs the node each time."""
+    assert StrataLoraStack.fingerprint_inputs(rows) == ""
 
 
 @pytest.mark.parametrize("name", ["model", "clip"])
 @pytest.mark.parametrize("value", ["x", 5, torch.ones(2)])
-@pytest.mark.parametrize("node", [StrataLoraLoader, StrataLoraFromPrompt])
+@pytest.mark.parametrize("node", [StrataLoraLoader, StrataLoraFromPrompt, StrataLoraStack])
 def test_what_is_no_model_is_named(lora_folder, node, name, value):
     lora_folder.save("a.safetensors", LORA)
     with pytest.raises(StrataError, match=rf"^{name} is .*, not a {name.upper()}"):
