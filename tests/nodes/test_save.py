@@ -276,7 +276,7 @@ def test_pressing_stop_leaves_nothing(lora_folder, output, monkeypatch):
         ({"shrink": "rank", "amount": 0}, "rank is 0"),
         ({"shrink": "energy", "amount": 200.0}, "energy is 2"),
         ({"shrink": "energy", "amount": None}, "must be a number"),
-        ({"shrink": "none"}, "must be one of"),
+        ({"shrink": "none"}, "is one of"),
         ({"method": "none"}, "not a way of merging"),
         ({"precision": "fp8"}, "no choice"),
         ({"folder": "elsewhere"}, "There is no folder"),
