@@ -20,7 +20,7 @@ from .comfy.targets import Targets, clip_targets, model_targets
 from .fitting.block_spec import layout_for
 from .report import saved as report
 from .saving.gather import named, names_of, split
-from .saving.options import budget_of, file_inputs, now, place_of, result_outputs, shrink_inputs
+from .saving.options import AMOUNT, budget_of, file_inputs, now, place_of, result_outputs, shrink_inputs
 
 RANK, MAX_RANK = 32, 1024
 
@@ -58,7 +58,7 @@ class StrataLoraExtract(io.ComfyNode):
         cls,
         rank: int | None = None,
         shrink: str | None = None,
-        amount: float | None = None,
+        amount: float | None = AMOUNT,
         filename_prefix: str | None = None,
         model=None,
         base_model=None,

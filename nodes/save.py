@@ -18,7 +18,7 @@ from .comfy.targets import clip_targets, model_targets
 from .loader import LoraStackType
 from .report import saved as report
 from .saving.gather import gather, sources_of
-from .saving.options import budget_of, file_inputs, now, place_of, result_outputs, shrink_inputs, thumbnail_of
+from .saving.options import AMOUNT, budget_of, file_inputs, now, place_of, result_outputs, shrink_inputs, thumbnail_of
 from .stack import read_stack
 
 MAX_SEED = 2**31 - 1
@@ -116,7 +116,7 @@ class StrataLoraSave(io.ComfyNode):
         cls,
         method: str | None = None,
         shrink: str | None = None,
-        amount: float | None = None,
+        amount: float | None = AMOUNT,
         filename_prefix: str | None = None,
         lora_stack=None,
         lora_model=None,

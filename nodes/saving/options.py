@@ -94,6 +94,8 @@ def place_of(folder, filename_prefix) -> tuple[str, str]:
 
 def budget_of(shrink, amount, said: int = 0) -> Budget:
     """said: bytes of metadata beyond the usual. Raises StrataError for an amount that means nothing."""
+    if amount is None:
+        raise StrataError("amount is missing (null). Write a number; for exact it has no effect.")
     shrink, amount = inputs.choice(shrink, "shrink", KINDS), inputs.number(amount, "amount", AMOUNT)
     if shrink == "exact":
         return Budget()

@@ -63,7 +63,8 @@ FITS = {
     **dict.fromkeys(("apply", "on_problem", "two_numbers", "layout"), (None,)),
     "text": ("\0odd",),
     "rows": (None,),
-    **dict.fromkeys(("positive", "negative", "amount", "spectral_limit", "drop_seed"), (None, 5)),
+    **dict.fromkeys(("positive", "negative", "spectral_limit", "drop_seed"), (None, 5)),
+    "amount": (5,),
     "keep_empty_layers": (None, True),
     **dict.fromkeys(("method", "shrink", "folder", "precision", "layout", "density", "thumbnail"), (None,)),
 }
