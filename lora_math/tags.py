@@ -146,8 +146,9 @@ def _fields(body: str) -> list[str]:
 
 def _sorted(tag: str, fields: Sequence[str], also: Collection[str]) -> tuple[list[float], dict[str, str]]:
     """(the plain numbers, the other fields by key)."""
+    fields = list(fields)
     while fields and not fields[-1]:  # <lora:name:0.8:>
-        fields = fields[:-1]
+        fields.pop()
     numbers: list[float] = []
     keyed: dict[str, list[str]] = {}
     last = ""
