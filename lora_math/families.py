@@ -122,6 +122,9 @@ _BLOCK_MODULATION = (
 )
 _QWEN_LAYERS = r"^transformer_blocks_0_(img|txt)_(mlp|mod)_"
 _SINGLE = r"^single_|^double_"
+_SQUARE = ((r"_attn_to_[kv]$", 1, 1),)
+# AuraFlow's blocks of one stream; all others of this skeleton have "norm".
+_SINGLE_NORM1 = r"^single_transformer_blocks_0_norm1_"
 _PLAIN_MLP = ((r"_linear1$", 6.9, 7.1), (r"_(img|txt)_mlp_0$", 3.9, 4.1), (r"_attn_to_[kv]$", 1, 1))
 _GATED_MLP = ((r"_linear1$", 8.9, 9.1), (r"_(img|txt)_mlp_0$", 5.9, 6.1), (r"_attn_to_[kv]$", 1, 1))
 _FLUX_OTHERS = ("img_in", "time_in", "vector_in", "guidance_in", "txt_in", "final_layer")
@@ -186,7 +189,9 @@ TABLE: tuple[Family, ...] = (
     Family(
         SD3,
         ("SD3",),
-        Signs(r"^transformer_blocks_0_(attn2?_|ff_|norm1_)", rf"{_SINGLE}|{_QWEN_LAYERS}", _READS_HIDDEN),
+        Signs(
+            r"^transformer_blocks_0_(attn2?_|ff_|norm1_)", rf"{_SINGLE}|{_QWEN_LAYERS}", _READS_HIDDEN, ratios=_SQUARE
+        ),
         {"joint_blocks": 24},
         ("clip_l", "clip_g", "t5xxl"),
         ("pos_embed", "x_embedder", "t_embedder", "y_embedder", "context_embedder", "final_layer"),
@@ -197,7 +202,7 @@ TABLE: tuple[Family, ...] = (
     Family(
         FLUX,
         ("Flux", "FluxInpaint", "FluxSchnell"),
-        Signs(_TWO_STREAMS, _QWEN_LAYERS, _READS_HIDDEN, ratios=_PLAIN_MLP, own=_BLOCK_MODULATION),
+        Signs(_TWO_STREAMS, f"{_QWEN_LAYERS}|{_SINGLE_NORM1}", _READS_HIDDEN, ratios=_PLAIN_MLP, own=_BLOCK_MODULATION),
         {"double_blocks": 19, "single_blocks": 38},
         ("clip_l", "t5xxl"),
         _FLUX_OTHERS,
@@ -210,7 +215,7 @@ TABLE: tuple[Family, ...] = (
     Family(
         CHROMA,
         ("Chroma", "ChromaRadiance"),
-        Signs(_TWO_STREAMS, f"{_QWEN_LAYERS}|{_BLOCK_MODULATION}", _READS_HIDDEN, ratios=_PLAIN_MLP),
+        Signs(_TWO_STREAMS, f"{_QWEN_LAYERS}|{_SINGLE_NORM1}|{_BLOCK_MODULATION}", _READS_HIDDEN, ratios=_PLAIN_MLP),
         {"distilled_guidance_layer.layers": 5, "double_blocks": 19, "single_blocks": 38},
         ("t5xxl",),
         ("img_in", "txt_in", "distilled_guidance_layer", "final_layer"),
@@ -225,7 +230,7 @@ TABLE: tuple[Family, ...] = (
         ("Flux2",),
         Signs(
             _TWO_STREAMS,
-            f"{_QWEN_LAYERS}|{_BLOCK_MODULATION}|_ff_(context_)?net_|_proj_mlp$",
+            f"{_QWEN_LAYERS}|{_SINGLE_NORM1}|{_BLOCK_MODULATION}|_ff_(context_)?net_|_proj_mlp$",
             _READS_HIDDEN,
             ratios=_GATED_MLP,
         ),
@@ -251,6 +256,7 @@ TABLE: tuple[Family, ...] = (
             r"^transformer_blocks_0_(attn_(to|add)_|(img|txt)_(mlp|mod)_)",
             rf"{_SINGLE}|^transformer_blocks_0_(ff_|norm1_)|(img|txt)_mlp_w\d",
             rf"{_READS_HIDDEN}|(img|txt)_(mlp_net_0_proj|mod_1)$",
+            ratios=_SQUARE,
         ),
         {"transformer_blocks": 60},
         ("qwen25_7b",),
@@ -275,7 +281,7 @@ TABLE: tuple[Family, ...] = (
     Family(
         HUNYUAN_VIDEO,
         ("HunyuanVideo*",),
-        Signs(_TWO_STREAMS, _QWEN_LAYERS, _READS_HIDDEN, ratios=_PLAIN_MLP),
+        Signs(_TWO_STREAMS, f"{_QWEN_LAYERS}|{_SINGLE_NORM1}", _READS_HIDDEN, ratios=_PLAIN_MLP),
         {"txt_in.individual_token_refiner.blocks": 2, "double_blocks": 20, "single_blocks": 40},
         ("clip_l", "llama"),
         _FLUX_OTHERS,
@@ -290,7 +296,7 @@ TABLE: tuple[Family, ...] = (
     Family(
         HUNYUAN_IMAGE,
         ("HunyuanImage*",),
-        Signs(_TWO_STREAMS, _QWEN_LAYERS, _READS_HIDDEN, ratios=_PLAIN_MLP),
+        Signs(_TWO_STREAMS, f"{_QWEN_LAYERS}|{_SINGLE_NORM1}", _READS_HIDDEN, ratios=_PLAIN_MLP),
         {"txt_in.individual_token_refiner.blocks": 2, "double_blocks": 20, "single_blocks": 40},
         ("qwen25_7b", "byt5_small"),
         ("img_in", "time_in", "guidance_in", "txt_in", "byt5_in", "final_layer"),
@@ -373,7 +379,12 @@ TABLE: tuple[Family, ...] = (
     Family(
         AURAFLOW,
         ("AuraFlow",),
-        Signs(""),
+        Signs(
+            r"^single_transformer_blocks_0_(attn_|norm1_)",
+            r"^double_|^single_blocks_|^transformer_blocks_|_proj_(mlp|out)$|_norm_linear$|_attn_to_qkv$",
+            _READS_HIDDEN,
+            ratios=_SQUARE,
+        ),
         {"double_layers": 4, "single_layers": 32},
         ("pile_t5xl",),
         (
@@ -399,7 +410,11 @@ TABLE: tuple[Family, ...] = (
     Family(
         MOCHI,
         ("GenmoMochi",),
-        Signs(""),
+        Signs(
+            r"^transformer_blocks_0_(attn1|ff|ff_context|norm1|norm1_context)_",
+            rf"{_SINGLE}|{_ADALN}|{_QWEN_LAYERS}|^transformer_blocks_0_(attn|attn2|norm[23])_",
+            rf"{_READS_HIDDEN_2}|_ff_net_0_proj$",
+        ),
         {"blocks": 48},
         ("t5xxl",),
         ("x_embedder", "t_embedder", "t5_y_embedder", "t5_yproj", "final_layer"),
@@ -498,6 +513,7 @@ TABLE: tuple[Family, ...] = (
             r"^transformer_blocks_0_(attn_(to|add)_|(img|txt)_(mlp|mod)_)",
             rf"{_SINGLE}|^transformer_blocks_0_(ff_|norm1_)|(img|txt)_mlp_net",
             rf"{_READS_HIDDEN}|(img|txt)_mod_1$",
+            ratios=_SQUARE,
         ),
         {"transformer_blocks": 48},
         style="added",
@@ -516,6 +532,7 @@ TABLE: tuple[Family, ...] = (
             r"^transformer_blocks_0_(attn_(to|add)_|(img|txt)_(mlp|mod)_)",
             rf"{_SINGLE}|^transformer_blocks_0_(ff_|norm1_)|(img|txt)_mlp_w\d",
             rf"{_READS_HIDDEN}|(img|txt)_(mlp_net_0_proj|mod_1)$",
+            ratios=_SQUARE,
         ),
         {"transformer_blocks": 12},
         style="added",
