@@ -251,3 +251,25 @@ def test_a_fresh_loader_has_no_file_and_the_picker_chooses_one(page):
     page.wait_for_timeout(700)
     assert page.evaluate(value, loader) == "qwen.safetensors"
     assert d.prompt(page, loader)["lora_name"] == "qwen.safetensors"
+
+
+def test_a_new_heading_waits_for_its_name(page):
+    node = s.stack(page, "<lora:sd15:1>")
+    s.act(page, node, "stackMenu").click()
+    page.locator(".strata-free .strata-item", has_text="heading").first.click()
+    page.keyboard.type("My style")
+    page.keyboard.press("Enter")
+    assert s.text(page, node) == "<lora:sd15:1>\n# My style"
+
+
+def test_a_strength_that_cannot_be_taken_says_why(page):
+    node = s.stack(page, "<lora:sd15:0.5>", width=260)
+    s.bar(page, node, 0).dblclick()
+    page.keyboard.type("abc")
+    page.keyboard.press("Enter")
+    note = s.element(page, node).locator(".strata-verdict")
+    assert note.text_content().startswith('"abc" is not taken')
+    assert note.evaluate("(shown) => shown.scrollHeight <= shown.clientHeight")  # whole
+    page.keyboard.press("Escape")
+    assert note.text_content() == ""
+    assert s.text(page, node) == "<lora:sd15:0.5>"

@@ -213,3 +213,16 @@ def test_the_values_are_comfyuis_own(page):
     page.wait_for_timeout(600)
     assert d.strength(page, loader, MODEL).is_visible()
     assert page.evaluate(shown, loader) == [False, False]
+
+
+def test_a_refused_text_takes_no_room_for_good(page):
+    loader = loader_of(page)
+    size = "(id) => [...app.graph.getNodeById(id).size]"
+    before = page.evaluate(size, loader)
+    type_into(page, d.strength(page, loader, MODEL), "nonsense")
+    note = d.element(page, loader, "strata_strengths").locator(".strata-note")
+    assert "nonsense" in note.text_content()
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(300)
+    assert note.text_content() == ""
+    assert page.evaluate(size, loader) == before

@@ -25,6 +25,8 @@ const NEXT = { '': 'ratio', ratio: 'equal', equal: '' }
 export class StrengthPanel {
   #signature = ''
   #message = ''
+  /** The node's height, in px, before a message made it taller. */
+  #before = 0
 
   /** @param {GraphNode} node */
   constructor(node) {
@@ -106,8 +108,12 @@ export class StrengthPanel {
     this.element.style.minHeight = height
     const { node } = this
     if (!node.graph || node.flags?.collapsed) return
+    const [width, tall] = node.size
     const needed = node.computeSize()[1]
-    if (needed > node.size[1]) node.setSize([node.size[0], needed])
+    // A message gives back the room that it took.
+    const wanted = (!this.#message && this.#before) || Math.max(needed, tall)
+    this.#before = this.#message && wanted > tall ? tall : 0
+    if (wanted !== tall) node.setSize([width, wanted])
     node.graph.setDirtyCanvas?.(true, true)
   }
 

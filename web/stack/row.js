@@ -70,8 +70,13 @@ export class RowView {
       },
     })
     this.family = el('span', { class: 'strata-family' })
-    this.model = new Strength({ label: t('strengths'), set: (value) => stack.setStrength(this.at, 'model', value) })
-    this.clip = new Strength({ label: 'CLIP', set: (value) => stack.setStrength(this.at, 'clip', value) })
+    const refuse = (/** @type {string} */ message) => stack.refuse(message)
+    this.model = new Strength({
+      label: t('strengths'),
+      set: (value) => stack.setStrength(this.at, 'model', value),
+      refuse,
+    })
+    this.clip = new Strength({ label: 'CLIP', set: (value) => stack.setStrength(this.at, 'clip', value), refuse })
     this.model.name.hidden = true // one bar needs no name
     this.marks = el('span', { class: 'strata-marks' })
     /** @type {HTMLButtonElement} */
@@ -173,6 +178,12 @@ export class RowView {
     attribute(this.behind, 'hidden', look.open ? null : true)
     if (!look.open) this.behind.replaceChildren()
     else if (!this.behind.contains(document.activeElement)) this.behind.replaceChildren(...this.#details(row))
+  }
+
+  /** Begins typing a heading's title, in place of the one it has. */
+  rename() {
+    this.title.focus({ preventScroll: true })
+    this.title.select()
   }
 
   /** @param {Row} row */

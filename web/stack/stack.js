@@ -42,6 +42,7 @@ export class StackView {
   #round = 0
   #ready = false
   #grown = 0
+  #refused = ''
   /** @type {string[][]} */
   #relatives = []
 
@@ -209,9 +210,16 @@ export class StackView {
     }
   }
 
+  /** What is wrong with a strength that somebody types, or an empty text. @param {string} message */
+  refuse(message) {
+    if (message === this.#refused) return
+    this.#refused = message
+    this.#tell(outputOf(this.node))
+  }
+
   /** @param {Record<string, unknown[]> | undefined} output */
   #tell(output) {
-    const failed = failureOf(this.node)?.text
+    const failed = this.#refused || failureOf(this.node)?.text
     const verdict = failed ?? (this.rows.length ? output?.strata_verdict?.[0] : undefined)
     const empty = this.rows.some((row) => !isHidden(row)) ? '' : t('emptyStack')
     setText(this.note, this.enabled ? String(verdict ?? empty) : t('rowsLinked'))
@@ -254,6 +262,7 @@ export class StackView {
   #write(rows) {
     if (!this.enabled) return
     this.#round++ // a reading under way is of an older text
+    this.#refused = ''
     this.rows = rows
     this.text = textOf(rows)
     this.#ready = true
@@ -376,6 +385,8 @@ export class StackView {
       ...this.rows.filter((row, index) => row.kind !== 'blank' || index < this.rows.length - 1),
       headingOf(t('newHeading')),
     ])
+    // It is there to be named.
+    this.#views[this.#views.length - 1]?.rename()
   }
 
   /** @param {number} at */
