@@ -84,6 +84,12 @@ def test_chinese_is_chinese():
             assert CHINESE.search(text), path
 
 
+def test_names_are_chinese_but_for_names_of_types():
+    for path, text in leaves(read("zh", "nodeDefs.json")):
+        if path[-1] == "name":
+            assert CHINESE.search(text) or text.isupper(), path
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_names_and_descriptions_are_no_message_syntax(language):
     for path, text in leaves(read(language, "nodeDefs.json")):
