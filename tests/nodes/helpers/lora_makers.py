@@ -39,8 +39,12 @@ def kohya(
 
 
 def unet_names(model, prefix: str = "lora_unet_", having: str = "") -> dict:
-    """Names with this prefix in ComfyUI's map, one per weight: trainers never write the same weight twice."""
-    return _unique(comfy.lora.model_lora_keys_unet(model.model, {}), prefix, having)
+    """Names with this prefix in ComfyUI's map, one per weight: trainers never write the same weight twice.
+
+    ComfyUI's map of FLUX.1 has FLUX.2's names too. A file with one of those is a FLUX.2 LoRA, so they are left out.
+    """
+    names = comfy.lora.model_lora_keys_unet(model.model, {})
+    return _unique({name: key for name, key in names.items() if "to_qkv_mlp_proj" not in name}, prefix, having)
 
 
 def clip_names(clip, prefix: str) -> dict:
