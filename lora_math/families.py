@@ -114,7 +114,7 @@ _UNET_OTHERS = ("time_embed", "label_emb", "out")
 # Two streams and then one: Black Forest Labs' skeleton, in its own names and in diffusers'.
 _TWO_STREAMS = r"^(double|single)_blocks_0_|^single_transformer_blocks_0_|^transformer_blocks_0_(attn_|ff_|norm1_)"
 _READS_HIDDEN = (
-    r"_(img_attn_(qkv|proj|[qkv])|attn_(to|add)_[qkv](_proj)?|attn_to_qkv|(img_|txt_)?mlp_(0|fc1)"
+    r"_(img_attn_(qkv|proj|[qkv])|attn_(to|add)_[qkv](_proj)?|attn_to_(qkv|out_0|add_out)|(img_|txt_)?mlp_(0|fc1)"
     r"|linear1|proj_mlp|ff_net_0_proj)$"
 )
 _BLOCK_MODULATION = (

@@ -210,7 +210,8 @@ def test_a_name_of_a_megabyte_is_read_at_once():
     assert names.read(name) == names.ModuleName(False, None, None, name)
 
 
-@pytest.mark.parametrize("model", naming_files.CASES)
+# Krea 2 is built half as wide here as it was published.
+@pytest.mark.parametrize("model", [model for model in naming_files.CASES if model != "Krea 2"])
 def test_a_part_of_a_file_never_excludes_its_family(model):
     """A few kinds of layer in a few blocks, in every naming: what is said of it may be less, never wrong."""
     expected = families.of_class(type(compatibility.patcher(model).model.model_config).__name__)
