@@ -42,6 +42,11 @@ def save(page, desk, name):
     open_menu(page, desk)
     menu(page, desk).locator(".strata-saving input").fill(name)
     page.keyboard.press("Enter")
+    # Saved, and the menu is gone; or there is a question.
+    for _ in range(100):
+        if not menu(page, desk).is_visible() or menu(page, desk).locator("[role=alert]").text_content():
+            break
+        page.wait_for_timeout(100)
     page.wait_for_timeout(400)
 
 

@@ -78,7 +78,7 @@ BUILDING = {
     "converting": (library, "convert", 1),
     "parsing": (state_dict, "parse", 1),
     "looking for NaN": (library.files, "non_finite", 1),
-    "knowing the family": (library.family, "detect", 1),
+    "knowing the family": (library.family, "guess", 1),
     "key map": (targets, "_bodies", 1),
     "fit": (fit, "match", 1),
     "fit of the tenth entry": (fit, "_refusal", 10),
@@ -139,8 +139,8 @@ LIVE = {
     "step 1, first layer": (stack, "run", 1),
     "step 1, layer 20": (stack, "run", 20),
     "step 2, layer 3": (stack, "run", LAYERS + 3),
-    "strengths of step 1": (live_run.Run, "_set_strengths", 1),
-    "strengths of step 2": (live_run.Run, "_set_strengths", 2),
+    "strengths of step 1": (live_run._Copy, "_follow", 1),
+    "strengths of step 2": (live_run._Copy, "_follow", 2),
     "keyframes of step 2": (live_run.Run, "_before_step", 2),
 }
 

@@ -172,7 +172,7 @@ def test_the_order_among_loaders_does_not_matter_but_the_input_stays_as_it_was(f
 def test_slices_of_a_fused_weight_are_one_patch_each(lora_folder):
     """FLUX in diffusers names: q, k and v are thirds of one weight, and each chain of thirds is one patch."""
     model = small_models.flux()
-    names = lora_makers.unet_names(model, "transformer.", having="transformer_blocks.0.attn.to_")
+    names = lora_makers.unet_names(model, "transformer.", having="transformer.transformer_blocks.0.attn.to_")
     save = lambda seed: lora_folder.save(  # noqa: E731
         f"{seed}.safetensors", lora_makers.kohya(names, lora_makers.shapes(model.model), seed=seed, dtype=torch.float32)
     )
