@@ -13,7 +13,7 @@ def desk(page, server):
     for name in ("mine", "MIDD"):
         page.evaluate(
             """async (name) => app.extensionManager && fetch('/strata/presets', {
-              method: 'DELETE', body: JSON.stringify({ name, family: null }), headers: { 'Content-Type': 'application/json' } })""",
+              method: 'DELETE', body: JSON.stringify({ name, family: 'SD1.5' }), headers: { 'Content-Type': 'application/json' } })""",
             name,
         )
 
