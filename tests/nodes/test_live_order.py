@@ -211,7 +211,7 @@ HUGE = [
     ("block weight", {"block_weights": "default=1e38"}, "block weight of diffusion_model"),
     ("keyframe nan", {"keyframes": ((0.5, float("nan")),)}, "keyframe at 50 % has strength nan"),
     ("keyframe 1e30", {"keyframes": ((0.0, 1e30),)}, "keyframe at 0 % has strength 1e\\+30"),
-    ("keyframes of another kind", {"keyframes": object()}, "keyframes input takes HOOK_KEYFRAMES"),
+    ("keyframes of another kind", {"keyframes": object()}, "keyframes input takes a strength over time"),
 ]
 
 
