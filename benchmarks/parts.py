@@ -24,6 +24,7 @@ import nodes
 from strata.lora_math.adapters import LoRA
 from strata.lora_math.fuse import joined
 from strata.lora_math.reading import state_dict
+from strata.lora_math.schedule import parse
 from strata.nodes.comfy import patch, targets
 from strata.nodes.comfy.library import CACHE
 from strata.nodes.comfy.live import LiveLora, attach
@@ -341,9 +342,9 @@ def _moved_slider(
 class _Sampler:
     """Two steps of Euler; returns the seconds of each, the first from when the loader starts."""
 
-    def __init__(self, model, name: str, size: int, steps: int = 2):
+    def __init__(self, model, name: str, size: int, steps: int = 2, cfg: float = 1.0):
         self.noise, self.prompt = models.inputs(name, size)
-        self.steps = steps
+        self.steps, self.cfg = steps, cfg
 
     def __call__(self, make) -> tuple[float, ...]:
         times = [now()]
@@ -352,7 +353,7 @@ class _Sampler:
                 make(),
                 self.noise,
                 self.steps,
-                1.0,
+                self.cfg,
                 "euler",
                 "simple",
                 self.prompt,
@@ -366,11 +367,11 @@ class _Sampler:
         return tuple(b - a for a, b in itertools.pairwise(times))
 
 
-def _live(model, adapters, strength, count=1, keyframes=None):
+def _live(model, adapters, strength, count=1, keyframes=None, prompts=(1.0, 1.0)):
     clone = model.clone()
     for number in range(count):
         changes = {key: [(strength, adapter)] for key, adapter in adapters.items()}
-        attach(clone, LiveLora(changes, str(number), keyframes))
+        attach(clone, LiveLora(changes, str(number), keyframes, prompts=prompts))
     return clone
 
 
@@ -434,6 +435,38 @@ def _schedule(model, name: str, latent: int, rounds: int) -> dict[str, Times]:
     )
 
 
+def variation(quick: bool) -> str:
+    """A step with a live LoRA whose strength varies, against the same LoRA at one strength."""
+    rows = []
+    for name, latent in [("SD1.5", 16)] if quick else [("SD1.5", 64), ("FLUX", 64)]:
+        model = models.build(name, *TYPES[name])
+        adapters = _adapters(model, models.lora(model, 16))
+        run = _Sampler(model, name, latent, 2, cfg=3.0)
+        ways = {
+            "constant": {},
+            "over time": {"keyframes": parse("1@0%, 0.2@100%")},
+            "by prompt": {"prompts": (1.0, 0.5)},
+            "both": {"keyframes": parse("1@0%, 0.2@100%"), "prompts": (1.0, 0.5)},
+        }
+        run(lambda model=model: model)  # the first run of a model is slower
+        second: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(1 if quick else 5):
+            for way, settings in ways.items():
+                make = lambda settings=settings, model=model, adapters=adapters: _live(model, adapters, 0.8, **settings)  # noqa: E731
+                second[way].append(run(make)[1])
+        constant = Times(second["constant"])
+        for way, found in second.items():
+            if way != "constant":
+                times = seconds(constant.median), seconds(Times(found).median)
+                rows.append((f"{name} {latent}x{latent}", way, *times, ratio(Times(found), constant)))
+    return table(
+        "A step with a strength that varies",
+        ("model, latent", "", "constant", "varies", "varies / constant"),
+        rows,
+        "One live LoRA of rank 16, both prompts in one batch of two (cfg 3). FLUX at 64x64: 1024 image tokens.",
+    )
+
+
 def memory(quick: bool) -> str:
     """What patching the largest weight takes beyond the copy that ComfyUI patches in."""
     rows = []
@@ -466,5 +499,6 @@ PARTS = {
     "applying": applying,
     "sampling": sampling,
     "schedule": schedule,
+    "variation": variation,
     "memory": memory,
 }

@@ -22,7 +22,7 @@ def main() -> int:
         "--only",
         metavar="PART",
         nargs="*",
-        help="some parts only: nodes, stack, understanding, analysis, applying, sampling, schedule, memory; "
+        help="some parts only: nodes, stack, understanding, analysis, applying, sampling, schedule, variation, memory; "
         "or picker, bounds or cycles, which are no parts of the rest",
     )
     parser.add_argument(
