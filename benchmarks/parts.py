@@ -450,7 +450,7 @@ def variation(quick: bool) -> str:
         }
         run(lambda model=model: model)  # the first run of a model is slower
         second: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(1 if quick else 5):
+        for _ in range(1 if quick else 3):
             for way, settings in ways.items():
                 make = lambda settings=settings, model=model, adapters=adapters: _live(model, adapters, 0.8, **settings)  # noqa: E731
                 second[way].append(run(make)[1])
