@@ -44,7 +44,7 @@ def save(page, desk, name):
     page.keyboard.press("Enter")
     # Saved, and the menu is gone; or there is a question.
     for _ in range(100):
-        if not menu(page, desk).is_visible() or menu(page, desk).locator("[role=alert]").text_content():
+        if not menu(page, desk).is_visible() or any(menu(page, desk).locator("[role=alert]").all_text_contents()):
             break
         page.wait_for_timeout(100)
     page.wait_for_timeout(400)
