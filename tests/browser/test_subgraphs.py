@@ -59,7 +59,9 @@ def set_hosts(page, host, name, value):
         }""",
         [host, name, value],
     )
-    page.wait_for_timeout(600)
+    page.wait_for_timeout(
+        1600
+    )  # a value that code sets has no event: the clock looks once a second, and then asks the server
 
 
 def prompted(page, host, node):

@@ -15,7 +15,7 @@ from strata.lora_math import fuse, stack
 from strata.lora_math.errors import StrataError
 from strata.lora_math.reading import state_dict
 from strata.nodes import apply as applying
-from strata.nodes.comfy import library, live_run, patch, targets
+from strata.nodes.comfy import library, live_run, live_time, patch, targets
 from strata.nodes.comfy.library import CACHE
 from strata.nodes.comfy.live import LiveLora, attach
 from strata.nodes.comfy.live_layers import split
@@ -141,7 +141,7 @@ LIVE = {
     "step 2, layer 3": (stack, "run", LAYERS + 3),
     "strengths of step 1": (live_run._Copy, "_follow", 1),
     "strengths of step 2": (live_run._Copy, "_follow", 2),
-    "keyframes of step 2": (live_run.Run, "_before_step", 2),
+    "keyframes of step 2": (live_time.Clock, "strengths", 2),
 }
 
 
