@@ -12,7 +12,7 @@ from ..lora_math.errors import StrataError
 from ..lora_math.extremes import FURTHEST
 from ..lora_math.schedule import Variation
 from .comfy import live, patch
-from .comfy.library import CACHE, Lora
+from .comfy.library import Lora
 from .comfy.live_layers import split
 from .comfy.live_time import read_variation
 from .comfy.lora_names import is_another
@@ -101,7 +101,7 @@ def _apply_named(
     """One LoRA by its name; with "warn" a file that cannot be used is said and left out."""
     name, strength_model, strength_clip = entry
     try:
-        lora = CACHE.get(name)
+        lora = entry.opened()
     except StrataError as problem:
         if on_problem == "error":
             raise
@@ -138,7 +138,7 @@ def describe_stack(entries: Sequence[StackEntry], on_problem: OnProblem) -> Appl
     results = []
     for entry in entries:
         try:
-            lora = CACHE.get(entry[0])
+            lora = entry.opened()
         except StrataError as problem:
             if on_problem == "error":
                 raise

@@ -15,6 +15,7 @@ from .fitting.block_spec import BlockSpec
 from .schedule import LoraScheduleType
 from .seen_files import fingerprint, remember, state
 from .stack import StackEntry, read_stack, with_listed_names
+from .trained import trained_lora
 
 LoraStackType = io.Custom("LORA_STACK")
 NO_LORA = "Choose a LoRA"  # what a new loader holds: no file
@@ -57,6 +58,10 @@ def on_problem_input() -> io.Combo.Input:
         advanced=True,
         tooltip="When a LoRA does not fit this model or is damaged: stop with an error, or go on without it and say so.",
     )
+
+
+def lora_model_input(tooltip: str) -> io.LoraModel.Input:
+    return io.LoraModel.Input("lora_model", optional=True, tooltip=tooltip)
 
 
 class StrataLoraLoader(io.ComfyNode):
@@ -111,6 +116,10 @@ class StrataLoraLoader(io.ComfyNode):
                     optional=True,
                     tooltip="More LoRAs, from a stack node of any pack. They are applied before this one.",
                 ),
+                lora_model_input(
+                    "A LoRA that is not in a file yet, of Train LoRA or Save LoRA (Strata). It takes the place of lora_name: strengths, "
+                    "block weights and keyframes are for it."
+                ),
             ],
             outputs=[
                 io.Model.Output("MODEL", tooltip="The diffusion model with the LoRA."),
@@ -157,12 +166,15 @@ class StrataLoraLoader(io.ComfyNode):
         block_weights: BlockSpec | str | None = None,
         keyframes=None,
         lora_stack=None,
+        lora_model=None,
     ) -> io.NodeOutput:
-        name = inputs.filled(lora_name, "lora_name", CHOOSE)
+        trained = None if lora_model is None else trained_lora(lora_model)
+        unused = lora_name if trained is not None and lora_name not in (None, NO_LORA) else None
+        name = inputs.filled(lora_name, "lora_name", CHOOSE) if trained is None else trained.name
         strengths = inputs.number(strength_model, "strength_model"), inputs.number(strength_clip, "strength_clip")
         apply, on_problem = inputs.choice(apply, "apply", APPLY), inputs.choice(on_problem, "on_problem", ON_PROBLEM)
         model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
-        own = StackEntry(name, *strengths, BlockSpec.of(block_weights), keyframes)
+        own = StackEntry(name, *strengths, BlockSpec.of(block_weights), keyframes, trained)
         stack = [*read_stack(lora_stack), *([] if name == NO_LORA else [own])]
         if model is None and clip is None:
             if cls._is_to_change_something():
@@ -172,6 +184,9 @@ class StrataLoraLoader(io.ComfyNode):
             applied = apply_stack(model, clip, stack, on_problem, apply, getattr(cls.hidden, "unique_id", None))
         if name == NO_LORA:
             applied = _nothing_chosen(applied)
+        if unused is not None:
+            note = f"lora_name ({str(unused)[:200]}) is not used: a LORA_MODEL is connected, and takes its place"
+            applied = replace(applied, report=f"{applied.report}\n{note}")
         remember(cls, stack)
         ui = {**applied.ui(), "strata_lora": [name]}
         listed = with_listed_names(stack)

@@ -18,8 +18,9 @@ from .comfy.library import file_key
 from .comfy.lora_names import lora_names, path_of, resolve
 from .comfy.targets import model_targets
 from .fitting.block_spec import BlockSpec
-from .loader import APPLY, ON_PROBLEM, LoraStackType, apply_input, on_problem_input
+from .loader import APPLY, ON_PROBLEM, LoraStackType, apply_input, lora_model_input, on_problem_input
 from .stack import StackEntry, read_stack
+from .trained import trained_lora
 
 EXAMPLE = "<lora:style:0.8>\n<lora:detail:0.5:0.3>\noff <lora:other:1> // a note"
 
@@ -63,7 +64,9 @@ def _pick(step: Acting, seed: int, repeat: int, what: str) -> tuple[LoraTag, lis
 
 
 def used_text(entries: Sequence[StackEntry]) -> str:
-    """``<lora:...>`` tags of a stack, as programs read them that look for LoRAs in a picture: file names alone, but for two of one name."""
+    """``<lora:...>`` tags of a stack, as programs read them that look for LoRAs in a picture: file names alone, but for two of one name.
+    A LoRA without a file has no tag."""
+    entries = [entry for entry in entries if entry.lora is None]
     stems = [_stem(entry[0]) for entry in entries]
     bare = [stem.rsplit("/", 1)[-1] for stem in stems]
     files: dict[str, set[str]] = {}
@@ -133,6 +136,10 @@ class StrataLoraStack(io.ComfyNode):
                     optional=True,
                     tooltip="More LoRAs, from a stack node of any pack. They are applied before these rows.",
                 ),
+                lora_model_input(
+                    "A LoRA that is not in a file yet, of Train LoRA or Save LoRA (Strata). It is applied at strength 1, before these "
+                    "rows; for another strength bring it through a LoRA Loader (Strata) and lora_stack."
+                ),
             ],
             outputs=[
                 io.Model.Output("MODEL", tooltip="The diffusion model with the LoRAs."),
@@ -185,6 +192,7 @@ class StrataLoraStack(io.ComfyNode):
         apply: str = "patch",
         on_problem: str = "error",
         lora_stack=None,
+        lora_model=None,
     ) -> io.NodeOutput:
         text, seed = _text(rows), inputs.whole(seed, "seed")
         apply, on_problem = inputs.choice(apply, "apply", APPLY), inputs.choice(on_problem, "on_problem", ON_PROBLEM)
@@ -194,6 +202,9 @@ class StrataLoraStack(io.ComfyNode):
             raise StrataError("\n".join(wrong))
         chosen = choose(text, seed)
         before = read_stack(lora_stack)
+        if lora_model is not None:
+            trained = trained_lora(lora_model)
+            before.append(StackEntry(trained.name, 1.0, 1.0, lora=trained))
         own = [_entry(tag) for tag in chosen.tags]
         stack = [*before, *own]
         applying = stack if (model, clip) != (None, None) else []

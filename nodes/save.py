@@ -20,6 +20,7 @@ from .report import saved as report
 from .saving.gather import gather, sources_of
 from .saving.options import AMOUNT, budget_of, file_inputs, now, place_of, result_outputs, shrink_inputs, thumbnail_of
 from .stack import read_stack
+from .trained import trained_lora
 
 MAX_SEED = 2**31 - 1
 
@@ -142,7 +143,7 @@ class StrataLoraSave(io.ComfyNode):
         keep_empty_layers = inputs.switch(keep_empty_layers, "keep_empty_layers")
         model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
         picture = thumbnail_of(thumbnail)
-        sources = sources_of(read_stack(lora_stack), lora_model)
+        sources = sources_of(read_stack(lora_stack), None if lora_model is None else trained_lora(lora_model))
         targets = (None if model is None else model_targets(model), None if clip is None else clip_targets(clip))
         entries = [entry for source in sources for entry in source.entries]
         family = targets[0].family if targets[0] is not None else detect(entries, sources[0].metadata)

@@ -12,15 +12,17 @@ import reprlib
 from collections.abc import Iterable
 
 from ..lora_math.errors import StrataError
+from .comfy.library import CACHE, Lora
 from .comfy.lora_names import locate
 from .fitting.block_spec import BlockSpec
 
 
 class StackEntry(tuple):
-    """(lora_name, strength_model, strength_clip) with ``block_weights`` and ``keyframes`` beside it."""
+    """(lora_name, strength_model, strength_clip) with ``block_weights`` and ``keyframes`` beside it; ``lora`` where it has no file."""
 
     block_weights: BlockSpec | None
     keyframes: object | None
+    lora: Lora | None
 
     def __new__(
         cls,
@@ -29,10 +31,15 @@ class StackEntry(tuple):
         strength_clip: float,
         block_weights: BlockSpec | None = None,
         keyframes: object | None = None,
+        lora: Lora | None = None,
     ):
         entry = super().__new__(cls, (name, strength_model, strength_clip))
-        entry.block_weights, entry.keyframes = block_weights, keyframes
+        entry.block_weights, entry.keyframes, entry.lora = block_weights, keyframes, lora
         return entry
+
+    def opened(self) -> Lora:
+        """Raises StrataError for a file that cannot be read."""
+        return CACHE.get(self[0]) if self.lora is None else self.lora
 
 
 def with_listed_names(entries: Iterable[StackEntry]) -> list[StackEntry]:
@@ -40,9 +47,10 @@ def with_listed_names(entries: Iterable[StackEntry]) -> list[StackEntry]:
     found = []
     for entry in entries:
         name, *strengths = entry
-        with contextlib.suppress(StrataError):  # whoever applies it says what is wrong
-            name = locate(name).name
-        found.append(StackEntry(name, *strengths, entry.block_weights, entry.keyframes))
+        if entry.lora is None:
+            with contextlib.suppress(StrataError):  # whoever applies it says what is wrong
+                name = locate(name).name
+        found.append(StackEntry(name, *strengths, entry.block_weights, entry.keyframes, entry.lora))
     return found
 
 
@@ -66,7 +74,7 @@ def read_stack(value) -> list[StackEntry]:
         if not isinstance(name, str) or not all(map(math.isfinite, strengths)):
             raise StrataError(_not_a_row(row))
         # What another pack's rows call by these names is not ours to read.
-        extras = (row.block_weights, row.keyframes) if isinstance(row, StackEntry) else ()
+        extras = (row.block_weights, row.keyframes, row.lora) if isinstance(row, StackEntry) else ()
         entries.append(StackEntry(name, *strengths, *extras))
     return entries
 

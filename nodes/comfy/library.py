@@ -41,7 +41,10 @@ class FileKey(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """An opened file: its adapters, its family, all families that it can be for, and the tensors that hold NaN or Inf."""
+    """An opened file: its adapters, its family, all families that it can be for, and the tensors that hold NaN or Inf.
+
+    A LoRA that is in memory only has no path.
+    """
 
     name: str
     path: str
@@ -60,6 +63,8 @@ class Lora:
     @property
     def trigger_words(self) -> list[str]:
         """Words for the prompt; sidecar files are read again only when one of them has changed."""
+        if not self.path:
+            return []
         stamps = tuple(map(_stamp, sidecars(self.path)))
         if self._words.get("stamps") != stamps:
             self._words.update(stamps=stamps, words=trigger_words(self.path, self.metadata))
@@ -176,13 +181,31 @@ def open_lora(name: str, path: str) -> Lora:
     contents = state_dict.parse(tensors, file.metadata, config.fields)
     if not contents.entries:
         raise files.LoraFileError(path, file.size, *_nothing_usable(tensors, contents.leftovers))
+    key = FileKey(os.path.realpath(path), file.size, file.modified, config.stamp)
+    return _understood(name, path, key, dict(file.metadata), tensors, contents, file.nbytes)
+
+
+def in_memory(name: str, identity: str, tensors: Mapping[str, Tensor]) -> Lora:
+    """A LoRA that has no file. identity: differs for other tensors. It may have no entries."""
+    tensors = convert(_converted(tensors))
+    nbytes = sum(tensor.nbytes for tensor in tensors.values())
+    return _understood(name, "", FileKey(identity, nbytes, 0), {}, tensors, state_dict.parse(tensors), nbytes)
+
+
+def _understood(
+    name: str,
+    path: str,
+    key: FileKey,
+    metadata: dict[str, str],
+    tensors: Mapping[str, Tensor],
+    contents: state_dict.StateDict,
+    nbytes: int,
+) -> Lora:
     # Trainers write meaningless alphas, infinity included, where nothing reads them; where something does, ``parse`` refuses them.
     broken = frozenset(files.non_finite({key: t for key, t in tensors.items() if not key.endswith(".alpha")}))
-    found = family.guess(contents.entries, file.metadata)
-    key = FileKey(os.path.realpath(path), file.size, file.modified, config.stamp)
+    found = family.guess(contents.entries, metadata)
     return Lora(
-        *(name, path, key, file.size, dict(file.metadata), contents, found.family, found.families),
-        *(broken, len(tensors), file.nbytes),
+        *(name, path, key, key.size, metadata, contents, found.family, found.families, broken, len(tensors), nbytes),
     )
 
 

@@ -13,18 +13,15 @@ from ...lora_math.algebra.change import Term
 from ...lora_math.baking import Layer, layers_by_name
 from ...lora_math.blocks import Layout
 from ...lora_math.errors import StrataError
-from ...lora_math.reading import state_dict
 from ...lora_math.reading.state_dict import Entry
 from ...lora_math.writing.header import Parent
 from ...lora_math.writing.layouts import Naming
-from ..comfy.library import CACHE
+from ..comfy.library import Lora
 from ..comfy.saving import weight_of
 from ..comfy.targets import Target, Targets, taken_apart
 from ..fitting.block_spec import BlockSpec, layout_for, resolved
 from ..fitting.fit import is_text_encoder, match
 from ..stack import StackEntry
-
-TRAINED = "LORA_MODEL"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,16 +42,17 @@ class Source:
         return Parent(self.name, self.metadata, self.metadata.get("sshs_model_hash", ""))
 
 
-def sources_of(stack: Sequence[StackEntry], trained: Mapping[str, Tensor] | None) -> list[Source]:
-    """Raises StrataError for files that cannot be read, broken numbers, and strengths over time."""
+def sources_of(stack: Sequence[StackEntry], trained: Lora | None) -> list[Source]:
+    """trained: one more, at strength 1. Raises StrataError for files that cannot be read, broken numbers, and strengths over time."""
     found = []
-    for entry in stack:
+    entries = [*stack, *([] if trained is None else [StackEntry(trained.name, 1.0, 1.0, lora=trained)])]
+    for entry in entries:
         name, strength_model, strength_clip = entry
         if entry.keyframes is not None:
             raise StrataError(
                 f"{name} has a strength over time (keyframes), which no LoRA file can hold. Take the keyframes off before saving."
             )
-        lora = CACHE.get(name)
+        lora = entry.opened()
         if lora.broken:
             raise StrataError(
                 f"{name}: {len(lora.broken)} tensors hold NaN or infinity, such as {min(lora.broken)}. A file with them would turn "
@@ -73,11 +71,6 @@ def sources_of(stack: Sequence[StackEntry], trained: Mapping[str, Tensor] | None
                 lora.contents.leftovers,
             )
         )
-    if trained is not None:
-        if not isinstance(trained, Mapping) or not all(isinstance(t, Tensor) for t in trained.values()):
-            raise StrataError("The lora_model input takes the LORA_MODEL of Train LoRA, or of this node.")
-        contents = state_dict.parse({key: tensor.detach().cpu() for key, tensor in trained.items()})
-        found.append(Source(TRAINED, contents.entries, {}, dict(trained), 1.0, 1.0, None, contents.leftovers))
     if not found:
         raise StrataError("Nothing is connected: connect a LORA_STACK or a LORA_MODEL to Save LoRA.")
     return found

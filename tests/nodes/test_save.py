@@ -280,7 +280,7 @@ def test_pressing_stop_leaves_nothing(lora_folder, output, monkeypatch):
         ({"method": "none"}, "method is .none.; it is one of"),
         ({"precision": "fp8"}, "precision is .fp8.; it is one of"),
         ({"folder": "elsewhere"}, "folder is .elsewhere.; it is one of"),
-        ({"lora_model": "text"}, "takes the LORA_MODEL"),
+        ({"lora_model": "text"}, "takes a LORA_MODEL"),
         ({"shrink": "size", "amount": 0.007}, "too small"),
     ],
 )
