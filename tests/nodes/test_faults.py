@@ -48,6 +48,7 @@ def known():
 
 @pytest.fixture(params=["full", "partly"])
 def watched(request, known, lora_folder):
+    sampling.unload()  # a model of the tests before, which Python has not collected yet, is none of ours
     if request.param not in known:
         model = sampling.MODELS[FAMILY]()
         if request.param == "partly":
