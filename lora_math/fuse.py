@@ -11,7 +11,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from .adapters import Adapter, LoRA
+from .adapters import Adapter
 from .adapters.base import RowMap, add_product_
 from .adapters.dense import within
 
@@ -24,7 +24,7 @@ def apply_all_(weight: Tensor, terms: Iterable[Term], dtype: torch.dtype, rows: 
     As ``Adapter.apply_`` on each term in order, for any float dtype and memory layout; dtype and rows are as there.
     """
     shape = weight.shape  # what all that follow a padding were made for
-    for is_product, run in groupby(terms, key=lambda term: isinstance(term[1], LoRA)):
+    for is_product, run in groupby(terms, key=lambda term: term[1].is_product):
         if is_product:
             up, down, scale = joined(list(run), torch.promote_types(weight.dtype, dtype))
             add_product_(within(weight, shape), up if rows is None else rows(up), down, scale)
@@ -37,18 +37,18 @@ def apply_all_(weight: Tensor, terms: Iterable[Term], dtype: torch.dtype, rows: 
     return weight
 
 
-def joined(products: Sequence[tuple[float, LoRA]], dtype: torch.dtype) -> tuple[Tensor, Tensor, float]:
+def joined(products: Sequence[Term], dtype: torch.dtype) -> tuple[Tensor, Tensor, float]:
     """(up [out, R], down [R, in * kernel], scale) with scale * up @ down the sum of coefficient * delta.
 
     The scales are folded into the smaller of the two factors, in at least single precision; one product keeps its factors as they are.
     """
     wide = torch.promote_types(dtype, torch.float32)
-    pairs = [adapter.matrices(wide) for _, adapter in products]
-    scales = [coefficient * adapter.scale for coefficient, adapter in products]
-    if len(pairs) == 1:
-        return *pairs[0], scales[0]
-    up, down = torch.cat([up for up, _ in pairs], 1), torch.cat([down for _, down in pairs], 0)
-    ranks = [len(factor) for _, factor in pairs]
+    ups, downs, own = zip(*(adapter.product(wide) for _, adapter in products), strict=True)
+    scales = [coefficient * scale for (coefficient, _), scale in zip(products, own, strict=True)]
+    if len(ups) == 1:
+        return ups[0], downs[0], scales[0]
+    up, down = torch.cat(ups, 1), torch.cat(downs, 0)
+    ranks = [len(factor) for factor in downs]
     for scale, columns, lines in zip(scales, up.split(ranks, 1), down.split(ranks, 0), strict=True):
         (columns if up.numel() <= down.numel() else lines).mul_(scale)
     return up, down, 1.0

@@ -14,7 +14,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from .adapters import Adapter, LoRA
+from .adapters import Adapter
 from .adapters.base import RowMap
 from .errors import StrataError
 from .extremes import largest
@@ -43,6 +43,10 @@ class LiveTerm:
         """The part of the whole weight or bias that it changes, a view, with the rows where the model has them."""
         return tensor if self.part is None else tensor.narrow(*self.part)
 
+    def now(self, strength: float, timestep: float) -> LiveTerm:
+        """What it is at one moment. strength: of its group; timestep: as in ``Adapter.columns_at``."""
+        return replace(self, coefficient=self.coefficient * strength, adapter=self.adapter.at(timestep))
+
     def apply_(self, weight: Tensor, dtype: torch.dtype) -> None:
         apply_all_(self.of(weight), [(self.coefficient, self.adapter)], dtype, self.rows)
 
@@ -54,17 +58,25 @@ class Gain:
 
 
 class Gains:
-    """Every coefficient of a model's live terms in one float32 tensor: coefficient * strength of its group."""
+    """Every coefficient of a model's live terms in one float32 tensor: coefficient * strength of its group, and for a rank column of an
+    adapter that varies * the number that this column has at the moment."""
 
     def __init__(self):
         self._gains: list[Gain] = []
+        self._varying: list[Adapter] = []
+        self._columns: list[int] = []
         self._groups: list[int] = []
         self._base: list[list[float]] = []
         self._values = torch.zeros(0)
 
-    def add(self, values: Sequence[float], group: int | Sequence[int]) -> Gain:
-        """A place for these coefficients."""
+    def add(
+        self, values: Sequence[float], group: int | Sequence[int], varying: Iterable[tuple[range, Adapter]] = ()
+    ) -> Gain:
+        """A place for these coefficients. varying: (which of them are an adapter's rank columns, that adapter)."""
         gain = Gain()
+        for columns, adapter in varying:
+            self._varying.append(adapter)
+            self._columns += [len(self._groups) + column for column in columns]
         self._gains.append(gain)
         self._base.append(list(values))
         self._groups += [group] * len(values) if isinstance(group, int) else group
@@ -75,9 +87,11 @@ class Gains:
         self._group = torch.tensor(self._groups, dtype=torch.int64)
         self._lay_out(self._start.to(device, copy=True))
 
-    def set(self, strengths: Tensor) -> None:
-        """strengths: [groups], or [samples, groups] for the samples of a batch."""
+    def set(self, strengths: Tensor, timestep: float) -> None:
+        """strengths: [groups], or [samples, groups] for the samples of a batch; timestep: as in ``Adapter.columns_at``."""
         values = self._start * strengths[..., self._group]
+        if self._varying:
+            values[..., self._columns] *= torch.cat([adapter.columns_at(timestep) for adapter in self._varying])
         if values.shape == self._values.shape:
             self._values.copy_(values)
         else:
@@ -119,7 +133,7 @@ def build(
     weights = [term for term in terms if not term.is_bias]
     ready = [_ready(term, weights[:at], layer, device, prepare) for at, term in enumerate(weights)]
     steps: list[Step] = []
-    for is_product, run in groupby(zip(weights, ready, strict=True), key=lambda pair: isinstance(pair[1], LoRA)):
+    for is_product, run in groupby(zip(weights, ready, strict=True), key=lambda pair: pair[1].is_product):
         if is_product:
             steps.append(_products(list(run), layer, gains, device, dtype))
         else:
@@ -180,15 +194,15 @@ def in_dtype(adapter: Adapter, device: torch.device, dtype: torch.dtype) -> Adap
     )
 
 
-def _products(pairs: list[tuple[LiveTerm, LoRA]], layer: Layer, gains: Gains, device, dtype) -> Step:
-    downs, parts, scales, groups = [], [], [], []
+def _products(pairs: list[tuple[LiveTerm, Adapter]], layer: Layer, gains: Gains, device, dtype) -> Step:
+    downs, parts, scales, groups, varying = [], [], [], [], []
     inputs = layer.weight_shape[1]
     by_place = sorted(pairs, key=lambda pair: str(pair[0].part))  # columns for the same outputs side by side
     for (part, rows), some in groupby(by_place, key=lambda pair: (pair[0].part, pair[0].rows)):
         ups = []
         for term, adapter in some:
-            up, down = adapter.matrices(torch.promote_types(dtype, adapter.up.dtype))
-            if dtype == torch.float16 != up.dtype:
+            up, down, scale = adapter.product()
+            if dtype == torch.float16 != torch.promote_types(dtype, up.dtype):
                 up, down = _balanced(up, down)
             up, down = up.to(device, dtype), down.to(device, dtype)
             ups.append(up if rows is None else rows(up))
@@ -197,12 +211,14 @@ def _products(pairs: list[tuple[LiveTerm, LoRA]], layer: Layer, gains: Gains, de
                 whole[:, part[1] : part[1] + part[2]] = down.unflatten(1, (part[2], -1))
                 down = whole.flatten(1)
             downs.append(down)
-            scales += [term.coefficient * adapter.scale] * down.shape[0]
+            if term.adapter.varies:
+                varying.append((range(len(scales), len(scales) + len(down)), term.adapter))
+            scales += [term.coefficient * scale] * down.shape[0]
             groups += [term.group] * down.shape[0]
         outputs = None if part is None or part[0] == 1 else slice(part[1], part[1] + part[2])
         parts.append((outputs, torch.cat(ups, 1) if len(ups) > 1 else ups[0]))
     down = torch.cat(downs) if len(downs) > 1 else downs[0]
-    return _Products(down.contiguous(), parts, gains.add(scales, groups))
+    return _Products(down.contiguous(), parts, gains.add(scales, groups, varying))
 
 
 def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:

@@ -189,6 +189,33 @@ class Adapter:
             return weight.add_(self.delta(weight, strength, dtype))
         return weight.add_(rows(self.delta(rows(weight) if self.needs_weight else weight, strength, dtype)))
 
+    # Whether strength s makes s times the change of strength 1.
+    is_linear: ClassVar[bool] = True
+    # Whether the change is scale * up @ down and nothing of the layer but its input is looked at: neighbours of that kind are one product.
+    is_product: ClassVar[bool] = False
+
+    def product(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, float]:
+        """(up [out, R], down [R, in / groups * kernel], scale) whose scale * up @ down is the delta at strength 1.
+
+        dtype: of the factors, None for their own. Only where ``is_product``.
+        """
+        raise NotImplementedError(f"{self.name} is no plain product")
+
+    # Whether the change is another one at each step of a sampling (T-LoRA). Such an adapter is a product, and a number that differs from
+    # step to step multiplies each of its rank columns. What all else here says of it is said with every one of these numbers at 1.
+    varies: ClassVar[bool] = False
+
+    def columns_at(self, timestep: float) -> Tensor:
+        """[R] float32 on the CPU: what multiplies each column of ``product``'s up at this moment, none of them larger than 1.
+
+        timestep: how noisy the picture is, as trainers count it: from 1000, noise alone, down to 0. Only where ``varies``.
+        """
+        raise NotImplementedError(f"{self.name} is the same all the time")
+
+    def at(self, timestep: float) -> Adapter:
+        """What this adapter is at one moment: one that does not vary. timestep: as in ``columns_at``."""
+        return self
+
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
         """(up [out, R], down [R, in / groups * kernel]) whose product is the delta at strength 1, scale folded in, exactly.
 

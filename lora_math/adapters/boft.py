@@ -30,6 +30,7 @@ class BOFT(Adapter):
 
     name = "BOFT"
     needs_weight = True
+    is_linear = False
     suffixes = OFT.suffixes  # a fourth axis tells the two apart
     spelled = OFT.spelled
 

@@ -83,6 +83,7 @@ class SetWeight(Adapter):
 
     name = "set"
     needs_weight = True
+    is_linear = False
     suffixes = {".set_weight": "set_weight"}
     spelled = {style: {"set_weight": ".set_weight"} for style in STYLES}
 

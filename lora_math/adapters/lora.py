@@ -146,6 +146,14 @@ class LoRA(Adapter):
         add_product_(weight, up if rows is None else rows(up), down, strength * self.scale)
         return weight
 
+    is_product = True
+
+    def product(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, float]:
+        own = wide(self.mid.dtype) if self.mid is not None else None
+        if dtype is None and own is None:
+            return self.up.flatten(1), self.down.flatten(1), self.scale
+        return *self.matrices(dtype or own), self.scale
+
     has_forward = True
 
     def prepared(self, weight: Tensor, groups: int = 1) -> LoRA:

@@ -36,6 +36,7 @@ class OFT(Adapter):
 
     name = "OFT"
     needs_weight = True
+    is_linear = False
     suffixes = {
         ".oft_blocks": "oft_blocks",
         ".rescale": "rescale",

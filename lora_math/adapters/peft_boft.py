@@ -29,6 +29,7 @@ class PeftBOFT(Adapter):
 
     name = "input BOFT"
     needs_weight = True
+    is_linear = False
     suffixes = {".boft_R": "boft_R", ".boft_R.*": "boft_R", ".boft_s": "boft_s", ".boft_s.*": "boft_s"}
     together = (("boft_R", "boft_s"),)
     spelled = {PEFT: {"boft_R": ".boft_R", "boft_s": ".boft_s"}}

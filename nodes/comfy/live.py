@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ...lora_math.adapters import Adapter, LoRA
+from ...lora_math.adapters import Adapter
 from ...lora_math.errors import StrataError
 from ...lora_math.extremes import largest
 from . import live_model, patch
@@ -86,7 +86,7 @@ def _reads(terms) -> bool:
 def _refuse_too_large(lora: LiveLora) -> None:
     most = furthest(lora.keyframes) * max(map(abs, lora.prompts))
     for key, terms in lora.changes.items():
-        products = [(abs(c) * most, adapter) for c, adapter in terms if isinstance(adapter, LoRA)]
+        products = [(abs(c) * most, adapter) for c, adapter in terms if adapter.is_product]
         if sum(c * adapter.reach for c, adapter in products) <= patch.SAFE:
             continue
         # What may be too large is looked at, once for a file. Of other algorithms the run itself does so.
@@ -97,11 +97,11 @@ def _refuse_too_large(lora: LiveLora) -> None:
 _extents: WeakKeyDictionary[Adapter, float] = WeakKeyDictionary()
 
 
-def _largest(adapter: LoRA) -> float:
-    """The largest number of its change at strength 1."""
+def _largest(adapter: Adapter) -> float:
+    """The largest number of a product's change at strength 1."""
     if adapter not in _extents:
-        up, down = adapter.matrices(torch.float32)
-        _extents[adapter] = abs(adapter.scale) * max(
+        up, down, scale = adapter.product(torch.float32)
+        _extents[adapter] = abs(scale) * max(
             (largest(part @ down) for part in up.split(1024)), default=0.0, key=_nan_last
         )
     return _extents[adapter]

@@ -10,7 +10,7 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
-from ...lora_math.adapters import Adapter, LoRA, SetWeight
+from ...lora_math.adapters import Adapter
 from ...lora_math.fuse import Term
 from ...lora_math.layer import Layer
 from .internals import find, need
@@ -52,7 +52,7 @@ def obstacle(layers: Mapping[str, nn.Module], key: Key, adapter: Adapter) -> str
         return NORMS
     part = None if isinstance(key, str) else key[1]
     if parameter == "bias":
-        return "replaced biases" if isinstance(adapter, SetWeight) or adapter.shape_after is not None else None
+        return None if adapter.is_linear and adapter.shape_after is None else "replaced biases"
     if adapter.shape_after is not None:
         return "layers that get wider"
     if adapter.prepares_from_weight and not _is_readable(module):
@@ -60,7 +60,7 @@ def obstacle(layers: Mapping[str, nn.Module], key: Key, adapter: Adapter) -> str
     groups = getattr(module, "groups", 1)
     if part is not None and (groups > 1 or (part[0] == 1 and adapter.needs_weight)):
         return "parts of a weight that only patching can change"
-    if isinstance(adapter, LoRA):
+    if adapter.is_product:
         return None
     shape = list(weight_shape(module))
     if part is not None:

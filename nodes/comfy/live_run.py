@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...lora_math import stack
-from ...lora_math.adapters import Adapter, LoRA
+from ...lora_math.adapters import Adapter
 from ...lora_math.errors import StrataError
 from ...lora_math.fuse import Term
 from ...lora_math.stack import Gains, LiveTerm, Single, Step
@@ -52,10 +52,11 @@ class LiveLora:
     node: str | None = None
     prompts: tuple[float, float] = (1.0, 1.0)
 
-    @property
+    @cached_property
     def is_constant(self) -> bool:
-        """Whether patches can be the same: one strength all the time, for both prompts."""
-        return self.keyframes is None and self.prompts == (1.0, 1.0)
+        """Whether patches can be the same: one strength all the time, for both prompts, of adapters that do not vary by themselves."""
+        varies = any(adapter.varies for terms in self.changes.values() for _, adapter in terms)
+        return self.keyframes is None and self.prompts == (1.0, 1.0) and not varies
 
 
 class Run:
@@ -68,7 +69,8 @@ class Run:
         self.thread: int | None = None
         self.copies: list[_Copy] = []
         self.clock: Clock | None = None
-        terms = (term for of_layer in self.layers.values() for term in of_layer)
+        terms = [term for of_layer in self.layers.values() for term in of_layer]
+        self.varies = any(term.adapter.varies for term in terms)
         self.may_overflow = any(not term.adapter.reach * abs(term.coefficient) <= SAFE for term in terms)
 
     def prepare_sampling(self, executor, model, *args, **kwargs):
@@ -121,12 +123,12 @@ class Run:
                 self.copies.append(one)
             one.start()
 
-    def strengths(self, options: Mapping, samples: int) -> Tensor:
-        """[groups] or [samples, groups] for a call of the model."""
+    def now(self, options: Mapping, samples: int) -> tuple[Tensor, float]:
+        """For a call of the model: strengths [groups] or [samples, groups], and the timestep as ``Adapter.columns_at`` counts it."""
         with _lock:  # the copies of several GPUs run at one time
-            strengths = self.clock.strengths(options)
+            strengths, timestep = self.clock.strengths(options), self.clock.timestep
             rows = self.prompts.rows(options)
-        return of_samples(strengths, [lora.prompts for lora in self.loras], rows, samples)
+        return of_samples(strengths, [lora.prompts for lora in self.loras], rows, samples), timestep
 
 
 class _Copy:
@@ -146,9 +148,7 @@ class _Copy:
             if module is None:
                 raise StrataError(f"The model has no layer {path} any more: set the LoRA Loader to apply = patch.")
             bias = None
-            if getattr(module, "bias", None) is not None and any(
-                t.is_bias or not isinstance(t.adapter, LoRA) for t in terms
-            ):
+            if getattr(module, "bias", None) is not None and any(t.is_bias or not t.adapter.is_product for t in terms):
                 bias = current(patcher, f"{path}.bias", device)
             layer = describe(module, bias)
 
@@ -161,15 +161,16 @@ class _Copy:
             self.hooks.append(hook)
             self.followers += _followers(hook, terms, prepare, run.changing)
         self.gains.complete(device)
-        self.strengths = torch.ones(len(run.loras))
+        self.strengths, self.timestep = torch.ones(len(run.loras)), 0.0
 
     def _follow(self, options: Mapping, samples: int) -> None:
-        """The strengths of a call of the model."""
-        strengths = self.run.strengths(options, samples)
-        if strengths.shape == self.strengths.shape and torch.equal(strengths, self.strengths):
+        """The strengths and the moment of a call of the model."""
+        strengths, timestep = self.run.now(options, samples)
+        stays = strengths.shape == self.strengths.shape and torch.equal(strengths, self.strengths)
+        if stays and (timestep == self.timestep or not self.run.varies):
             return
-        self.strengths = strengths
-        self.gains.set(strengths)
+        self.strengths, self.timestep = strengths, timestep
+        self.gains.set(strengths, timestep)
         for follower in self.followers:
             follower.follow()
 
@@ -324,7 +325,7 @@ class _Hook:
         for term in terms:
             strength = self.copy.strength(term.group)
             if strength != 0:
-                replace(term, coefficient=term.coefficient * strength).apply_(changed, changed.dtype)
+                term.now(strength, self.copy.timestep).apply_(changed, changed.dtype)
         return changed.to(parameter.dtype)
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict, y: Tensor) -> Tensor | None:
@@ -346,16 +347,17 @@ class _Follower:
 
     def __init__(self, copy: _Copy, step: Single, earlier: Sequence[LiveTerm], prepare: stack.Prepare):
         self.copy, self.step, self.earlier, self.prepare = copy, step, earlier, prepare
-        self.strengths: list[float] | None = None
+        self.known: list[tuple[float, float | None]] | None = None
 
     def follow(self) -> None:
-        mine = [self.copy.strength(term.group) for term in self.earlier]
-        if mine != self.strengths:
-            scaled = [replace(t, coefficient=t.coefficient * s) for t, s in zip(self.earlier, mine, strict=True)]
+        moment = self.copy.timestep
+        mine = [(self.copy.strength(t.group), moment if t.adapter.varies else None) for t in self.earlier]
+        if mine != self.known:
+            scaled = [term.now(strength, moment) for term, (strength, _) in zip(self.earlier, mine, strict=True)]
             term, device, dtype = self.step.term, self.copy.patcher.load_device, _dtype(self.copy.patcher)
             adapter = term.adapter.map_tensors(lambda tensor: tensor.to(device))
             self.step.adapter = stack.in_dtype(self.prepare(term, adapter, scaled), device, dtype)
-            self.strengths = mine
+            self.known = mine
 
 
 def _followers(hook: _Hook, terms: Sequence[LiveTerm], prepare: stack.Prepare, changing: frozenset[int]) -> list:

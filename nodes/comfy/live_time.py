@@ -96,6 +96,7 @@ class Clock:
             group.reset()
             group.initialize_timesteps(base_model)
         self.last = Place(0.0, 0.0, float(sampling.sigma_max))
+        self.is_flow = self.last.sigma <= 1
 
     def strengths(self, options: Mapping) -> list[float]:
         """One for each LoRA. Without word of where the sampling is, those of the call before."""
@@ -105,6 +106,14 @@ class Clock:
             for group in self.keyframes:  # as ComfyUI's own hooks follow them
                 group.prepare_current_keyframe(sigma, options)
         return [self._now(value) for value in self.times]
+
+    @property
+    def timestep(self) -> float:
+        """Of the last call: how noisy the picture is, as trainers count it, from 1000 (noise alone) down to 0.
+
+        Flow models are trained on every noise from 1 to 0, the others on the whole steps 0 to 999, which ComfyUI's percents go along.
+        """
+        return 1000 * self.last.sigma if self.is_flow else float(round(999 * (1 - self.last.percent)))
 
     def _now(self, value: Time | None) -> float:
         if value is None:

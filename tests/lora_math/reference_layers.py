@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Conv1d, Conv2d, Conv3d, Linear
 
+from strata.lora_math.adapters import LoRA
+from strata.lora_math.adapters.base import register
 from strata.lora_math.layer import Layer
 from strata.lora_math.reading.state_dict import StateDict
 
@@ -90,3 +93,24 @@ def error(ours: Tensor, theirs: Tensor, base: Tensor) -> float:
     change = torch.linalg.vector_norm((theirs - base).double())
     assert change > 1e-3 * torch.linalg.vector_norm(base.double())  # a trainer that changes nothing proves nothing
     return float((torch.linalg.vector_norm((ours - theirs).double()) / change).detach())
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Varying(LoRA):
+    """A LoRA that has fewer rank columns the noisier the picture is, and the first one half: the simplest that varies by itself."""
+
+    name = "varying"
+    varies = True
+
+    def columns_at(self, timestep: float) -> Tensor:
+        here = torch.arange(self.rank) < ranks_at(timestep, self.rank)
+        return here.float() * torch.tensor([0.5, *[1.0] * (self.rank - 1)])
+
+    def at(self, timestep: float) -> LoRA:
+        up = self.up * self.columns_at(timestep).to(self.up.dtype).reshape(1, -1, *[1] * (self.up.ndim - 2))
+        return LoRA(up, self.down, self.mid, self.scale)
+
+
+def ranks_at(timestep: float, rank: int) -> int:
+    return int((1000 - timestep) / 1000 * (rank - 1)) + 1

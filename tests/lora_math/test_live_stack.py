@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 
 import pytest
@@ -49,7 +48,7 @@ def dora(weight, axis, seed=0) -> DoRA:
     return DoRA(lora(weight.shape, seed=seed), magnitude, axis)
 
 
-def both_ways(module, x, terms, strengths=(1.0,)):
+def both_ways(module, x, terms, strengths=(1.0,), timestep=0.0):
     """(f'(x) by the steps, f'(x) by the weight changed term by term) at these strengths over time."""
     layer = reference_layers.as_layer(module)
     gains = Gains()
@@ -59,12 +58,11 @@ def both_ways(module, x, terms, strengths=(1.0,)):
 
     steps = stack.build(terms, layer, gains, CPU, torch.float64, prepare)
     gains.complete(CPU)
-    gains.set(torch.tensor(strengths))
+    gains.set(torch.tensor(strengths), timestep)
     found = stack.run(steps, layer, x, layer.base(x))
     weight, bias = module.weight.clone(), None if module.bias is None else module.bias.clone()
     for term in terms:
-        now = replace(term, coefficient=term.coefficient * strengths[term.group])
-        now.apply_(bias if term.is_bias else weight, torch.float64)
+        term.now(strengths[term.group], timestep).apply_(bias if term.is_bias else weight, torch.float64)
     return found, reference_layers.run(module, weight, bias, x)
 
 
@@ -145,6 +143,54 @@ def test_strengths_over_time_are_one_small_tensor():
     stack.build(terms, reference_layers.as_layer(module), gains, CPU, torch.float64)
     gains.complete(CPU)
     assert gains._values.numel() == 3 + 2 + 1 + 1
+
+
+@pytest.mark.parametrize("timestep", [0.0, 1.0, 333.0, 500.0, 999.0, 1000.0])
+@pytest.mark.parametrize("kind", ["linear", "conv2d", "conv2d_grouped"])
+def test_a_number_for_each_rank_column_at_each_step(kind, timestep):
+    """Columns at a moment, strengths of groups and of samples multiply each other; neighbours and what stands behind see the same."""
+    module, x = reference_layers.make(kind)
+    shape = tuple(module.weight.shape)
+    plain, first, second = lora(shape, 2, 1), lora(shape, 5, 2), lora(shape, 4, 3)
+    vary = lambda adapter: reference_layers.Varying(adapter.up, adapter.down, None, adapter.scale)  # noqa: E731
+    terms = [LiveTerm(0.7, plain), LiveTerm(0.5, vary(first), group=1), LiveTerm(-0.4, vary(second), group=0)]
+    layer, gains = reference_layers.as_layer(module), Gains()
+    steps = stack.build(terms, layer, gains, CPU, torch.float64)
+    gains.complete(CPU)
+    assert gains._values.numel() == 2 + 5 + 4 and len(steps) == 1
+    strengths = torch.tensor([[0.5, 2.0], [-1.0, 1.0]])
+    gains.set(strengths, 777.0)
+    gains.set(strengths, timestep)
+    found = stack.run(steps, layer, x, layer.base(x))
+    for sample in range(2):
+        weight = module.weight.clone()
+        for coefficient, adapter, group in ((0.7, plain, 0), (0.5, first, 1), (-0.4, second, 0)):
+            up, down = adapter.up.flatten(1), adapter.down.flatten(1)
+            for column in range(adapter.rank):
+                strength = coefficient * float(strengths[sample, group]) * adapter.scale
+                if adapter is not plain:
+                    strength *= column < int((1000 - timestep) / 1000 * (adapter.rank - 1)) + 1
+                    strength *= 0.5 if column == 0 else 1
+                weight += strength * torch.outer(up[:, column], down[column]).reshape(shape)
+        one = x[sample : sample + 1]
+        assert_equal(
+            (found[sample : sample + 1], reference_layers.run(module, weight, module.bias, one)), layer.base(one)
+        )
+
+
+def test_a_dora_behind_an_adapter_that_varies():
+    module, x = reference_layers.make("linear")
+    shape = tuple(module.weight.shape)
+    product = lora(shape, 5, 2)
+    moving = reference_layers.Varying(product.up, product.down, None, product.scale)
+    behind = LiveTerm(0.8, dora(module.weight, 0, 4))
+    for timestep in (900.0, 100.0):
+        now = LiveTerm(0.5, moving).now(2.0, timestep)
+        columns = moving.columns_at(timestep).double()
+        weight = module.weight + product.scale * (product.up * columns) @ product.down
+        found, _ = both_ways(module, x, [now, behind])
+        weight = weight + 0.8 * behind.adapter.delta(weight)
+        assert_equal((found, reference_layers.run(module, weight, module.bias, x)), module(x))
 
 
 def test_the_products_of_neighbours_are_one():

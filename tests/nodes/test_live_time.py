@@ -12,14 +12,16 @@ import comfy_extras.nodes_custom_sampler as custom
 import pytest
 import torch
 
+from strata.lora_math.adapters import LoRA
 from strata.lora_math.errors import StrataError
 from strata.lora_math.schedule import Place, Schedule, Variation, parse
 from strata.nodes.comfy import patch
-from strata.nodes.comfy.live import LiveLora, attach
+from strata.nodes.comfy.live import LiveLora, attach, into_patches
 from strata.nodes.comfy.live_time import read_variation
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.schedule import StrataLoraSchedule
 from strata.nodes.stack import StackEntry, read_stack
+from strata.tests.lora_math.reference_layers import Varying
 from strata.tests.nodes.helpers import adapter_makers, lora_makers, sampling
 
 LATENT = 1e-4
@@ -40,15 +42,17 @@ def scaled(changes: dict, strength: float) -> dict:
     return {key: [(strength * c, adapter) for c, adapter in terms] for key, terms in changes.items()}
 
 
-def reference(model, family: str, strength, changes: dict, **settings) -> torch.Tensor:
-    """strength: (sigma, is negative) -> number. Each prompt of each call runs alone, through the model patched for it."""
+def reference(model, family: str, strength, changes, **settings) -> torch.Tensor:
+    """strength: (sigma, is negative) -> number; changes: a dict, or sigma -> such. Each prompt of each call runs alone, through the model
+    patched for it."""
 
     def run(apply_model, args):
         sides, outputs = args["cond_or_uncond"], []
         for at, side in enumerate(sides):
             part = lambda value, at=at: value.chunk(len(sides))[at] if isinstance(value, torch.Tensor) else value  # noqa: E731
-            clone = model.clone()
-            patch.add(clone, scaled(changes, strength(float(args["timestep"].max()), side == 1)))
+            clone, sigma = model.clone(), float(args["timestep"].max())
+            now = changes(sigma) if callable(changes) else changes
+            patch.add(clone, scaled(now, strength(sigma, side == 1)))
             comfy.model_management.load_models_gpu([clone])
             c = {name: part(value) for name, value in args["c"].items()}
             outputs.append(apply_model(part(args["input"]), part(args["timestep"]), **c))
@@ -114,6 +118,33 @@ def test_a_curve_and_a_prompt_on_every_architecture(models, family):
     plain = sample(model, family)
     assert_same(sample(live(model, changes, variation), family), expected, plain)
     assert torch.equal(sample(model, family), plain)
+
+
+@pytest.mark.parametrize("family", ["SD1.5", "FLUX.1"])
+def test_an_adapter_that_varies_by_itself(models, family):
+    """Fewer rank columns the noisier the picture is, on a loader without a strength over time; a DoRA behind it norms what it meets."""
+    model, changes = models(family)
+    sampling_ = model.get_model_object("model_sampling")
+    doras = adapter_makers.everywhere(model, adapter_makers.dora)
+    varying = {key: [(c, Varying(a.up, a.down, a.mid, a.scale)) for c, a in terms] for key, terms in changes.items()}
+
+    def at(sigma: float) -> dict:
+        timestep = 1000 * sigma if family == "FLUX.1" else float(sampling_.timestep(torch.tensor(sigma)))
+        found = {}
+        for key, ((c, a),) in changes.items():
+            count = int((1000 - timestep) / 1000 * (a.rank - 1)) + 1
+            up = torch.cat([0.5 * a.up[:, :1], a.up[:, 1:count]], 1)
+            found[key] = [(c, LoRA(up, a.down[:count], None, a.scale)), *doras[key]]
+        return found
+
+    assert len({len(at(sigma)[next(iter(changes))][0][1].down) for sigma in (0.01, 0.6, 0.99)}) > 1
+    clone = model.clone()
+    attach(clone, LiveLora(varying, "test"))
+    attach(clone, LiveLora(doras, "dora"))
+    expected, plain = reference(model, family, lambda *_: 1.0, at), sample(model, family)
+    assert_same(sample(clone, family), expected, plain)
+    with pytest.raises(StrataError, match="changes while the model samples"):
+        into_patches(clone.clone())
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "ipndm", "euler_ancestral", "heun"])
