@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from . import spellings
 from .spellings import Dialect
@@ -84,6 +85,9 @@ class Family:
 
     depths: hidden width -> lengths of the lists that differ from ``lists`` there; the first width is that of ``lists``.
     header: what ``modelspec.architecture`` or ``ss_base_model_version`` begins with; word: in front of a block's number.
+    base_version, architecture: what a saved LoRA's header calls it, as kohya's ``ss_base_model_version`` and as SwarmUI and Stability's
+    ModelSpec have it (Forge tells SDXL by the first); marks: what kohya writes besides. saved_as: the names that most programs read of it,
+    ComfyUI, Forge, InvokeAI, SwarmUI and the trainers counted; kohya_bodies: whose names for layers kohya has behind its own prefix.
     vectors: lengths of the public number vectors; dialects: layer names in other libraries (``spellings``), where ComfyUI's own key map
     lacks them; relatives: families whose LoRAs are at home here, layer by layer; gaps: column -> why it is empty.
     """
@@ -101,6 +105,11 @@ class Family:
     vectors: tuple[int, ...] = ()
     dialects: tuple[Dialect, ...] = ()
     relatives: tuple[str, ...] = ()
+    base_version: str = ""
+    architecture: str = ""
+    marks: Mapping[str, str] = field(default_factory=dict)
+    saved_as: Literal["comfyui", "kohya", "diffusers"] = "comfyui"
+    kohya_bodies: Literal["comfyui", "diffusers"] = "comfyui"
     gaps: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -139,6 +148,8 @@ _READS_HIDDEN_3 = r"(attention|attn)_(qkv|out|to_[qkv]|to_out_0)$|feed_forward_(
 _NO_VECTORS = "no other tool has vectors for it: one entry for each block"
 _CORE = "ComfyUI's own key map has every name that trainers use"
 _NO_HEADER = "no trainer writes a name for it into headers"
+_UNNAMED = "neither kohya nor ModelSpec has a name for it: its own is written"
+_UNSAID = {"base_version": _UNNAMED, "architecture": _UNNAMED}
 _PLAIN = {"vectors": _NO_VECTORS, "dialects": _CORE}
 
 TABLE: tuple[Family, ...] = (
@@ -151,6 +162,10 @@ TABLE: tuple[Family, ...] = (
         ("time_embed", "out"),
         header=r"stable-diffusion-v1|^sd-?v?1",
         vectors=(17, 26, 27),
+        base_version="sd_v1",
+        architecture="stable-diffusion-v1",
+        saved_as="kohya",
+        kohya_bodies="diffusers",
         gaps={"dialects": _CORE, "depths": "one size"},
     ),
     Family(
@@ -162,6 +177,11 @@ TABLE: tuple[Family, ...] = (
         ("time_embed", "out"),
         header=r"stable-diffusion-v2|^sd-?v?2",
         vectors=(17, 26, 27),
+        base_version="sd_v2",
+        architecture="stable-diffusion-v2-768-v",
+        saved_as="kohya",
+        kohya_bodies="diffusers",
+        marks={"ss_v2": "True"},
         gaps={"dialects": _CORE, "depths": "one size"},
     ),
     Family(
@@ -173,6 +193,9 @@ TABLE: tuple[Family, ...] = (
         _UNET_OTHERS,
         header=r"stable-diffusion-xl-v1(?!-refiner)|^sdxl(?!-refiner)|^(illustrious|pony|noob)",
         vectors=(12, 20, 21),
+        base_version="sdxl_base_v1-0",
+        architecture="stable-diffusion-xl-v1-base",
+        saved_as="kohya",
         gaps={"dialects": _CORE, "depths": "one size; its distilled models lack blocks in the middle of lists"},
     ),
     Family(
@@ -184,7 +207,7 @@ TABLE: tuple[Family, ...] = (
         _UNET_OTHERS,
         header=r"stable-diffusion-xl-v1-refiner|^sdxl-refiner",
         vectors=(26, 27),
-        gaps={"dialects": _CORE, "depths": "one size"},
+        gaps={**_UNSAID, "dialects": _CORE, "depths": "one size"},
     ),
     Family(
         SD3,
@@ -197,6 +220,8 @@ TABLE: tuple[Family, ...] = (
         ("pos_embed", "x_embedder", "t_embedder", "y_embedder", "context_embedder", "final_layer"),
         depths={1536: {}, 2432: {"joint_blocks": 38}},
         header=r"stable-diffusion-3|stable-diffusion-v3|^sd-?3",
+        base_version="sd3",
+        architecture="stable-diffusion-v3.5-large",
         gaps=_PLAIN,
     ),
     Family(
@@ -210,6 +235,9 @@ TABLE: tuple[Family, ...] = (
         header=r"flux[.-]?1|^flux(?![.-]?2)",
         vectors=(19, 20, 58, 61),
         relatives=(CHROMA,),
+        base_version="flux1",
+        architecture="Flux.1-dev",
+        saved_as="kohya",
         gaps={"dialects": _CORE},
     ),
     Family(
@@ -224,6 +252,8 @@ TABLE: tuple[Family, ...] = (
         vectors=(19, 20, 58, 61),
         dialects=(spellings.CHROMA,),
         relatives=(FLUX,),
+        base_version="chroma",
+        architecture="chroma",
     ),
     Family(
         FLUX2,
@@ -247,6 +277,8 @@ TABLE: tuple[Family, ...] = (
         },
         header=r"flux[.-]?2",
         dialects=(spellings.FLUX2,),
+        base_version="flux2",
+        architecture="flux.2-dev",
         gaps={"vectors": _NO_VECTORS},
     ),
     Family(
@@ -264,6 +296,9 @@ TABLE: tuple[Family, ...] = (
         "added",
         {3072: {}},
         r"^qwen-?image",
+        base_version="qwen_image",
+        architecture="qwen-image",
+        saved_as="diffusers",
         gaps=_PLAIN,
     ),
     Family(
@@ -276,6 +311,8 @@ TABLE: tuple[Family, ...] = (
         depths={5120: {}, 3072: {"blocks": 30}, 1536: {"blocks": 30}},
         header=r"^wan",
         dialects=(spellings.WAN,),
+        base_version="wan2.1",
+        architecture="wan-2_1-text2video-14b",
         gaps={"vectors": _NO_VECTORS},
     ),
     Family(
@@ -291,6 +328,8 @@ TABLE: tuple[Family, ...] = (
             *(spellings.TENCENT, spellings.TENCENT_SPLIT),
             *(spellings.HUNYUAN_DIFFUSERS, spellings.HUNYUAN_15_DIFFUSERS),
         ),
+        base_version="hunyuan_video",
+        architecture="hunyuan-video",
         gaps={"vectors": _NO_VECTORS},
     ),
     Family(
@@ -303,7 +342,7 @@ TABLE: tuple[Family, ...] = (
         depths={3584: {}},
         header=r"^hunyuan-?image",
         dialects=(spellings.TENCENT, spellings.TENCENT_SPLIT, spellings.HUNYUAN_DIFFUSERS),
-        gaps={"vectors": _NO_VECTORS},
+        gaps={**_UNSAID, "vectors": _NO_VECTORS},
     ),
     Family(
         Z_IMAGE,
@@ -315,6 +354,8 @@ TABLE: tuple[Family, ...] = (
         depths={3840: {}},
         header=r"^z-?image",
         relatives=(LUMINA,),
+        base_version="z_image",
+        architecture="z-image",
         gaps=_PLAIN,
     ),
     Family(
@@ -328,7 +369,7 @@ TABLE: tuple[Family, ...] = (
         header=r"^lumina",
         dialects=(spellings.LUMINA, spellings.LUMINA_SPLIT),
         relatives=(Z_IMAGE,),
-        gaps={"vectors": _NO_VECTORS},
+        gaps={**_UNSAID, "vectors": _NO_VECTORS},
     ),
     Family(
         LTXV,
@@ -338,10 +379,10 @@ TABLE: tuple[Family, ...] = (
         ("t5xxl",),
         ("scale_shift_table", "patchify_proj", "adaln_single", "caption_projection", "proj_out"),
         depths={2048: {}, 4096: {"transformer_blocks": 48}},
-        header=r"^ltx(?!-?v?-?2)",
+        header=r"^(lightricks-)?ltx(?!-?v?(ideo)?-?2(?!b))",
         dialects=(spellings.LTX,),
         relatives=(LTX2,),
-        gaps={"vectors": _NO_VECTORS},
+        gaps={**_UNSAID, "vectors": _NO_VECTORS},
     ),
     Family(
         LTX2,
@@ -359,9 +400,11 @@ TABLE: tuple[Family, ...] = (
         ),
         "audio",
         {4096: {}},
-        r"^ltx-?v?-?2",
+        r"^(lightricks-)?ltx-?v?(ideo)?-?2(?!b)",
         dialects=(spellings.LTX,),
         relatives=(LTXV,),
+        base_version="ltx2",
+        architecture="lightricks-ltx-video-2",
         gaps={"vectors": _NO_VECTORS},
     ),
     Family(
@@ -374,6 +417,8 @@ TABLE: tuple[Family, ...] = (
         "suffix_t",
         {2560: {}},
         r"^hidream(?!-o1)",
+        base_version="hidream",
+        architecture="hidream-i1",
         gaps=_PLAIN,
     ),
     Family(
@@ -394,7 +439,7 @@ TABLE: tuple[Family, ...] = (
         "aura",
         {3072: {}},
         r"^aura-?flow",
-        gaps=_PLAIN,
+        gaps={**_PLAIN, **_UNSAID},
     ),
     Family(
         PIXART,
@@ -405,7 +450,7 @@ TABLE: tuple[Family, ...] = (
         ("t_block", "x_embedder", "t_embedder", "y_embedder", "csize_embedder", "ar_embedder", "final_layer"),
         depths={1152: {}},
         header=r"^pixart",
-        gaps=_PLAIN,
+        gaps={**_PLAIN, **_UNSAID},
     ),
     Family(
         MOCHI,
@@ -421,7 +466,7 @@ TABLE: tuple[Family, ...] = (
         "xy",
         {3072: {}},
         dialects=(spellings.MOCHI,),
-        gaps={"vectors": _NO_VECTORS, "header": _NO_HEADER},
+        gaps={**_UNSAID, "vectors": _NO_VECTORS, "header": _NO_HEADER},
     ),
     Family(
         COSMOS,
@@ -433,7 +478,7 @@ TABLE: tuple[Family, ...] = (
         depths={4096: {}, 5120: {"blocks": 36}},
         word="block",
         dialects=(spellings.COSMOS,),
-        gaps={"vectors": _NO_VECTORS, "header": _NO_HEADER},
+        gaps={**_UNSAID, "vectors": _NO_VECTORS, "header": _NO_HEADER},
     ),
     Family(
         PREDICT2,
@@ -445,7 +490,7 @@ TABLE: tuple[Family, ...] = (
         depths={2048: {}, 5120: {"blocks": 36}},
         dialects=(spellings.PREDICT2,),
         relatives=(ANIMA,),
-        gaps={"vectors": _NO_VECTORS, "header": _NO_HEADER},
+        gaps={**_UNSAID, "vectors": _NO_VECTORS, "header": _NO_HEADER},
     ),
     Family(
         ANIMA,
@@ -458,6 +503,8 @@ TABLE: tuple[Family, ...] = (
         header=r"^anima",
         dialects=(spellings.PREDICT2, spellings.ANIMA),
         relatives=(PREDICT2,),
+        base_version="anima",
+        architecture="anima",
         gaps={"vectors": _NO_VECTORS},
     ),
     Family(
@@ -474,6 +521,8 @@ TABLE: tuple[Family, ...] = (
         ("first", "tmlp", "txtfusion", "txtmlp", "last", "tproj"),
         depths={6144: {}},
         header=r"^krea-?2",
+        base_version="krea2",
+        architecture="krea-2",
         gaps=_PLAIN,
     ),
     Family(
@@ -487,7 +536,7 @@ TABLE: tuple[Family, ...] = (
             *("lyric_proj", "projectors", "final_layer", "proj_in"),
         ),
         depths={2560: {}},
-        gaps={**_PLAIN, "header": _NO_HEADER},
+        gaps={**_UNSAID, **_PLAIN, "header": _NO_HEADER},
     ),
     Family(
         ACE_STEP_15,
@@ -504,7 +553,7 @@ TABLE: tuple[Family, ...] = (
         ("null_condition_emb", "decoder", "encoder", "tokenizer", "detokenizer"),
         depths={2048: {}},
         dialects=(spellings.ACE_STEP_15,),
-        gaps={"vectors": _NO_VECTORS, "header": _NO_HEADER},
+        gaps={**_UNSAID, "vectors": _NO_VECTORS, "header": _NO_HEADER},
     ),
     Family(
         LENS,
@@ -519,6 +568,7 @@ TABLE: tuple[Family, ...] = (
         style="added",
         depths={1536: {}},
         gaps={
+            **_UNSAID,
             **_PLAIN,
             "header": _NO_HEADER,
             "encoders": "only ComfyUI's own gpt_oss, for which nobody trains",
@@ -538,6 +588,7 @@ TABLE: tuple[Family, ...] = (
         style="added",
         depths={3072: {}},
         gaps={
+            **_UNSAID,
             **_PLAIN,
             "header": _NO_HEADER,
             "encoders": "its layout comes from the loaded model",

@@ -21,27 +21,6 @@ class Parent:
     sha256: str = ""
 
 
-# Family -> (kohya's ss_base_model_version, modelspec.architecture as SwarmUI and Stability's ModelSpec have it). Forge tells SDXL by
-# the first; families that neither table knows get the family's name, and readers go by the keys.
-_KNOWN = {
-    families.SD15: ("sd_v1", "stable-diffusion-v1"),
-    families.SD2: ("sd_v2", "stable-diffusion-v2-768-v"),
-    families.SDXL: ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base"),
-    families.SD3: ("sd3", "stable-diffusion-v3.5-large"),
-    families.FLUX: ("flux1", "Flux.1-dev"),
-    families.FLUX2: ("flux2", "flux.2-dev"),
-    families.CHROMA: ("chroma", "chroma"),
-    families.QWEN: ("qwen_image", "qwen-image"),
-    families.WAN: ("wan2.1", "wan-2_1-text2video-14b"),
-    families.Z_IMAGE: ("z_image", "z-image"),
-    families.HUNYUAN_VIDEO: ("hunyuan_video", "hunyuan-video"),
-    families.LTX2: ("ltx2", "lightricks-ltx-video-2"),
-    families.HIDREAM: ("hidream", "hidream-i1"),
-    families.KREA2: ("krea2", "krea-2"),
-    families.ANIMA: ("anima", "anima"),
-}
-
-
 def header(
     name: str,
     parents: Sequence[Parent],
@@ -72,8 +51,8 @@ def header(
         found["ss_base_model_version"] = base
     if architecture:
         found["modelspec.architecture"] = architecture
-    if family == families.SD2:
-        found["ss_v2"] = "True"
+    if family in families.FAMILIES:
+        found |= families.FAMILIES[family].marks
     tags = _united_tags(parents)
     if tags:
         found["ss_tag_frequency"] = json.dumps(tags, ensure_ascii=False)
@@ -92,7 +71,9 @@ def header(
 
 def _base(family: str | None, parents: Sequence[Parent]) -> tuple[str, str]:
     """What the parents say as long as they agree: they know a base model more exactly than its layers do."""
-    base, architecture = _KNOWN.get(family, (family or "", family or ""))
+    row = families.FAMILIES.get(family)
+    base = row.base_version if row is not None and row.base_version else family or ""
+    architecture = row.architecture if row is not None and row.architecture else family or ""
     said = {parent.metadata.get("ss_base_model_version", "") for parent in parents}
     told = {parent.metadata.get("modelspec.architecture", "") for parent in parents}
     base = said.pop() if len(said) == 1 and "" not in said else base

@@ -12,17 +12,6 @@ from ..names import plain
 BEST, AS_SOURCE, COMFYUI, KOHYA_NAMES, DIFFUSERS = "best", "as source", "comfyui", "kohya", "diffusers"
 LAYOUTS = (BEST, AS_SOURCE, COMFYUI, KOHYA_NAMES, DIFFUSERS)
 
-# The layout that ComfyUI, Forge, InvokeAI, SwarmUI and the trainers read, as far as each knows the family. All others: ComfyUI's.
-_BEST = {
-    families.SD15: KOHYA_NAMES,
-    families.SD2: KOHYA_NAMES,
-    families.SDXL: KOHYA_NAMES,
-    families.FLUX: KOHYA_NAMES,
-    families.QWEN: DIFFUSERS,
-}
-# kohya names the layers of these as diffusers does, those of SDXL as Stability does.
-_DIFFUSERS_BODIES = (families.SD15, families.SD2)
-
 
 @dataclass(frozen=True)
 class Naming:
@@ -47,7 +36,8 @@ class Naming:
         if self.layout == KOHYA_NAMES:
             own = f"lora_unet_{plain(weight.removeprefix('diffusion_model.'))}"
             others = [name for name in known if name.startswith("lora_unet_") and name != own]
-            return others[0] if others and self.family in _DIFFUSERS_BODIES else own
+            row = families.FAMILIES.get(self.family)
+            return others[0] if others and row is not None and row.kohya_bodies == DIFFUSERS else own
         if self.layout == DIFFUSERS:
             for prefix in ("transformer.", "unet."):
                 found = [name for name in known if name.startswith(prefix)]
@@ -70,7 +60,7 @@ def naming(layout: str, family: str | None, source: Mapping[str, object] | None 
     if layout == AS_SOURCE and source:
         layout = _of(source)
     elif layout in (BEST, AS_SOURCE):
-        layout = _BEST.get(family, COMFYUI)
+        layout = families.FAMILIES[family].saved_as if family in families.FAMILIES else COMFYUI
     return Naming(layout, family)
 
 

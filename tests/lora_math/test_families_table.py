@@ -12,9 +12,11 @@ from strata.lora_math.blocks.groups import AUX, MAIN
 from strata.lora_math.blocks.parts import _STREAM_STYLES
 from strata.lora_math.blocks.presets import builtin_presets
 from strata.lora_math.blocks.vectors import forms
+from strata.lora_math.family import guess_of
+from strata.lora_math.writing.header import header
 
 # Columns that are rightly empty where the family has nothing of the kind.
-OPTIONAL = {"style", "word", "relatives", "gaps"}
+OPTIONAL = {"style", "word", "relatives", "marks", "gaps"}
 COLUMNS = [f.name for f in dataclasses.fields(families.Family) if f.name not in OPTIONAL]
 
 
@@ -58,6 +60,22 @@ def test_relatives_know_each_other():
         assert all(row.name in families.FAMILIES[other].relatives for other in row.relatives)
         assert all(families.related(row.name, other) and families.related(other, row.name) for other in row.relatives)
     assert not families.related("SDXL", "FLUX.1") and not families.related(None, "SDXL")
+    # Which pairs there are is said a second time here: without one, the other's LoRAs would be called misfits.
+    pairs = {frozenset(pair) for pair in (("FLUX.1", "Chroma"), ("Z-Image", "Lumina 2"), ("LTX-Video", "LTX-2"))}
+    assert set(families.RELATIVES) == {*pairs, frozenset(("Cosmos Predict2", "Anima"))}
+
+
+def test_what_is_written_is_read_back_as_the_family():
+    """By either of the header's two names, where the layers' own tell nothing."""
+    unknown = {"nobody_knows_this_layer": None}
+    for row in families.TABLE:
+        if row.base_version:
+            written = header("a", (), row.name, [4], {}, "2026-01-01")
+            assert guess_of(unknown, metadata=written).family == row.name
+            of_kohya = {"ss_base_model_version": written["ss_base_model_version"]}
+            assert guess_of(unknown, metadata=of_kohya).family == row.name
+            assert written["modelspec.architecture"] == f"{row.architecture}/lora"
+            assert ("ss_v2" in written) == (row.name == "SD2")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,3 +109,19 @@ def test_an_unknown_width_is_the_largest_common_model():
 @pytest.mark.parametrize("name", ["WAN_Animate2", "QwenImage21", "SomethingNew", "", "BASE", "NoneType"])
 def test_a_class_that_no_row_names(name):
     assert families.of_class(name) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "family"),
+    [
+        ("lightricks-ltx-video-2/lora", "LTX-2"),
+        ("ltx-2", "LTX-2"),
+        ("ltxv2", "LTX-2"),
+        ("lightricks-ltx-video", "LTX-Video"),
+        ("ltx-video-2b-v0.9", "LTX-Video"),
+        ("ltxv-13b-0.9.8", "LTX-Video"),
+    ],
+)
+def test_the_two_ltx_models_by_their_headers(said, family):
+    """LTX-Video has 2 billion parameters in one of its sizes, which is no version."""
+    assert guess_of({"nobody_knows_this_layer": None}, metadata={"modelspec.architecture": said}).family == family
