@@ -124,7 +124,11 @@ def test_a_fresh_comfyui_with_it(installed):
         f"/api/workflow_templates/strata-lora/{quote(name)}.{kind}" for name in examples for kind in ("json", "jpg")
     ]
     urls += [f"/extensions/strata-lora/docs/{node}{page}.md" for node in NODES for page in ("", "/zh")]
-    urls += ["/extensions/strata-lora/strata.css", "/extensions/strata-lora/docs/images/strengths.jpg"]
+    urls += [
+        "/extensions/strata-lora/strata.css",
+        "/extensions/strata-lora/desk/fader.css",
+        "/extensions/strata-lora/docs/images/strengths.jpg",
+    ]
     scripts = [url for url in installed.get_json("/extensions") if "strata" in url]
     assert "/extensions/strata-lora/strata.js" in scripts
     assert all(installed.get(url) for url in [*urls, *scripts])

@@ -7,17 +7,19 @@ import { isLinked, loaderBehind, setWidget, valueOf, widgetOf } from '../lib/gra
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { leave, takePlace } from '../lib/place.js'
-import { getLayout, getLora, getSettings, keepSettings, knownLora, knownSettings } from '../lib/server.js'
+import { keepSettings, knownLora } from '../lib/server.js'
 import { oneStep } from '../lib/undo.js'
 import { Amounts } from './amounts.js'
 import { Bar } from './bar.js'
 import { FaderMenu } from './fader_menu.js'
 import { Foot } from './foot.js'
 import { Hands } from './hands.js'
+import { Height } from './height.js'
 import { Masters } from './masters.js'
 import { PresetMenu } from './presets.js'
+import { read } from './reading.js'
 import { Silence } from './silence.js'
-import { peak, rowsHeight, Strips } from './strips.js'
+import { peak, Strips } from './strips.js'
 import { edited, example } from './text.js'
 import { NONE, Texts } from './texts.js'
 
@@ -29,12 +31,10 @@ import { NONE, Texts } from './texts.js'
 /** @typedef {Record<string, number>} Weights fader -> weight */
 
 const AUTO = 'auto'
-const FIRST_FAMILY = 'SDXL' // whose faders stand there before anything says which
-const TYPING = 150 // ms of rest before a typed text is read
-const LINE = 24 // px of the bar and of the foot, while each is one line
-const GAPS = 14 // px between the parts of a desk
-const FAR = 0.45 // canvas zoom below which small things are left out
-const REFOCUS = 1500 // ms after which a fader of a node that came anew is not the one that went
+/** The canvas's zoom below which small things are left out. */
+const FAR = 0.45
+/** Ms after which a fader of a node that came anew is not the one that went. */
+const REFOCUS = 1500
 
 /** A fader that had the focus when ComfyUI's undo replaced its node. */
 let refocus = { id: '', name: '', until: 0 }
@@ -70,7 +70,6 @@ export class DeskView {
   #writing = false
   /** What ComfyUI calls the text. @type {string | null} */
   #label = null
-  #chrome = 2 * LINE
 
   /** @param {GraphNode} node */
   constructor(node) {
@@ -84,6 +83,7 @@ export class DeskView {
     this.faderMenu = new FaderMenu(this)
     this.bar = new Bar(this)
     this.foot = new Foot(this)
+    this.height = new Height(this)
     /** @type {HTMLElement} */
     this.element = el(
       'div',
@@ -108,7 +108,7 @@ export class DeskView {
       this.strips.element,
       this.foot.element,
     )
-    this.#reserve()
+    this.height.reserve()
     this.observer = new ResizeObserver(() => this.#arrange())
     this.observer.observe(this.element)
   }
@@ -126,7 +126,7 @@ export class DeskView {
     return valueOf(this.node, 'invert') === true
   }
 
-  get #text() {
+  get text() {
     return String(valueOf(this.node, 'weights') ?? '')
   }
 
@@ -134,7 +134,7 @@ export class DeskView {
   question() {
     const family = valueOf(this.node, 'layout')
     return {
-      text: this.#text.trim() ? this.#text : this.preset ?? '',
+      text: this.text.trim() ? this.text : this.preset ?? '',
       family: typeof family === 'string' && family && family !== AUTO ? family : null,
       lora: this.lora,
       seed: Number(valueOf(this.node, 'seed') ?? 0),
@@ -160,32 +160,11 @@ export class DeskView {
   /** Reads everything anew. An older reading that comes late is dropped. */
   async #refresh() {
     const round = ++this.#round
-    const question = this.question()
-    const profile = question.lora ? knownLora(question.lora) ?? getLora(question.lora) : null
-    const known = knownSettings(question)
-    if (!known) {
-      this.foot.say(t('reading'))
-      if (this.settings) await new Promise((done) => setTimeout(done, TYPING))
-      if (round !== this.#round) return
-    }
-    const [settings, found, preset] = await Promise.all([
-      known ?? getSettings(question),
-      profile,
-      this.preset && this.#text.trim() ? getSettings({ ...question, text: this.preset, invert: false }) : null,
-    ])
-    // Weights that a lost preset was to say can be set by hand again: the text then counts, and not the name.
-    const lost = settings.error !== undefined && !this.#text.trim()
-    const usable = lost ? await getSettings({ ...question, text: '', invert: false }) : settings
-    if (round !== this.#round) return
-    const family = usable.family ?? question.family ?? this.layout?.family ?? FIRST_FAMILY
-    const own = found?.layout?.family === family ? found.layout : null
-    const asBefore = this.layout?.family === family && !this.layout.ofLora
-    const layout = own ?? (asBefore && this.layout ? this.layout : await getLayout(family))
-    if (round !== this.#round) return
-    if (own) own.ofLora = true
-    this.#presetSettings = preset && !preset.error ? preset : null
-    this.error = settings.error ?? ''
-    this.#show(layout, usable, found)
+    const found = await read(this, () => round !== this.#round)
+    if (!found) return
+    this.#presetSettings = found.preset
+    this.error = found.error
+    this.#show(found.layout, found.settings, found.profile)
   }
 
   /** @param {Layout} layout @param {Settings} settings @param {Profile | null} profile */
@@ -194,7 +173,8 @@ export class DeskView {
     if (!settings.error) this.settings = settings
     else this.settings ??= { family: layout.family, text: '', values: {}, fine: {}, plain: true, notes: [] }
     if (!layout.groups) return
-    if (!sameLayout(this.layout, layout)) this.layout = layout // one that is as before keeps its faders
+    // A layout that is as before keeps its faders.
+    if (!sameLayout(this.layout, layout)) this.layout = layout
     const fits = profile && !profile.error && profile.layout?.family === layout.family
     this.amounts = fits ? new Amounts(profile.blocks) : null
     this.enabled = !this.linked && !settings.error
@@ -210,7 +190,7 @@ export class DeskView {
   #comparePreset() {
     const { settings } = this
     if (!this.preset || !settings || this.error) this.presetState = 'unknown'
-    else if (!this.#text.trim()) this.presetState = this.inverted ? 'edited' : 'same'
+    else if (!this.text.trim()) this.presetState = this.inverted ? 'edited' : 'same'
     else if (!this.#presetSettings) this.presetState = 'unknown'
     else this.presetState = sameWeights(settings, this.#presetSettings) ? 'same' : 'edited'
   }
@@ -221,49 +201,8 @@ export class DeskView {
     const width = this.strips.element.clientWidth
     if (!this.layout || !width) return
     const rebuilt = this.strips.build(this.layout, width)
-    this.#fit()
+    this.height.fit()
     if (rebuilt) this.draw()
-  }
-
-  /** The foot says something else, which may need more lines or fewer. */
-  fitFoot() {
-    if (this.layout && this.strips.element.clientWidth) this.#fit()
-  }
-
-  #fit() {
-    // The page's measures do not know of the canvas's zoom.
-    const [bar, foot] = [this.bar.element.offsetHeight, this.foot.element.offsetHeight]
-    if (bar && foot) this.#chrome = bar + foot
-    if (this.#reserve()) this.#grow()
-  }
-
-  /** Room for the rows, in the renderer that lays out by style. Returns whether that is another now. */
-  #reserve() {
-    const height = `${this.minHeight}px`
-    if (this.element.style.minHeight === height) return false
-    this.element.style.minHeight = height
-    return true
-  }
-
-  /** A node from a workflow has a size already: it needs no room for more rows than one. */
-  keepSize() {
-    if (this.layout) return
-    this.strips.rows = 1
-    this.#reserve()
-  }
-
-  get minHeight() {
-    return this.#chrome + GAPS + rowsHeight(Math.max(1, this.strips.rows))
-  }
-
-  /** A layout with more rows needs a taller node; a node is never made smaller. */
-  #grow() {
-    const { node } = this
-    if (!node.graph || node.flags?.collapsed) return
-    const [width, height] = node.size
-    const needed = node.computeSize()[1]
-    if (needed > height) node.setSize([width, needed])
-    node.graph.setDirtyCanvas?.(true, true)
   }
 
   draw() {
@@ -290,7 +229,7 @@ export class DeskView {
     this.#label ??= widget.label || widget.name
     const text = example(layout)
     if (widget.element instanceof HTMLTextAreaElement) widget.element.placeholder = text
-    const label = text && !this.#text.trim() ? t('exampleFor', { label: this.#label, example: text }) : this.#label
+    const label = text && !this.text.trim() ? t('exampleFor', { label: this.#label, example: text }) : this.#label
     if (widget.label !== label) widget.label = label
   }
 
@@ -369,7 +308,8 @@ export class DeskView {
   /** Moves faders, as one step of undo. @param {Weights} changes */
   change(changes) {
     if (!this.enabled || !this.settings || !this.layout) return
-    this.#round++ // a reading under way is of an older text
+    // A reading that is under way is of an older text.
+    this.#round++
     const settings = edited(this.layout, this.settings, changes)
     this.edit(() => this.write(settings.text), () => {
       this.error = ''

@@ -82,7 +82,7 @@ export class Foot {
     this.note.classList.toggle('wrong', isWrong)
     this.element.classList.toggle('talking', isWrong || (inverted && !linked))
     this.point()
-    this.desk.fitFoot()
+    this.desk.height.fit()
   }
 
   /** Shows the fader that is pointed at. */

@@ -26,7 +26,7 @@ export function installDesk(node) {
     hideInPanel: true,
     selectOn: SELECT_ON,
     margin: 8,
-    getMinHeight: () => desk.minHeight + 16,
+    getMinHeight: () => desk.height.needed + 16,
     getValue: () => '',
     setValue: () => {},
   })
@@ -54,7 +54,8 @@ export function installDesk(node) {
       desk.tick()
     }))
   chain(node, 'onConfigure', () => {
-    desk.keepSize() // before ComfyUI compares the size with what is needed
+    // Before ComfyUI compares the size with what is needed.
+    desk.height.keep()
     queueMicrotask(() => {
       show()
       desk.tick()

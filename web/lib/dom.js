@@ -70,6 +70,17 @@ export async function copyText(text) {
   }
 }
 
+/** In the order in which they overrule each other. */
+const SHEETS = [
+  '../strata.css',
+  '../desk/desk.css',
+  '../desk/fader.css',
+  './popup.css',
+  '../loader/loader.css',
+  './strength.css',
+  '../stack/stack.css',
+]
+
 /** Loads this pack's style sheets, for whatever document they are in. */
 export async function loadStyles() {
   const load = async (/** @type {string} */ path) => {
@@ -77,5 +88,5 @@ export async function loadStyles() {
     document.adoptedStyleSheets.push(sheet)
     await sheet.replace(await (await fetch(new URL(path, import.meta.url))).text())
   }
-  await Promise.all(['../strata.css', '../stack/stack.css'].map(load))
+  await Promise.all(SHEETS.map(load))
 }
