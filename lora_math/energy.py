@@ -1,4 +1,5 @@
-"""Squared Frobenius norms of tensors and of products that are never formed, in single precision: for amounts that a person looks at."""
+"""Gram matrices of long rows; squared Frobenius norms of tensors and of products that are never formed, in single precision: for amounts
+that a person looks at."""
 
 from __future__ import annotations
 
@@ -15,20 +16,20 @@ def product_norm(up: Tensor, down: Tensor) -> float:
     if max(up.numel(), down.numel()) <= CHUNK:  # the calls cost more than the half of the products that they save
         up, down = up.float(), down.float()
         return max(float((up.T @ up).mul_(down @ down.T).sum(dtype=torch.float64)), 0.0)
-    together = _gram(up.T) * _gram(down)
+    together = upper_gram(up.T) * upper_gram(down)
     twice = together.triu(1).sum(dtype=torch.float64)
     return max(float(2 * twice + together.diagonal().sum(dtype=torch.float64)), 0.0)
 
 
-def _gram(rows: Tensor) -> Tensor:
-    """rows @ rows.T [r, r] of rows [r, n] in single precision, only right of and on the diagonal: it is symmetric.
+def upper_gram(rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """rows @ rows.T [r, r] of rows [r, n], computed in ``dtype``, only right of and on the diagonal: it is symmetric.
 
     A small product of long rows leaves little to share between threads; of a batch of shorter ones each thread has its own.
     """
-    found = torch.zeros(len(rows), len(rows))
+    found = torch.zeros(len(rows), len(rows), dtype=dtype)
     width = max(CHUNK // max(1, len(rows)), 1)
     for part in rows.split(ROUND * width * torch.get_num_threads(), 1):
-        wide, count = part.float(), part.shape[1] // width
+        wide, count = part.to(dtype), part.shape[1] // width
         batched = count * (part.shape[1] // count) if count > 1 else 0
         for start in range(0, len(rows), BAND):
             band = found[start : start + BAND, start:]

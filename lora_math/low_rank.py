@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .energy import upper_gram
 from .errors import LoraShapeError
 
 
@@ -128,6 +129,34 @@ def gram_matrix(matrices: Sequence[LowRank]) -> Tensor:
     owner = torch.repeat_interleave(torch.arange(len(matrices)), torch.tensor([matrix.rank for matrix in matrices]))
     rows = torch.zeros(len(matrices), products.shape[1], dtype=torch.float64).index_add_(0, owner, products)
     return torch.zeros(len(matrices), len(matrices), dtype=torch.float64).index_add_(1, owner, rows)
+
+
+def singular_values_of(up: Tensor, down: Tensor) -> Tensor:
+    """[min(out, in, rank)] of up [out, rank] @ down [rank, in], any float type, descending, float64.
+
+    Through the Gram matrices of both factors, several times as fast as ``LowRank.singular_values``: what lies below 1e-7 of the largest
+    is rounding. With down down^T = L L^T they are the roots of the eigenvalues of L^T (up^T up) L.
+    """
+    size = min(up.shape[0], up.shape[1], down.shape[1])
+    if size == 0:
+        return torch.zeros(0, dtype=torch.float64)
+    core = square_root(mirrored(upper_gram(down, torch.float64)))
+    inner = core.T @ mirrored(upper_gram(up.T, torch.float64)) @ core
+    return torch.linalg.eigvalsh(inner).clamp_min(0).sqrt().flip(0)[:size]
+
+
+def square_root(gram: Tensor) -> Tensor:
+    """L with L L^T = ``gram``, which is positive semidefinite: Cholesky's, or where a direction is missing that of its eigenvectors."""
+    root, failed = torch.linalg.cholesky_ex(gram)
+    if not failed:
+        return root
+    values, vectors = torch.linalg.eigh(gram)
+    return vectors * values.clamp_min(0).sqrt()
+
+
+def mirrored(upper: Tensor) -> Tensor:
+    """The symmetric matrix of which only what lies on and right of the diagonal is right."""
+    return upper.triu() + upper.triu(1).T
 
 
 def _balanced(svd: SVD, rank: int) -> LowRank:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..energy import sum_of_squares
 from ..errors import StrataError
 from ..layer import Layer
-from ..low_rank import LowRank
+from ..low_rank import LowRank, singular_values_of
 
 Parts = dict[str, Tensor]  # the tensors of one module by role: {"lora_up": ..., "alpha": ...}
 # Reorders the rows of a delta, and is its own inverse: the scale/shift swap of diffusers' norm_out.
@@ -223,6 +223,11 @@ class Adapter:
         """
         return None
 
+    @property
+    def factor_rank(self) -> int | None:
+        """The rank of ``factors``, None where it gives none, without forming them."""
+        return None
+
     def low_rank(self, weight: Tensor | None = None) -> LowRank | None:
         """The delta at strength 1 as an exact product of two factors in float64, or None where ``factors`` gives none.
 
@@ -230,6 +235,17 @@ class Adapter:
         """
         factors = self.factors(torch.float64)
         return None if factors is None else LowRank(*factors)
+
+    @property
+    def spectrum_work(self) -> float:
+        """Multiplications that ``singular_values`` takes; infinity where it would need the weight, or the whole of a change."""
+        rank, shape = self.factor_rank, self.matrix_shape
+        return math.inf if rank is None or shape is None else product_spectrum_work(*shape, rank)
+
+    def singular_values(self) -> Tensor:
+        """[k] of the change at strength 1 as a matrix [out, in * kernel], descending, float64 on the CPU; DoRA's before it rescales.
+        Only where ``spectrum_work`` is finite. Exact down to 1e-7 of the largest."""
+        return singular_values_of(*self.factors(torch.float64))
 
     has_forward: ClassVar[bool] = False
     prepares_from_weight: ClassVar[bool] = False  # whether ``prepared`` reads W's values, not only its shape
@@ -328,6 +344,16 @@ class Rows(Adapter):
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
         factors = self.inner.factors(dtype)
         return None if factors is None else (factors[0].narrow(0, self.start, self.length), factors[1])
+
+    @property
+    def factor_rank(self) -> int | None:
+        return self.inner.factor_rank
+
+
+def product_spectrum_work(out: int, columns: int, rank: int) -> float:
+    """Multiplications for the singular values of a product of this rank: two symmetric Gram matrices, and ten times the cube for the
+    eigenvalues between them."""
+    return (out + columns) * rank**2 / 2 + 10.0 * rank**3
 
 
 def alpha_for(scale: float, rank: int) -> Rule:

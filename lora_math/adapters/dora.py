@@ -73,6 +73,13 @@ class DoRA(Adapter):
     def squared_norm(self, shape: tuple[int, ...]) -> float | None:
         return self.inner.squared_norm(shape)
 
+    @property
+    def spectrum_work(self) -> float:
+        return self.inner.spectrum_work
+
+    def singular_values(self) -> Tensor:
+        return self.inner.singular_values()
+
     def cut(self, start: int, length: int, total: int) -> DoRA | None:
         inner = self.inner.cut(start, length, total)
         if inner is None or self.shared:

@@ -145,12 +145,16 @@ class LoHa(Adapter):
         return weight
 
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-        out, columns = self.matrix_shape
-        if self.w1_b.shape[0] * self.w2_b.shape[0] * (out + columns) >= out * columns:
+        if self.factor_rank is None:
             return None
         (up1, down1), (up2, down2) = self.halves(dtype)
         up = (up1[:, :, None] * up2[:, None, :]).flatten(1)
         return up * self.scale, (down1[:, None, :] * down2[None, :, :]).flatten(0, 1)
+
+    @property
+    def factor_rank(self) -> int | None:
+        (out, columns), rank = self.matrix_shape, self.w1_b.shape[0] * self.w2_b.shape[0]
+        return None if rank * (out + columns) >= out * columns else rank
 
     has_forward = True
 

@@ -20,6 +20,7 @@ from ..energy import product_norm, sum_of_squares
 from ..errors import StrataError
 from ..extremes import largest
 from ..layer import Layer
+from ..low_rank import singular_values_of
 from .base import (
     KOHYA,
     PEFT,
@@ -30,6 +31,7 @@ from .base import (
     alpha_for,
     fold_core,
     landing,
+    product_spectrum_work,
     register,
     show,
     times,
@@ -151,11 +153,24 @@ class LoKr(Adapter):
 
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
         """(w1_a (x) w2_a) @ (w1_b (x) w2_b): rank r1 * r2, a whole side counting with its smaller dimension."""
-        out, columns = self.matrix_shape
-        if _rank(self.w1) * _rank(self.w2) * (out + columns) >= out * columns:
+        if self.factor_rank is None:
             return None
         (up1, down1), (up2, down2) = _split(self.w1, dtype), _split(self.w2, dtype)
         return torch.kron(up1 * self.scale, up2), torch.kron(down1, down2)
+
+    @property
+    def factor_rank(self) -> int | None:
+        (out, columns), rank = self.matrix_shape, _rank(self.w1) * _rank(self.w2)
+        return None if rank * (out + columns) >= out * columns else rank
+
+    @property
+    def spectrum_work(self) -> float:
+        return sum(product_spectrum_work(*_shape(side), _rank(side)) for side in (self.w1, self.w2))
+
+    def singular_values(self) -> Tensor:
+        """Those of a Kronecker product are the products of those of its two sides (Van Loan 2000)."""
+        left, right = (singular_values_of(*_split(side, torch.float64)) for side in (self.w1, self.w2))
+        return torch.outer(left, right).flatten().sort(descending=True).values * abs(self.scale)
 
     has_forward = True
 

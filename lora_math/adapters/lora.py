@@ -16,6 +16,7 @@ from ..energy import product_norm
 from ..errors import StrataError
 from ..extremes import largest
 from ..layer import Layer
+from ..low_rank import singular_values_of
 from .base import (
     KOHYA,
     PEFT,
@@ -126,6 +127,14 @@ class LoRA(Adapter):
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         up, down = self.matrices(dtype)
         return (up if self.scale == 1 else up * self.scale), down
+
+    @property
+    def factor_rank(self) -> int:
+        return self.rank
+
+    def singular_values(self) -> Tensor:
+        up, down = (self.up, self.down) if self.mid is None else self.matrices(torch.float64)
+        return singular_values_of(up.flatten(1), down.flatten(1)) * abs(self.scale)
 
     def squared_norm(self, shape: tuple[int, ...]) -> float | None:
         up, down = (self.up, self.down) if self.mid is None else self.matrices(torch.float32)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections import Counter, OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
-from ...lora_math import families
-from ...lora_math.blocks import FAMILIES, Layout, builtin_layout, layout_of
-from ...lora_math.blocks.builtin import resized
+from ...lora_math.blocks import FAMILIES, Layout, builtin_layout
 from ...lora_math.blocks.layout import MODEL_PREFIX, OTHER, TE
 from ...lora_math.errors import StrataError
-from ...lora_math.module_blocks import block_of, place_of
+from ...lora_math.module_blocks import block_of
+from ...lora_math.named_layout import layout_by_names
 from ...lora_math.reading.state_dict import Entry
 from ...lora_math.wording import tensors
 from ..comfy.library import CACHE, Lora, file_key, place_in_folders
@@ -28,7 +27,6 @@ from .words import groups
 
 Met = tuple[Targets, Fit]
 MAX_METADATA, MAX_VALUE, MAX_LEFTOVERS = 120, 1500, 100
-MAX_DEPTH = 200  # a block number beyond this is a damaged name, not a deep model
 KEPT = 128  # profiles; each is a few kB
 PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
 
@@ -80,7 +78,7 @@ def _profile(lora: Lora, name: str, path: str) -> Profile:
     if model is not None:
         layout = _with_encoders(layout_for(model[0], clip[0] if clip else None))
     else:
-        layout = _layout_by_names(lora)
+        layout = layout_by_names(lora.contents.entries, lora.families if lora.family is None else (lora.family,))
     entries = lora.contents.entries
     fits = _fits(lora, model, clip)
     answer = {
@@ -128,28 +126,6 @@ def _with_encoders(layout: Layout) -> Layout:
         return layout
     usual = builtin_layout(layout.family)
     return replace(layout, text_encoders=usual.text_encoders, encoders=usual.encoders)
-
-
-def _layout_by_names(lora: Lora) -> Layout | None:
-    """The layout of a file whose model is not loaded: its family's, in the depth that its width tells and its names need."""
-    entries = [entry for entry in lora.contents.entries if not is_text_encoder(entry)]
-    # Where several families fit, they share their layers' names, and so far also their layout.
-    family = lora.family or next(iter(lora.families), None)
-    if family not in FAMILIES:
-        found = layout_of(MODEL_PREFIX + entry.module.removeprefix(MODEL_PREFIX) + ".weight" for entry in entries)
-        return found if found.blocks else None
-    widths = Counter(shape[1] for entry in entries if (shape := entry.adapter.matrix_shape))
-    known = families.FAMILIES[family].depths
-    layout = builtin_layout(family, next((width for width, _ in widths.most_common() if width in known), None))
-    letters = {
-        block.prefix[:-1].rsplit(".", 1)[0].replace(".", "_"): block.group for block in (*layout.blocks, *layout.aux)
-    }
-    deepest = dict(layout.counts)
-    for entry in entries:
-        place = place_of(entry.module, layout)
-        if place is not None and place[0] in letters and place[1] < MAX_DEPTH:
-            deepest[letters[place[0]]] = max(deepest[letters[place[0]]], place[1] + 1)
-    return layout if deepest == layout.counts else resized(layout, deepest)
 
 
 def _rows(lora: Lora, layout: Layout | None, model: Met | None, clip: Met | None) -> dict[str, dict]:
