@@ -6,6 +6,7 @@ from . import routes
 from .block_weights import StrataLoraBlockWeights
 from .comfy.web_server import web_server
 from .extract import StrataLoraExtract
+from .inspect_lora import StrataLoraInspect
 from .loader import StrataLoraLoader
 from .lora_stack import StrataLoraStack
 from .prompt import StrataLoraFromPrompt
@@ -28,6 +29,7 @@ class StrataExtension(ComfyExtension):
             StrataLoraFromPrompt,
             StrataLoraSave,
             StrataLoraExtract,
+            StrataLoraInspect,
         ]
 
 

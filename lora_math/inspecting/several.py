@@ -171,9 +171,11 @@ def _directions(outer: Tensor, inner: Tensor) -> tuple[Tensor, Tensor] | None:
 
 @dataclass(frozen=True, eq=False)
 class Together:
-    """Some weights, at given strengths. gram: [N, N] inner products; overlap, chance: as of a meeting, mean weighted by energy."""
+    """Some weights, at given strengths. gram: [N, N] inner products; met: [N, N], whether two change a weight in common; overlap, chance:
+    as of a meeting, mean weighted by energy."""
 
     gram: Tensor
+    met: Tensor
     overlap: Tensor
     chance: Tensor
 
@@ -189,10 +191,10 @@ class Together:
 
     @property
     def cosines(self) -> Tensor:
-        """[N, N]; NaN where one of the two changes nothing here."""
+        """[N, N]; NaN where one of the two changes nothing here, or they change no weight in common."""
         norms = self.norms
         scale = torch.outer(norms, norms)
-        return torch.where(scale > 0, self.gram / scale, math.nan).clamp(-1, 1)
+        return torch.where((scale > 0) & self.met, self.gram / scale, math.nan).clamp(-1, 1)
 
     @property
     def ratio(self) -> float:
@@ -222,17 +224,19 @@ class Together:
 def together(meetings: Sequence[Meeting], strengths: Sequence[Sequence[float]], count: int) -> Together:
     """strengths: of each meeting, one for each of its LoRAs; count: LoRAs."""
     gram, weights, overlap, chance = (torch.zeros(count, count, dtype=torch.float64) for _ in range(4))
+    met = torch.zeros(count, count, dtype=torch.bool)
     for meeting, given in zip(meetings, strengths, strict=True):
         c = torch.tensor(given, dtype=torch.float64)
         at = torch.tensor(meeting.at)
         place = at[:, None], at
         gram[place] += meeting.gram * torch.outer(c, c)
+        met[place] = True
         lengths = meeting.gram.diagonal().clamp_min(0).sqrt() * c.abs()
         weight = torch.where(meeting.overlap.isnan(), 0.0, torch.outer(lengths, lengths))
         weights[place] += weight
         overlap[place] += weight * meeting.overlap.nan_to_num()
         chance[place] += weight * meeting.chance.nan_to_num()
-    return Together(gram, overlap / weights, chance / weights)  # NaN where nothing is known
+    return Together(gram, met, overlap / weights, chance / weights)  # NaN where nothing is known
 
 
 _DIGITS = re.compile(r"[0-9]+")

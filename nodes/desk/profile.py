@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from ...lora_math.blocks import FAMILIES, Layout, builtin_layout
-from ...lora_math.blocks.layout import MODEL_PREFIX, OTHER, TE
+from ...lora_math.blocks.layout import MODEL_PREFIX
 from ...lora_math.errors import StrataError
 from ...lora_math.module_blocks import block_of
 from ...lora_math.named_layout import layout_by_names
@@ -19,7 +19,7 @@ from ...lora_math.wording import tensors
 from ..comfy.library import CACHE, Lora, file_key, place_in_folders
 from ..comfy.lora_names import locate
 from ..comfy.targets import Targets
-from ..fitting.amounts import Amount
+from ..fitting.amounts import Amount, row_of
 from ..fitting.block_spec import layout_for
 from ..fitting.fit import Fit, fits_of, is_text_encoder
 from ..report import lora as report
@@ -74,7 +74,7 @@ def _known_models(identity: str) -> tuple[tuple[int, bool], ...]:
 
 
 def _profile(lora: Lora, name: str, path: str) -> Profile:
-    model, clip = _met(lora)
+    model, clip = met(lora)
     if model is not None:
         layout = _with_encoders(layout_for(model[0], clip[0] if clip else None))
     else:
@@ -109,7 +109,7 @@ def _profile(lora: Lora, name: str, path: str) -> Profile:
     return Profile(answer, layout)
 
 
-def _met(lora: Lora) -> tuple[Met | None, Met | None]:
+def met(lora: Lora) -> tuple[Met | None, Met | None]:
     """The model and the text encoders that are loaded and that most of this file fits, if any."""
     model = clip = None
     for targets, fit in fits_of(lora.identity):
@@ -137,10 +137,8 @@ def _rows(lora: Lora, layout: Layout | None, model: Met | None, clip: Met | None
     placed = set()
     for met in (model, clip):
         for target, entry in met[1].pieces if met else ():
-            place = layout.locate(target.key)
-            row = place.group if place.group.startswith(f"{TE}:") or place.group == OTHER else place.block
             placed.add(id(entry))
-            rows[row].add(lora, entry, target, met[0])
+            rows[row_of(layout.locate(target.key))].add(lora, entry, target, met[0])
     for entry in lora.contents.entries:
         met = clip if is_text_encoder(entry) else model
         if id(entry) not in placed and met is None:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from ...lora_math.blocks import Layout
+from ...lora_math.blocks import Layout, Location
+from ...lora_math.blocks.layout import OTHER, TE
 from ...lora_math.reading.state_dict import Entry
 from ..comfy.library import Lora
 from ..comfy.targets import Target, Targets
@@ -38,6 +39,11 @@ class Amount:
     def relative(self) -> float | None:
         """The change at strength 1 as a fraction of the weights that it changes."""
         return math.sqrt(self.energy / self.own) if self.own else None
+
+
+def row_of(place: Location) -> str:
+    """The row that a place counts in where a person looks: its block, a whole text encoder, or all of what lies beside the blocks."""
+    return place.group if place.group.startswith(f"{TE}:") or place.group == OTHER else place.block
 
 
 _known: WeakKeyDictionary[Fit, dict[Layout, Mapping[str, Amount]]] = WeakKeyDictionary()

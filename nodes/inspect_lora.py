@@ -1,0 +1,110 @@
+"""Shows what a LoRA is, and what several do together."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora_math.errors import StrataError
+from . import inputs
+from .comfy.lora_names import lora_names, resolve
+from .comfy.saving import Progress
+from .comfy.targets import clip_targets, model_targets
+from .inspecting.draw import image_of
+from .inspecting.shapes import THEMES
+from .inspecting.text import as_json, report
+from .inspecting.view import view
+from .loader import NO_LORA, LoraStackType
+from .seen_files import fingerprint, remember, state
+from .stack import StackEntry, read_stack
+
+WIDTH = 720  # px of the picture's layout; it is drawn at twice that
+
+
+class StrataLoraInspect(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StrataLoraInspect",
+            display_name="Inspect LoRA (Strata)",
+            category="loaders/strata",
+            description="Shows what a LoRA is made of, and what the LoRAs of a stack do together, before anything is sampled.",
+            search_aliases=[
+                "lora info",
+                "lora analyzer",
+                "lora rank",
+                "compare loras",
+                "lora similarity",
+                "lora metadata",
+            ],
+            inputs=[
+                io.Combo.Input(
+                    "lora_name",
+                    options=[NO_LORA, *lora_names()],
+                    default=NO_LORA,
+                    tooltip="A LoRA to look at, behind those of the stack, if one is connected.",
+                ),
+                io.Combo.Input("theme", options=list(THEMES), default="dark", tooltip="The colours of the picture."),
+                LoraStackType.Input(
+                    "lora_stack",
+                    optional=True,
+                    tooltip="The LoRAs to look at, with their strengths and block weights: several are compared.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The model that the LoRAs are for: then the numbers are also relative to its weights, and the report says "
+                    "what fits.",
+                ),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoders that the LoRAs are for."),
+            ],
+            outputs=[
+                io.Image.Output("IMAGE", tooltip="The picture, to be saved and shared."),
+                io.String.Output("report", tooltip="The same in words."),
+                io.String.Output("numbers", tooltip="The same as JSON, for programs: also layer by layer."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
+        # Naming lora_name here turns off ComfyUI's exact comparison with the list, so that names from other systems resolve.
+        if lora_name in (None, NO_LORA):
+            return True
+        try:
+            resolve(inputs.filled(lora_name, "lora_name", "Choose a file in the node's list."))
+        except StrataError as problem:
+            return str(problem)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str | None = None, **_) -> str:
+        own = state(lora_name, None) if isinstance(lora_name, str) else ""
+        return own + fingerprint(cls)
+
+    @classmethod
+    def execute(
+        cls, lora_name: str | None = NO_LORA, theme: str = "dark", lora_stack=None, model=None, clip=None
+    ) -> io.NodeOutput:
+        theme = inputs.choice(theme, "theme", tuple(THEMES))
+        model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
+        stack = read_stack(lora_stack)
+        if lora_name is not None:
+            name = inputs.filled(lora_name, "lora_name", "Choose a file in the node's list.")
+            stack += [StackEntry(name, 1.0, 1.0)] if name != NO_LORA else []
+        remember(cls, stack)
+        sides = (None if model is None else model_targets(model), None if clip is None else clip_targets(clip))
+        for side, owner in zip(sides, (model, clip), strict=True):
+            if side is not None:
+                side.measure(owner)
+        progress = Progress(1)
+        found = view(stack, sides, (model, clip), progress.tick)
+        progress.step()
+        text = report(found.ones, found.together, found.notes)
+        ui = {
+            "strata_verdict": [found.verdict],
+            "strata_report": [text],
+            "strata_stack": [[[*entry] for entry in stack]],
+        }
+        image = image_of(found.picture(WIDTH), theme)
+        return io.NodeOutput(image, text, as_json(found.ones, found.together), ui=ui)

@@ -1,0 +1,132 @@
+"""A picture as a list of shapes: what is drawn where, with colours by role. Pillow draws it for saving, the browser on the node."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+# The colours that a role has. series: of groups of blocks and of LoRAs, told apart by lightness too.
+THEMES: dict[str, dict[str, str]] = {
+    "dark": {
+        "back": "#1b1c20",
+        "panel": "#26282e",
+        "text": "#eceef2",
+        "dim": "#a3a8b3",
+        "faint": "#3a3d45",
+        "accent": "#5aa9ff",
+        "warn": "#f2b134",
+        "bad": "#ff6b6b",
+        "reinforce": "#ff8a5c",
+        "cancel": "#5aa9ff",
+        "collide": "#f2b134",
+        "apart": "#7d838f",
+        "series0": "#5aa9ff",
+        "series1": "#4fd1a5",
+        "series2": "#f2b134",
+        "series3": "#d98cff",
+        "series4": "#ff8a5c",
+        "series5": "#a3a8b3",
+    },
+    "light": {
+        "back": "#ffffff",
+        "panel": "#f1f3f6",
+        "text": "#1d2127",
+        "dim": "#5b6370",
+        "faint": "#d6dae1",
+        "accent": "#1769c9",
+        "warn": "#a86700",
+        "bad": "#c62828",
+        "reinforce": "#d2501d",
+        "cancel": "#1769c9",
+        "collide": "#a86700",
+        "apart": "#8b929e",
+        "series0": "#1769c9",
+        "series1": "#138a63",
+        "series2": "#b87503",
+        "series3": "#8b45c4",
+        "series4": "#d2501d",
+        "series5": "#68707d",
+    },
+}
+SERIES = 6
+
+
+@dataclass(frozen=True)
+class Shape:
+    """kind "rect": x, y, w, h, radius; "line": points; "text": x, y of the baseline, text, size, anchor "start", "middle" or "end".
+
+    role: its colour's, "none" for a place that only answers the pointer; hover: what is said of it; act: what a click does, for the
+    browser to know: {"do": "save", "rank": 12}.
+    """
+
+    kind: str
+    role: str
+    x: float = 0.0
+    y: float = 0.0
+    w: float = 0.0
+    h: float = 0.0
+    radius: float = 0.0
+    points: tuple[tuple[float, float], ...] = ()
+    width: float = 1.0
+    text: str = ""
+    size: float = 12.0
+    anchor: str = "start"
+    hover: str = ""
+    act: dict | None = None
+
+
+@dataclass
+class Picture:
+    """width, height: in the browser's px; said: one sentence for who cannot see it."""
+
+    width: float
+    height: float = 0.0
+    said: str = ""
+    shapes: list[Shape] = field(default_factory=list)
+
+    def rect(self, x, y, w, h, role, **more) -> None:
+        self.shapes.append(
+            Shape("rect", role, round(x, 2), round(y, 2), round(max(w, 0), 2), round(max(h, 0), 2), **more)
+        )
+
+    def line(self, points, role, width=1.0, **more) -> None:
+        exact = tuple((round(x, 2), round(y, 2)) for x, y in points)
+        self.shapes.append(Shape("line", role, points=exact, width=width, **more))
+
+    def text(self, x, y, text, role="text", size=12.0, anchor="start", room=None, **more) -> None:
+        """room: px that it may take; what is longer is cut, and whole in its hover."""
+        shown = text if room is None else shortened(text, size, room)
+        if shown != text and not more.get("hover"):
+            more["hover"] = text
+        self.shapes.append(Shape("text", role, round(x, 2), round(y, 2), text=shown, size=size, anchor=anchor, **more))
+
+    def for_browser(self) -> dict:
+        """Without what every shape has by default."""
+        plain = asdict(Shape("", ""))
+        shapes = [{k: v for k, v in asdict(shape).items() if v != plain[k]} for shape in self.shapes]
+        return {"width": self.width, "height": self.height, "said": self.said, "shapes": shapes}
+
+
+def text_width(text: str, size: float) -> float:
+    """About how wide a text is in a common typeface without serifs: no drawing library is known here."""
+    return size * sum(map(_width_of, text))
+
+
+def _width_of(letter: str) -> float:
+    if letter in "ilj.,:;|!'()[] ftrI/":
+        return 0.32
+    if ord(letter) >= 0x2E80:
+        return 1.0
+    return 0.68 if letter.isupper() or letter in "mw%@" else 0.56
+
+
+def shortened(text: str, size: float, room: float) -> str:
+    if text_width(text, size) <= room:
+        return text
+    dots = "..."
+    width, kept = text_width(dots, size), []
+    for letter in text:
+        width += size * _width_of(letter)
+        if width > room:
+            break
+        kept.append(letter)
+    return "".join(kept).rstrip() + dots
