@@ -84,12 +84,12 @@ class StrataLoraInspect(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, lora_name: str | None = NO_LORA, theme: str = "dark", lora_stack=None, model=None, clip=None
+        cls, lora_name: str | None = None, theme: str = "dark", lora_stack=None, model=None, clip=None
     ) -> io.NodeOutput:
         theme = inputs.choice(theme, "theme", tuple(THEMES))
         model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
         stack = read_stack(lora_stack)
-        if lora_name is not None:
+        if lora_name is not None or not stack:
             name = inputs.filled(lora_name, "lora_name", "Choose a file in the node's list.")
             stack += [StackEntry(name, 1.0, 1.0)] if name != NO_LORA else []
         remember(cls, stack)

@@ -210,10 +210,7 @@ def _curve(picture: Picture, one: One, y: float) -> float:
 def _standing_out(picture: Picture, one: One, y: float) -> float:
     found = one.numbers
     lines = [("warn", words.spike(layer)) for layer in found.spikes[:MAX_SPIKES]]
-    lines += [
-        ("dim", words.against(layer, ratio))
-        for layer, ratio in one.against[:2]
-    ]
+    lines += [("dim", words.against(layer, ratio)) for layer, ratio in one.against[:2]]
     if found.little:
         lines.append(("dim", f"{found.little} of {len(found.layers)} layers together hold less than 1 % of the energy"))
     if found.unknown:

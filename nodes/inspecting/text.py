@@ -44,10 +44,7 @@ def _one(one: One) -> str:
             f"Without singular values: {found.unknown} layers, which are stored whole, too large, or depend on the weight"
         )
     lines += [f"Spike: {words.spike(layer)}" for layer in found.spikes[:8]]
-    lines += [
-        f"Against the model: {words.against(layer, ratio)}"
-        for layer, ratio in one.against[:4]
-    ]
+    lines += [f"Against the model: {words.against(layer, ratio)}" for layer, ratio in one.against[:4]]
     if found.little:
         lines.append(f"Hardly matter: {found.little} of {len(found.layers)} layers together hold less than 1 %")
     lines.append("Blocks:")

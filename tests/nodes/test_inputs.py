@@ -11,6 +11,7 @@ from strata.lora_math.errors import StrataError
 from strata.nodes import seen_files
 from strata.nodes.block_weights import StrataLoraBlockWeights
 from strata.nodes.extract import StrataLoraExtract
+from strata.nodes.inspect_lora import StrataLoraInspect
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.lora_stack import StrataLoraStack
 from strata.nodes.prompt import StrataLoraFromPrompt
@@ -30,6 +31,7 @@ GOOD = {
     StrataLoraFromPrompt: {"text": "<lora:a>", "two_numbers": "model:clip", "on_problem": "error"},
     StrataLoraBlockWeights: {"layout": "auto", "preset": "none", "weights": "", "seed": 0, "invert": False},
     StrataLoraStack: {"rows": "<lora:a>", "seed": 0, "apply": "patch", "on_problem": "error"},
+    StrataLoraInspect: {"lora_name": "a.safetensors", "theme": "dark"},
     StrataLoraSchedule: {"strength": "0@0", "positive": 1.0, "negative": 1.0},
     StrataLoraSave: {
         "method": "dare",
@@ -172,7 +174,7 @@ def test_rows_that_are_no_text_reach_the_node(rows):
 
 @pytest.mark.parametrize("name", ["model", "clip"])
 @pytest.mark.parametrize("value", ["x", 5, torch.ones(2)])
-@pytest.mark.parametrize("node", [StrataLoraLoader, StrataLoraFromPrompt, StrataLoraStack])
+@pytest.mark.parametrize("node", [StrataLoraLoader, StrataLoraFromPrompt, StrataLoraStack, StrataLoraInspect])
 def test_what_is_no_model_is_named(lora_folder, node, name, value):
     lora_folder.save("a.safetensors", LORA)
     with pytest.raises(StrataError, match=rf"^{name} is .*, not a {name.upper()}"):
