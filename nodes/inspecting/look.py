@@ -21,7 +21,7 @@ from ...lora_math.inspecting.several import MAX_LORAS, Meeting, Meetings, Togeth
 from ...lora_math.module_blocks import block_of
 from ...lora_math.named_layout import layout_by_names
 from ...lora_math.reading.state_dict import Entry
-from ..comfy.library import CACHE, Lora
+from ..comfy.library import Lora
 from ..comfy.saving import weight_of
 from ..comfy.targets import Target, Targets, taken_apart
 from ..desk.words import Fader, faders
@@ -79,7 +79,7 @@ class Several:
 def look_at(entry: StackEntry, sides: Sides, owners=(None, None), tick: Callable[[], None] = lambda: None) -> One:
     """owners: the MODEL and CLIP themselves, whose weights are read for the few layers that stand out. Raises StrataError."""
     name, strength_model, strength_clip = entry
-    lora = CACHE.get(name)
+    lora = entry.opened()
     layers = _layers(lora, tick)
     layout = _layout(lora, sides)
     rows, amounts, used = _rows(lora, layout, sides)

@@ -62,7 +62,7 @@ FITS = {
     **dict.fromkeys(("strength_model", "strength_clip"), (None, 5)),
     "seed": (None, 5),
     "invert": (None, True),
-    **dict.fromkeys(("apply", "on_problem", "two_numbers", "layout"), (None,)),
+    **dict.fromkeys(("apply", "on_problem", "two_numbers", "layout", "theme"), (None,)),
     "text": ("\0odd",),
     "rows": (None,),
     **dict.fromkeys(("positive", "negative", "spectral_limit", "drop_seed"), (None, 5)),
