@@ -91,10 +91,15 @@ class Schedule:
     def is_constant(self) -> bool:
         return len({strength for _, strength in self.points}) == 1
 
+    @property
+    def written(self) -> list[tuple[float, float]]:
+        """(place, strength) as a text has them: a percent as a number from 0 to 100."""
+        return [(_place(at, self.unit), strength) for at, strength in self.points]
+
     def __str__(self) -> str:
         """As ``parse`` reads it back, exactly."""
         suffix = next(suffix for suffix, unit in SUFFIXES.items() if unit == self.unit)
-        points = (f"{_number(strength)}@{_place(at, self.unit)}{suffix}" for at, strength in self.points)
+        points = (f"{_number(strength)}@{_number(at)}{suffix}" for at, strength in self.written)
         return ("" if self.shape == "linear" else f"{self.shape}: ") + ", ".join(points)
 
     def _time(self, place: float) -> float:
@@ -194,6 +199,26 @@ def _of_points(found: list[tuple[float, float, Unit | None, str]], shape: Shape)
     return Schedule(tuple((place, strength) for place, strength, *_ in found), unit, shape)
 
 
+def canonical(text: str) -> str:
+    """The same strength over time as it is always written: a preset by its name, anything else as its points. Raises StrataError."""
+    name = " ".join(text.split()).lower()
+    return name if name in PRESETS else str(parse(text))
+
+
+def between(start: float = 0.0, stop: float | None = None) -> Schedule:
+    """On from ``start`` and off from ``stop`` on, None for never. A number between 0 and 1 is a part of the sampling, any other one a
+    step, counted from 0. Raises StrataError."""
+    places = [place for place in (start, stop) if place is not None]
+    units = {"percent" if place < 1 else "step" for place in places if place != 0}
+    if len(units) > 1:
+        raise StrataError("One of start and stop is a part of the sampling, the other one a step: write both alike.")
+    if stop is not None and not start < stop:
+        raise StrataError(f"It stops at {stop:g} and starts at {start:g}: it would never act.")
+    points = [(0.0, 0.0), (start, 1.0)] if start > 0 else [(0.0, 1.0)]
+    points += [] if stop is None else [(stop, 0.0)]
+    return Schedule(tuple(points), "step" if units == {"step"} else "percent", "hold")
+
+
 def of_steps(strengths: Iterable[float]) -> Schedule:
     """A strength for each step from the first on; the last one holds. Raises StrataError."""
     return Schedule(tuple((float(step), strength) for step, strength in enumerate(strengths)), "step", "hold")
@@ -219,10 +244,10 @@ def _number(value: float) -> str:
     return repr(float(value)).removesuffix(".0")
 
 
-def _place(value: float, unit: Unit) -> str:
+def _place(value: float, unit: Unit) -> float:
     """A place as it is written; a percent so that dividing by 100 gives the very number again."""
     if unit != "percent":
-        return _number(value)
+        return value
     for candidate in (
         round(value * 100, 6),
         value * 100,
@@ -230,5 +255,5 @@ def _place(value: float, unit: Unit) -> str:
         math.nextafter(value * 100, 1e9),
     ):
         if candidate / 100 == value:
-            return _number(candidate)
-    return _number(value * 100)
+            return candidate
+    return value * 100

@@ -4,18 +4,24 @@ Programs disagree on two numbers: ComfyUI packs mean model:clip, A1111 means cli
 
 A name may hold whatever a file system allows. A backslash takes away the meaning of one of ``\ < > : ( ) [ ] { } |`` behind it, and
 ``\#3a;`` is the character of that hexadecimal number; any other backslash is just that, as in ``faces\detail``.
+
+A strength over time is ``at=`` and a text that ``schedule.parse`` reads. Also read are sd-webui-loractl's list where the model's strength
+stands (``<lora:name:0@0,1@0.5>``, ``unet=0@0,1@0.5``) and sd-webui-lora-block-weight's ``start=``, ``stop=`` and ``step=from-to``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from . import schedule, tag_time
 from .errors import StrataError
 from .numbers import is_number, show_number
+from .schedule import Schedule
 
 MAX_STRENGTH = 100.0  # as the widgets have it
 _SHOWN = 120  # letters of a tag in a message
@@ -31,15 +37,16 @@ _LONGEST_TIME = 40  # letters between a schedule's last colon and its bracket
 _SCHEDULE_TIME = re.compile(r"[0-9.,][0-9.,\s]*")
 
 _ALIASES = {"te": "clip", "unet": "model", "w": "lbw"}
-_SCHEDULES = ("start", "stop", "step")
-_KEYS = frozenset({"te", "clip", "unet", "model", "lbw", "w", "x", "dyn", "lbwe", *_SCHEDULES})
+_KEYS = frozenset({"te", "clip", "unet", "model", "lbw", "w", "x", "dyn", "lbwe", *tag_time.KEYS})
+_COLONS_INSIDE = ("lbw", "at")  # TE:clip_l, smooth: 0@0
 
 
 @dataclass(frozen=True)
 class LoraTag:
     """One tag. ``block_weights``: the text of its ``lbw=`` field, never blank, None where it has none.
 
-    more: fields of the caller's own, in order, as (key, text).
+    more: fields of the caller's own, in order, as (key, text). time: the model's strength over time as ``schedule.canonical`` writes it,
+    which multiplies strength_model; None for constant.
     """
 
     name: str
@@ -47,6 +54,7 @@ class LoraTag:
     strength_clip: float = 1.0
     block_weights: str | None = None
     more: tuple[tuple[str, str], ...] = ()
+    time: str | None = None
 
 
 class Placed(NamedTuple):
@@ -111,9 +119,12 @@ def read_tag(tag: str, clip_first: bool = False, also: Collection[str] = ()) -> 
         raise StrataError(f"{_cut(tag)} names no LoRA. Write <lora:name:strength>.")
     _refuse_wide_colons(tag, name)
     numbers, keyed = _sorted(tag, fields, {key.lower() for key in also})
-    model, clip = _strengths(tag, numbers, keyed, clip_first)
-    more = tuple((key, text) for key, text in keyed.items() if key not in ("model", "clip", "lbw", "x"))
-    return LoraTag(_plain(name), model, clip, _block_weights(tag, keyed), more)
+    own = {key: text for key, text in keyed.items() if key.lower() not in map(str.lower, also)}
+    more = tuple((key, text) for key, text in keyed.items() if key not in own)
+    model, clip, listed = _strengths(tag, numbers, own, clip_first)
+    with _showing(tag):
+        time = tag_time.read_time(own, listed, MAX_STRENGTH)
+    return LoraTag(_plain(name), model, clip, _block_weights(tag, own), more, time)
 
 
 def format_tag(tag: LoraTag, clip_first: bool = False) -> str:
@@ -127,7 +138,7 @@ def format_tag(tag: LoraTag, clip_first: bool = False) -> str:
     elif clip_first:
         strengths.reverse()
     fields = [_escaped(tag.name), *map(show_number, strengths)]
-    keyed = [] if tag.block_weights is None else [("lbw", tag.block_weights)]
+    keyed = [(key, text) for key, text in (("lbw", tag.block_weights), ("at", tag.time)) if text is not None]
     fields += [f"{key}={_escaped_value(text)}" for key, text in (*keyed, *tag.more)]
     return f"<lora:{':'.join(fields)}>"
 
@@ -144,12 +155,12 @@ def _fields(body: str) -> list[str]:
     return [*fields, body[start:].strip()]
 
 
-def _sorted(tag: str, fields: Sequence[str], also: Collection[str]) -> tuple[list[float], dict[str, str]]:
-    """(the plain numbers, the other fields by key)."""
+def _sorted(tag: str, fields: Sequence[str], also: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """(the strengths without a key, the other fields by key)."""
     fields = list(fields)
     while fields and not fields[-1]:  # <lora:name:0.8:>
         fields.pop()
-    numbers: list[float] = []
+    numbers: list[str] = []
     keyed: dict[str, list[str]] = {}
     last = ""
     for field in fields:
@@ -160,37 +171,57 @@ def _sorted(tag: str, fields: Sequence[str], also: Collection[str]) -> tuple[lis
             if last in keyed:
                 raise StrataError(f"{_cut(tag)} gives {written.strip()} twice.")
             keyed[last] = [value.strip()]
-        elif last == "lbw" or last in also:  # block names such as TE:clip_l have a colon of their own
+        elif last in _COLONS_INSIDE or last in also:
             keyed[last].append(field)
         elif not field:
             raise StrataError(
                 f"{_cut(tag)} has an empty strength between two colons. Write both, such as <lora:name:1:0.3>."
             )
         else:
-            numbers.append(_number(tag, field))
-    for key in _SCHEDULES:
-        if key in keyed and key not in also:
-            raise StrataError(
-                f"{_cut(tag)}: {key}= changes strength over time, which tags cannot do here. Use keyframes on a LoRA Loader."
-            )
-    unknown = keyed.keys() - {"clip", "model", "lbw", "x", *also}
+            numbers.append(field)
+    unknown = keyed.keys() - {"clip", "model", "lbw", "x", *tag_time.KEYS, *also}
     if unknown:
-        raise StrataError(f"{_cut(tag)}: {min(unknown)}= is not known. Known are model=, clip=, unet=, te= and lbw=.")
+        raise StrataError(
+            f"{_cut(tag)}: {min(unknown)}= is not known. Known are model=, clip=, unet=, te=, lbw=, at=, start=, stop= and step=."
+        )
     return numbers, {key: _plain(":".join(parts)) for key, parts in keyed.items()}
 
 
-def _strengths(tag: str, numbers: Sequence[float], keyed: dict[str, str], clip_first: bool) -> tuple[float, float]:
-    """(model, clip). A strength by name leaves the other one as the numbers have it, 1 without any."""
+def _strengths(
+    tag: str, numbers: Sequence[str], keyed: dict[str, str], clip_first: bool
+) -> tuple[float, float, Schedule | None]:
+    """(model, clip, what multiplies the model's over time). A strength by name leaves the other one as the numbers have it, 1 without
+    any. A list of strength@place is the model's; the text encoders, which run once, take its beginning where they have no own strength.
+    """
     if len(numbers) > 2:
         raise StrataError(f"{_cut(tag)} has {len(numbers)} numbers; at most two have a meaning.")
-    first = numbers[0] if numbers else 1.0
+    first = numbers[0] if numbers else "1"
     second = numbers[1] if len(numbers) > 1 else first
     model, clip = (second, first) if clip_first else (first, second)
-    if "model" in keyed:
-        model = _number(tag, keyed["model"])
-    if "clip" in keyed:
-        clip = _number(tag, keyed["clip"])
-    return model, clip
+    model, clip = keyed.get("model", model), keyed.get("clip", clip)
+    if "@" not in model:
+        if "@" in clip:
+            raise StrataError(
+                f"{_cut(tag)}: {_cut(clip)} would be the strength of the text encoders, which run once, before the sampling. Write one "
+                "number for them with te=, and what changes over time with unet=."
+            )
+        return _number(tag, model), _number(tag, clip), None
+    with _showing(tag):
+        listed = tag_time.within(schedule.parse(model), MAX_STRENGTH)
+    if clip == model:
+        return 1.0, listed.points[0][1], listed
+    if "@" in clip:
+        raise StrataError(f"{_cut(tag)}: the text encoders run once, before the sampling. Write one number for them.")
+    return 1.0, _number(tag, clip), listed
+
+
+@contextlib.contextmanager
+def _showing(tag: str) -> Iterator[None]:
+    """What is wrong with a part of a tag says which tag."""
+    try:
+        yield
+    except StrataError as problem:
+        raise StrataError(f"{_cut(tag)}: {problem}") from None
 
 
 def _block_weights(tag: str, keyed: dict[str, str]) -> str | None:
@@ -230,7 +261,7 @@ def _refuse_wide_colons(tag: str, name: str) -> None:
 
 
 def _refuse_schedules(text: str, places: Sequence[Placed]) -> None:
-    """``[<lora:a:1>:<lora:b:1>:0.5]`` and ``[<lora:a:1>|<lora:b:1>]`` change LoRAs while sampling, which nothing here does: applied
+    """``[<lora:a:1>:<lora:b:1>:0.5]`` and ``[<lora:a:1>|<lora:b:1>]`` change LoRAs while sampling, which brackets do not do here: applied
     all the time they would be another picture. Brackets that only weaken a word may hold tags.
     """
     # Each open bracket: [its kind, where it starts, whether it holds a tag, whether it holds a |, where its last colon is]
@@ -252,8 +283,8 @@ def _refuse_schedules(text: str, places: Sequence[Placed]) -> None:
             scheduled = 0 <= colon >= at - _LONGEST_TIME and _SCHEDULE_TIME.fullmatch(text[colon + 1 : at].strip())
             if character == "]" and tagged and (alternates or scheduled):
                 raise StrataError(
-                    f"{_cut(text[start : at + 1])} changes a LoRA while sampling, which tags cannot do here. Take the brackets away, "
-                    "or use keyframes on a LoRA Loader."
+                    f"{_cut(text[start : at + 1])} changes a LoRA while sampling, which brackets cannot do here. Take them away and write "
+                    "it into the tag, such as <lora:name:1:stop=0.5>."
                 )
             if opened:
                 opened[-1][2] |= tagged

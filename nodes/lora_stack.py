@@ -11,6 +11,7 @@ from comfy_api.latest import io
 
 from ..lora_math.errors import StrataError
 from ..lora_math.rows_text import Acting, acting, is_in_folder, picked, problems, read_rows
+from ..lora_math.schedule import Schedule, Variation, canonical
 from ..lora_math.tags import LoraTag, format_tag
 from . import inputs
 from .apply import Applied, apply_stack
@@ -19,7 +20,7 @@ from .comfy.lora_names import lora_names, path_of, resolve
 from .comfy.targets import model_targets
 from .fitting.block_spec import BlockSpec
 from .loader import APPLY, ON_PROBLEM, LoraStackType, apply_input, lora_model_input, on_problem_input
-from .stack import StackEntry, read_stack
+from .stack import StackEntry, of_tag, read_stack
 from .trained import trained_lora
 
 EXAMPLE = "<lora:style:0.8>\n<lora:detail:0.5:0.3>\noff <lora:other:1> // a note"
@@ -75,8 +76,17 @@ def used_text(entries: Sequence[StackEntry]) -> str:
     tags = []
     for entry, stem, name in zip(entries, stems, bare, strict=True):
         blocks = None if entry.block_weights is None else entry.block_weights.text
-        tags.append(format_tag(LoraTag(name if len(files[name]) == 1 else stem, entry[1], entry[2], blocks)))
+        shown = name if len(files[name]) == 1 else stem
+        tags.append(format_tag(LoraTag(shown, entry[1], entry[2], blocks, time=_time_text(entry.keyframes))))
     return " ".join(tags)
+
+
+def _time_text(keyframes) -> str | None:
+    """A strength over time as a tag's text; None for one that no text says."""
+    over_time = keyframes.time if isinstance(keyframes, Variation) else keyframes
+    if isinstance(over_time, Schedule):
+        return str(over_time)
+    return canonical(over_time) if isinstance(over_time, str) else None
 
 
 def _stem(name: str) -> str:
@@ -116,9 +126,9 @@ class StrataLoraStack(io.ComfyNode):
                     default="",
                     multiline=True,
                     placeholder=EXAMPLE,
-                    tooltip="A line for each LoRA: <lora:name:strength>, <lora:name:model:clip>, lbw= for block weights. Before it: off, "
-                    "lock, or pick for one file of <lora:folder/*>. Behind it: // and a note. # begins a group. A prompt with "
-                    "tags can be pasted.",
+                    tooltip="A line for each LoRA: <lora:name:strength>, <lora:name:model:clip>, lbw= for block weights, at= for a "
+                    "strength over time. Before it: off, lock, or pick for one file of <lora:folder/*>. Behind it: // and a note. # begins "
+                    "a group. A prompt with tags can be pasted.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -205,7 +215,7 @@ class StrataLoraStack(io.ComfyNode):
         if lora_model is not None:
             trained = trained_lora(lora_model)
             before.append(StackEntry(trained.name, 1.0, 1.0, lora=trained))
-        own = [_entry(tag) for tag in chosen.tags]
+        own = [of_tag(tag) for tag in chosen.tags]
         stack = [*before, *own]
         applying = stack if (model, clip) != (None, None) else []
         applied = apply_stack(model, clip, applying, on_problem, apply, getattr(cls.hidden, "unique_id", None))
@@ -216,11 +226,6 @@ class StrataLoraStack(io.ComfyNode):
         ui = {**told.ui(), "strata_rows": _by_name(applied, stack), "strata_used": [used_text(used)]}
         ui["strata_family"] = [None if model is None else model_targets(model).family]
         return io.NodeOutput(told.model, told.clip, stack, told.trigger_words, told.report, used_text(used), ui=ui)
-
-
-def _entry(tag: LoraTag) -> StackEntry:
-    blocks = None if tag.block_weights is None else BlockSpec(tag.block_weights)
-    return StackEntry(tag.name, tag.strength_model, tag.strength_clip, blocks)
 
 
 def _canonical(tag: LoraTag) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_math.errors import StrataError
-from ..lora_math.tags import LoraTag, read_tags
+from ..lora_math.tags import read_tags
 from . import inputs
 from .apply import apply_stack, describe_stack
-from .fitting.block_spec import BlockSpec
 from .loader import ON_PROBLEM, LoraStackType, on_problem_input
 from .seen_files import fingerprint, remember, state
-from .stack import StackEntry, with_listed_names
+from .stack import of_tag, with_listed_names
 
 MODEL_FIRST, CLIP_FIRST = "model:clip", "clip:model (A1111)"
 
@@ -35,7 +34,7 @@ class StrataLoraFromPrompt(io.ComfyNode):
                     dynamic_prompts=True,
                     placeholder="a portrait, <lora:style:0.8>, <lora:detail:0.5:0.3:lbw=0%-50%=0>",
                     tooltip="A prompt with tags: <lora:name>, <lora:name:strength>, <lora:name:model:clip>, "
-                    "te= and unet= for one of the two, lbw= for block weights by name, preset or vector.",
+                    "te= and unet= for one of the two, lbw= for block weights by name, preset or vector, at= for a strength over time.",
                 ),
                 io.Combo.Input(
                     "two_numbers",
@@ -57,11 +56,12 @@ class StrataLoraFromPrompt(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, text: str | None = None, **_) -> str:
+    def fingerprint_inputs(cls, text: str | None = None, two_numbers: str | None = MODEL_FIRST, **_) -> str:
         """Changes when a file that a tag names is replaced on disk, or a preset that it names is changed, also when the text came over a
         link."""
         try:
-            own = [state(entry[0], entry.block_weights) for entry in map(_entry, read_tags(text or "")[1])]
+            tags = map(of_tag, read_tags(text or "", two_numbers == CLIP_FIRST)[1])
+            own = [state(entry[0], entry.block_weights) for entry in tags]
         except (StrataError, TypeError):
             own = []  # the node itself says what is wrong
         return "\n".join(filter(None, (*own, fingerprint(cls))))
@@ -80,7 +80,7 @@ class StrataLoraFromPrompt(io.ComfyNode):
         on_problem = inputs.choice(on_problem, "on_problem", ON_PROBLEM)
         model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
         cleaned, tags = read_tags(text, order == CLIP_FIRST)
-        entries = [_entry(tag) for tag in tags]
+        entries = [of_tag(tag) for tag in tags]
         if (model, clip) == (None, None):
             applied = describe_stack(entries, on_problem)
         else:
@@ -90,8 +90,3 @@ class StrataLoraFromPrompt(io.ComfyNode):
         return io.NodeOutput(
             applied.model, applied.clip, cleaned, applied.trigger_words, applied.report, listed, ui=applied.ui()
         )
-
-
-def _entry(tag: LoraTag) -> StackEntry:
-    blocks = None if tag.block_weights is None else BlockSpec(tag.block_weights)
-    return StackEntry(tag.name, tag.strength_model, tag.strength_clip, blocks)

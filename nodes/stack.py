@@ -12,6 +12,7 @@ import reprlib
 from collections.abc import Iterable
 
 from ..lora_math.errors import StrataError
+from ..lora_math.tags import LoraTag
 from .comfy.library import CACHE, Lora
 from .comfy.lora_names import locate
 from .fitting.block_spec import BlockSpec
@@ -40,6 +41,12 @@ class StackEntry(tuple):
     def opened(self) -> Lora:
         """Raises StrataError for a file that cannot be read."""
         return CACHE.get(self[0]) if self.lora is None else self.lora
+
+
+def of_tag(tag: LoraTag) -> StackEntry:
+    """The LoRA that a prompt's tag or a stack's row names."""
+    blocks = None if tag.block_weights is None else BlockSpec(tag.block_weights)
+    return StackEntry(tag.name, tag.strength_model, tag.strength_clip, blocks, tag.time)
 
 
 def with_listed_names(entries: Iterable[StackEntry]) -> list[StackEntry]:

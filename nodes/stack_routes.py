@@ -8,6 +8,7 @@ from aiohttp import web
 
 from ..lora_math.errors import StrataError
 from ..lora_math.families import RELATIVES
+from ..lora_math.schedule import canonical
 from ..lora_math.tags import LoraTag, format_tag
 from .comfy.lora_names import lora_names
 from .library.search import PAGE, SORTS, Question, mark, search
@@ -37,12 +38,14 @@ async def _rows(request: web.Request) -> dict:
 
 
 async def _tag(request: web.Request) -> dict:
-    """``{"name", "blocks" or null}``: what stands before and behind the strengths in a tag of these."""
+    """``{"name", "blocks" or null, "time" or null}``: what stands before and behind the strengths in a tag of these. Raises StrataError
+    for a strength over time that is none."""
     body = await body_of(request)
-    blocks = optional_text(body, "blocks")
-    whole = format_tag(LoraTag(text_of(body, "name"), 1.0, 1.0, (blocks or "").strip() or None))
-    at = whole.rindex(":1:lbw=") if ":1:lbw=" in whole and blocks else whole.rindex(":1>")
-    return {"head": whole[:at], "tail": whole[at + 2 : -1]}
+    blocks, time = ((optional_text(body, name) or "").strip() or None for name in ("blocks", "time"))
+    name = text_of(body, "name")
+    head = format_tag(LoraTag(name, 1.0, 1.0)).removesuffix(":1>")
+    whole = format_tag(LoraTag(name, 1.0, 1.0, blocks, time=None if time is None else canonical(time)))
+    return {"head": head, "tail": whole[len(head) + 2 : -1]}
 
 
 async def _import(request: web.Request) -> dict:

@@ -34,13 +34,18 @@ def parse_lbw(text: str, read: Callable[[str, dict[str, float]], BlockWeights]) 
     body = text.strip().removeprefix(":")
     if body.lower().startswith(("<lora:", "<lyco:")):
         try:
-            inner = read_tag(body).block_weights
+            tag = read_tag(body)
         except StrataError as problem:
             raise BlockTextError(str(problem)) from None
+        inner = tag.block_weights
         if inner is None:
             raise BlockTextError(f"{text!r} has no lbw=; write for example lbw=MIDD or lbw=1,1,1,0,....")
         weights = parse_lbw(inner, read) if looks_like_lbw(inner) else read(inner, {})
         note = "The tag's LoRA name and strengths are not used; set them on the node."
+        if tag.time is not None:
+            note = (
+                f"{note[:-1]}. Nor is its strength over time, {tag.time}: give it to the LoRA Loader's keyframes input."
+            )
         return BlockWeights(weights.rules, weights.default, (note, *weights.notes))
     value, placeholders = None, {}
     for item in (field.strip() for field in body.split(":")):

@@ -47,7 +47,7 @@ def _plain(row: Row) -> dict:
 def _tag(tag: LoraTag) -> dict:
     """``head`` and ``tail``: what stands before and behind the strengths in the tag."""
     bare = format_tag(LoraTag(tag.name, 1.0, 1.0)).removesuffix(":1>")
-    whole = format_tag(LoraTag(tag.name, 1.0, 1.0, tag.block_weights, tag.more))
+    whole = format_tag(LoraTag(tag.name, 1.0, 1.0, tag.block_weights, tag.more, tag.time))
     return {
         "name": tag.name,
         "head": bare,
@@ -55,6 +55,7 @@ def _tag(tag: LoraTag) -> dict:
         "clip": tag.strength_clip,
         "tail": whole[len(bare) + 2 : -1],
         "blocks": tag.block_weights,
+        "time": tag.time,
     }
 
 

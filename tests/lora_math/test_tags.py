@@ -6,6 +6,7 @@ from deadline import deadline
 from hypothesis import given
 
 from strata.lora_math.errors import StrataError
+from strata.lora_math.schedule import PRESETS, SHAPES, SUFFIXES, Schedule
 from strata.lora_math.tags import LoraTag, find_tags, format_tag, read_tag, read_tags
 
 
@@ -40,6 +41,45 @@ from strata.lora_math.tags import LoraTag, find_tags, format_tag, read_tag, read
 )
 def test_a_tag_means(tag, model, clip, lbw):
     assert read_tags(tag)[1] == [LoraTag("a", model, clip, lbw)]
+
+
+@pytest.mark.parametrize(
+    ("tag", "model", "clip", "time"),
+    [
+        ("<lora:a:0.8:at=0@0%, 1@50%>", 0.8, 0.8, "0@0%, 1@50%"),
+        ("<lora:a:0.8:at=0@0,1@.5;0@1>", 0.8, 0.8, "0@0%, 1@50%, 0@100%"),
+        ("<lora:a:0.8:AT=Fade  In:te=0.2>", 0.8, 0.2, "fade in"),
+        ("<lora:a:0.8:0.3:at=smooth: 0@0s, -1@4s>", 0.8, 0.3, "smooth: 0@0s, -1@4s"),
+        ("<lora:a:at=hold:1@2sigma>", 1, 1, "hold: 1@2sigma"),
+        ("<lora:a:0.8:start=5>", 0.8, 0.8, "hold: 0@0s, 1@5s"),
+        ("<lora:a:0.8:stop=8>", 0.8, 0.8, "hold: 1@0s, 0@8s"),
+        ("<lora:a:0.8:start=1:stop=2>", 0.8, 0.8, "hold: 0@0s, 1@1s, 0@2s"),
+        ("<lora:a:0.8:step=5-10>", 0.8, 0.8, "hold: 0@0s, 1@5s, 0@10s"),
+        ("<lora:a:0.8:step=0.2-0.75>", 0.8, 0.8, "hold: 0@0%, 1@20%, 0@75%"),
+        ("<lora:a:0.8:step=0-4>", 0.8, 0.8, "hold: 1@0s, 0@4s"),
+        ("<lora:a:0.8:start=0>", 0.8, 0.8, None),
+        ("<lora:a:0@0,1@0.5>", 1, 0, "0@0%, 1@50%"),
+        ("<lora:a:0.4@0,1@5:0.3>", 1, 0.3, "0.4@0s, 1@5s"),
+        ("<lora:a:te=0.6:unet=1@0,0@1>", 1, 0.6, "1@0%, 0@100%"),
+        ("<lora:a:0.5:unet=1@0,0@1>", 1, 0.5, "1@0%, 0@100%"),
+    ],
+)
+def test_a_strength_over_time(tag, model, clip, time):
+    found = read_tag(tag)
+    assert found == LoraTag("a", model, clip, time=time)
+    assert read_tag(format_tag(found)) == found
+
+
+def test_a_list_in_the_second_place_is_the_models_where_the_text_encoder_comes_first():
+    assert read_tag("<lora:a:1:0@5,1@6>", clip_first=True) == LoraTag("a", 1, 1, time="0@5s, 1@6s")
+
+
+def test_block_weights_and_a_strength_over_time_stand_side_by_side():
+    for text in (
+        "<lora:a:1:lbw=TE:clip_l=0.2,default=1:at=0@0%, 1@50%>",
+        "<lora:a:1:at=0@0,1@.5:lbw=TE:clip_l=0.2,default=1>",
+    ):
+        assert read_tag(text) == LoraTag("a", 1, 1, "TE:clip_l=0.2,default=1", time="0@0%, 1@50%")
 
 
 def test_a1111_counts_the_text_encoder_first():
@@ -89,7 +129,29 @@ def test_names_keep_folders_and_spaces_and_order():
         ("<lora:a:te=101>", "101 is no strength"),
         ("<lora:a:1:2:3>", "3 numbers"),
         ("<lora:a::0.3>", "an empty strength"),
-        ("<lora:a:1:start=5>", "over time"),
+        ("<lora:a:1:at=>", "is empty"),
+        ("<lora:a:1:at=0@0, 1>", "'1' says no place"),
+        ("<lora:a:1:at=0@0, 101@1>", "101 is no strength"),
+        ("<lora:a:1:at=fade in:0.5>", "'fade in:0.5'"),
+        ("<lora:a:1:start=x>", "'x' is no step"),
+        ("<lora:a:1:start=-1>", "'-1' is no step"),
+        ("<lora:a:1:start=2.5>", "'2.5' is no step"),
+        ("<lora:a:1:start=1e300>", "'1e300' is no step"),
+        ("<lora:a:1:start=nan>", "'nan' is no step"),
+        ("<lora:a:1:start=5:stop=5>", "would never act"),
+        ("<lora:a:1:stop=0>", "would never act"),
+        ("<lora:a:1:start=0.2:stop=5>", "write both alike"),
+        ("<lora:a:1:step=5>", "step=5-10"),
+        ("<lora:a:1:step=5->", "step=5-10"),
+        ("<lora:a:1:step=1-2-3>", "'2-3' is no step"),
+        ("<lora:a:1:at=fade in:start=5>", "twice: at= and start="),
+        ("<lora:a:1:step=1-2:start=5>", "twice: start= and step="),
+        ("<lora:a:0@0,1@1:at=fade in>", "twice: at= and strength@place"),
+        ("<lora:a:1:0@5,1@6>", "the text encoders, which run once"),
+        ("<lora:a:1:te=0@5,1@6>", "the text encoders, which run once"),
+        ("<lora:a:0@5,1@6:0@0,1@1>", "Write one number"),
+        ("<lora:a:0@1,1@0>", "stand in order"),
+        ("<lora:a:1@>", "is no point"),
         ("<lora:a:1:lbwe=ATTN>", "lbwe= is not known"),
         ("<lora:a:te=1:te=2>", "gives te twice"),
         ("<lora:a:te=1:clip=2>", "gives clip twice"),
@@ -171,6 +233,10 @@ def test_a_name_may_hold_any_character(written, name):
         (LoraTag("a", 1, 1, "TE:clip_l=0.5,default=0"), "<lora:a:1:lbw=TE:clip_l=0.5,default=0>"),
         (LoraTag("a", 1, 1, "odd:te=1"), "<lora:a:1:lbw=odd\\:te=1>"),
         (LoraTag("a", 1, 1, None, (("note", "x: y"),)), "<lora:a:1:note=x:\\#20;y>"),
+        (
+            LoraTag("a", 1, 1, "MID", (("note", "x"),), "smooth: 0@0s, 1@4s"),
+            "<lora:a:1:lbw=MID:at=smooth:\\#20;0@0s, 1@4s:note=x>",
+        ),
     ],
 )
 def test_how_a_tag_is_written(tag, text):
@@ -204,6 +270,12 @@ any_text = st.text(
     st.sampled_from("\\<>:(){}[]|#;3a \n\uff1a=,\ud800") | st.characters(exclude_categories=[]), min_size=1
 )
 strengths = st.floats(-100, 100)
+times = st.sampled_from(list(PRESETS)) | st.builds(
+    lambda points, unit, shape: str(Schedule(tuple(sorted(points, reverse=unit == "sigma")), unit, shape)),
+    st.lists(st.tuples(st.floats(0, 1), strengths), min_size=1, max_size=4),
+    st.sampled_from(list(SUFFIXES.values())),
+    st.sampled_from(SHAPES),
+)
 
 
 @given(
@@ -212,11 +284,12 @@ strengths = st.floats(-100, 100)
     strengths,
     st.none() | any_text.filter(str.strip),
     st.lists(any_text, max_size=2),
+    st.none() | times,
     st.booleans(),
 )
-def test_reading_and_writing_are_inverse(name, model, clip, blocks, notes, clip_first):
+def test_reading_and_writing_are_inverse(name, model, clip, blocks, notes, time, clip_first):
     more = tuple((f"note{n}", note) for n, note in enumerate(notes))
-    tag = LoraTag(name, model + 0.0, clip + 0.0, blocks, more)
+    tag = LoraTag(name, model + 0.0, clip + 0.0, blocks, more, time)
     text = format_tag(tag, clip_first)
     assert read_tag(text, clip_first, also=["note0", "note1"]) == tag
     assert len(text.splitlines()) == 1
@@ -240,8 +313,11 @@ def test_reading_and_writing_are_inverse(name, model, clip, blocks, notes, clip_
         "[:" * 100_000 + "<lora:x>" + ":0.5 ]" * 100_000,
         "[" * 200_000 + "<lora:x>",
         "<lora:x\uff1a" + "\uff1a" * 200_000 + ">",
+        "<lora:x:at=" + "1@0," * 50_000 + ">",
+        "<lora:x:" + "1@0," * 50_000 + ">",
+        "<lora:x:step=" + "1-" * 100_000 + ">",
     ],
-    ids=range(13),
+    ids=range(16),
 )
 def test_a_long_text_is_read_in_one_pass(text):
     with deadline():

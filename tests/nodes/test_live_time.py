@@ -19,6 +19,7 @@ from strata.nodes.comfy import patch
 from strata.nodes.comfy.live import LiveLora, attach, into_patches
 from strata.nodes.comfy.live_time import read_variation
 from strata.nodes.loader import StrataLoraLoader
+from strata.nodes.prompt import StrataLoraFromPrompt
 from strata.nodes.schedule import StrataLoraSchedule
 from strata.nodes.stack import StackEntry, read_stack
 from strata.tests.lora_math.reference_layers import Varying
@@ -300,6 +301,22 @@ def test_the_node_and_the_stack_carry_it(models, lora_folder):
         "its strength follows the keyframes: 0@0%, 1@100%, x 1 on the positive and x 0.5 on the negative prompt"
         in direct[3]
     )
+
+
+@pytest.mark.parametrize("fields", ["0.8:0:at=0@0%, 1@100%", "0.8:te=0:unet=0@0,0.8@1"])
+def test_a_tag_of_a_prompt_says_it(models, lora_folder, fields):
+    model, _ = models("FLUX.1")
+    name = lora_folder.save("a.safetensors", lora_makers.full_lora(model, alpha=16.0, dtype=torch.float32))
+    tagged = StrataLoraFromPrompt.execute(f"a cat <lora:a:{fields}>", model=model).result
+    assert tagged[2] == "a cat"
+    direct = load(model, name, 0.8, keyframes="0@0, 1@1")[0]
+    assert torch.allclose(sample(tagged[0], "FLUX.1"), sample(direct, "FLUX.1"), rtol=0, atol=1e-5)
+
+
+def test_a_prompt_is_read_in_its_own_order_when_its_files_are_looked_at(lora_folder):
+    lora_folder.save("a.safetensors", {"x": torch.zeros(1)})
+    read = lambda order: StrataLoraFromPrompt.fingerprint_inputs("<lora:a:1:0@5,1@6>", order)  # noqa: E731
+    assert read("clip:model (A1111)") and read("clip:model (A1111)") != read("model:clip")
 
 
 @pytest.mark.parametrize("apply", ["auto", "patch"])

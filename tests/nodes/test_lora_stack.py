@@ -9,10 +9,13 @@ import torch
 
 from strata.lora_math.errors import StrataError
 from strata.lora_math.rows_text import acting, read_rows, reduced
+from strata.lora_math.schedule import parse
 from strata.nodes.apply import Changing
+from strata.nodes.comfy.live import loras_of
 from strata.nodes.comfy.patch import StrataPatch
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.lora_stack import StrataLoraStack, choose, used_text
+from strata.nodes.rows.words import described
 from strata.nodes.stack import StackEntry
 from strata.tests.nodes.helpers import lora_makers, small_models
 
@@ -229,6 +232,25 @@ def test_names_of_the_output_are_bare_where_they_can_be():
     ]
     assert used_text(entries) == "<lora:a/x:1> <lora:b/x:0.5:0.25> <lora:y:1:0>"
     assert [tag.name for step in acting(read_rows(used_text(entries))) for tag in step.tags] == ["a/x", "b/x", "y"]
+
+
+def test_a_strength_over_time_in_a_row_goes_where_the_row_goes(folder, models):
+    found = stack(
+        "<lora:one:0.8:0:lbw=M*=1,default=0.5:start=1:stop=3>\n<lora:two:1:at=fade in>\n<lora:one:0.5>",
+        models,
+        apply="patch",
+    )
+    model, _, handed, _, report, text = found.result
+    assert [entry.keyframes for entry in handed] == ["hold: 0@0s, 1@1s, 0@3s", "fade in", None]
+    assert [lora.keyframes for lora in loras_of(model)] == [parse("hold: 0@0s, 1@1s, 0@3s"), parse("0@0%, 1@100%")]
+    assert report.count("its strength follows the keyframes") == 2
+    assert text.startswith(
+        "<lora:one:0.8:0:lbw=M*=1,default=0.5:at=hold:\\#20;0@0s, 1@1s, 0@3s> <lora:two:1:at=fade in> "
+    )
+    assert read_rows(text)[0].tags[0].time == "hold: 0@0s, 1@1s, 0@3s"
+    row = described("<lora:one:1:lbw=M*=1:start=1>")["rows"][0]
+    assert (row["time"], row["blocks"], row["head"]) == ("hold: 0@0s, 1@1s", "M*=1", "<lora:one")
+    assert row["tail"] == ":lbw=M*=1:at=hold:\\#20;0@0s, 1@1s"
 
 
 def test_what_the_browser_is_told_is_json(folder, models):

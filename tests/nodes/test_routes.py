@@ -280,3 +280,14 @@ def test_after_a_run_the_loaded_model_says_what_is_where(server):
     assert before["blocks"].keys() == after["blocks"].keys()
     for block, row in before["blocks"].items():
         assert row["share"] == pytest.approx(after["blocks"][block]["share"], rel=1e-5)
+
+
+def test_a_tag_is_written_with_block_weights_and_a_strength_over_time(server):
+    asked = {"name": "a:lbw=b", "blocks": "M*=1", "time": "1@0, 0@.5"}
+    assert send(server, "POST", "/strata/tag", asked) == (
+        200,
+        {"head": "<lora:a\\:lbw=b", "tail": ":lbw=M*=1:at=1@0%, 0@50%"},
+    )
+    assert send(server, "POST", "/strata/tag", {"name": "a"}) == (200, {"head": "<lora:a", "tail": ""})
+    _, answer = send(server, "POST", "/strata/tag", {"name": "a", "time": "1@x"})
+    assert "no point of a strength over time" in answer["error"]

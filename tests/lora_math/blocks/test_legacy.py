@@ -62,7 +62,7 @@ def test_a_point_behind_a_number_is_fine_everywhere(text):
         ("lbw=lbw=MIDD", "has no lbw="),
         ("<lora:flower:1>", "has no lbw="),
         ("<lora:flower:1:lbw=MIDD", "not closed"),
-        ("<lora:flower:1:lbw=MIDD:start=10>", "start= changes strength over time"),
+        ("<lora:flower:1:lbw=MIDD:start=x>", "'x' is no step"),
         ("lbw=MIDD:lbwe=ATTNDEEPON", "'lbwe=ATTNDEEPON'"),
         ("MID", "Did you mean MIDD?"),
     ],
