@@ -16,6 +16,7 @@ import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
 from strata.lora_math.blocks import layout_of
+from strata.nodes.comfy.live import loras_of
 from strata.nodes.comfy.live_layers import PACKED, split
 from strata.nodes.comfy.targets import model_targets
 from strata.nodes.fitting.block_spec import BlockSpec
@@ -131,6 +132,26 @@ def test_a_lora_is_applied_whole(case, lora_folder):
     assert torch.equal(sample(model), first)
     after = stored_bytes(model)
     assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("kind", ["float8_e4m3fn", "nvfp4"])
+def test_auto_is_live_where_a_patch_would_be_rounded_and_patched_elsewhere(kind, lora_folder):
+    model = quantized(kind)
+    exact = dequantized(model)
+    name = lora_folder.save("a.safetensors", lora_makers.full_lora(exact, alpha=8.0, dtype=torch.float32))
+    sample = lambda m: sampling.sample(m, "FLUX.1")  # noqa: E731
+    base, reference = sample(exact), sample(load(exact, name)[0])
+    found, _, _, report, _ = load(model, name, apply="auto")
+    coarse = {f"diffusion_model.{key}" for key, weight in plain_weights().items() if is_matrix(key, weight)}
+    (lora,) = loras_of(found)
+    assert {key if isinstance(key, str) else key[0] for key in lora.changes} == coarse
+    assert found.patches and not coarse & set(found.patches)
+    assert f"Live: {len(coarse)} weights that are stored in 8 bits or fewer" in report and "Rounded" not in report
+    assert sampling.distance(sample(found), reference, reference - base) < 1e-4
+    on_exact = load(exact, name, apply="auto")
+    assert (
+        not loras_of(on_exact[0]) and "Patched: no weight that it changes is stored in 8 bits or fewer" in on_exact[3]
+    )
 
 
 def test_the_report_tells_how_much_of_every_block_changes(case, lora_folder):

@@ -28,6 +28,13 @@ Z_IMAGE = {
     "n_kv_heads": 2,
     "axes_dims": [32, 48, 48],
 }
+QWEN_IMAGE = {
+    "image_model": "qwen_image",
+    "in_channels": 64,
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 64,
+}
 WAN = {**core_models.WAN, "dim": 96, "num_heads": 2, "ffn_dim": 192, "num_layers": 2}
 
 
@@ -43,6 +50,7 @@ MODELS = {
     "FLUX.1": small_models.flux,
     "SD3": _sd3,
     "Z-Image": lambda dtype=torch.float32: small_models.build(comfy.supported_models.ZImage, Z_IMAGE, dtype),
+    "Qwen-Image": lambda dtype=torch.float32: small_models.build(comfy.supported_models.QwenImage, QWEN_IMAGE, dtype),
     "Wan": lambda dtype=torch.float32: small_models.build(comfy.supported_models.WAN21_T2V, WAN, dtype),
 }
 # (latent, context, pooled)
@@ -52,6 +60,7 @@ SHAPES = {
     "FLUX.1": ((1, 16, 8, 8), (1, 7, 4096), (1, 768)),
     "SD3": ((1, 16, 8, 8), (1, 7, 96), (1, 64)),
     "Z-Image": ((1, 16, 8, 8), (1, 7, 64), None),
+    "Qwen-Image": ((1, 16, 1, 8, 8), (1, 7, 64), None),
     "Wan": ((1, 16, 2, 8, 8), (1, 7, 4096), None),
 }
 
