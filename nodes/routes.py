@@ -8,6 +8,7 @@ import asyncio
 
 from aiohttp import web
 
+from ..lora_math import schedule
 from ..lora_math.blocks import FAMILIES, BlockTextError, Layout, builtin_layout, delete_preset, save_preset
 from ..lora_math.errors import StrataError
 from . import stack_routes
@@ -26,6 +27,7 @@ def register(server) -> None:
     routes.get("/strata/presets")(as_json(_presets))
     routes.post("/strata/presets")(as_json(_save_preset))
     routes.delete("/strata/presets")(as_json(_delete_preset))
+    routes.post("/strata/schedule")(as_json(_schedule))
     stack_routes.register(routes)
 
 
@@ -78,6 +80,17 @@ def _builtin(family: str) -> Layout:
     if family not in FAMILIES:
         raise BadRequest(f"There is no model family {family[:80]!r}.")
     return builtin_layout(family)
+
+
+async def _schedule(request: web.Request) -> dict:
+    """``{"text"}``: what it says of a strength over time, and the ready-made ones. Raises StrataError for a text that says none."""
+    text = text_of(await body_of(request), "text")
+    ready = [{"name": name, **_curve(schedule.parse(name))} for name in schedule.PRESETS]
+    return {**_curve(schedule.parse(text)), "presets": ready}
+
+
+def _curve(found: schedule.Schedule) -> dict:
+    return {"text": str(found), "points": found.written, "unit": found.unit, "shape": found.shape}
 
 
 async def _presets(request: web.Request) -> dict:

@@ -1,5 +1,6 @@
 // @ts-check
 // What the browser adds to this pack's nodes. Every node works without it.
+import { installCurve } from './curve/install.js'
 import { installDesk } from './desk/install.js'
 import { app } from './lib/comfy.js'
 import { loadStyles } from './lib/dom.js'
@@ -31,6 +32,7 @@ app.registerExtension({
     if (node.comfyClass === 'StrataLoraBlockWeights') installDesk(node)
     if (node.comfyClass === 'StrataLoraLoader') installLoader(node)
     if (node.comfyClass === 'StrataLoraStack') installStack(node)
+    if (node.comfyClass === 'StrataLoraSchedule') installCurve(node)
   },
   getNodeMenuItems: (node) => replacements(node),
   refreshComboInNodes() {

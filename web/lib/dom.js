@@ -79,6 +79,7 @@ const SHEETS = [
   '../loader/loader.css',
   './strength.css',
   '../stack/stack.css',
+  '../curve/curve.css',
 ]
 
 /** Loads this pack's style sheets, for whatever document they are in. */

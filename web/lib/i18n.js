@@ -57,7 +57,7 @@ const ENGLISH = {
   toOne: 'Set to 1',
   typeWeight: 'Type a weight ...',
   every: 'all',
-  notANumber: '"{text}" is not taken: type a number from -{limit} to {limit}.',
+  notANumber: '"{text}" is not taken: type a number from {low} to {limit}.',
   replace: 'Replace',
   replaceOwn: 'You have a preset "{name}" already. Press Replace to overwrite it.',
   replaceBuiltin:
@@ -168,6 +168,26 @@ const ENGLISH = {
   added: 'Added {name}',
   importRows: 'Replace by LoRA Stack (Strata)',
   importChain: 'Replace this chain by LoRA Stack (Strata)',
+  // A strength over time
+  curve: 'Strength over time',
+  curvePoint: 'Strength at point {at}, {place}',
+  curveStrength: 'Strength of the point',
+  curvePlace: 'Place of the point',
+  curveHint: 'Press: a point. Drag. Right click: remove. Type a number.',
+  curveLinked: 'The strength comes from a wire. Edit it at its other end.',
+  curveRemove: 'Remove (Delete)',
+  linear: 'Straight lines between the points',
+  smooth: 'Smooth between the points',
+  hold: 'Each point holds until the next one',
+  unit: 'Places are counted in',
+  unitPercent: '% of the sampling',
+  unitStep: 'steps',
+  unitSigma: 'noise (sigma)',
+  fadeIn: 'Fade in',
+  fadeOut: 'Fade out',
+  firstThird: 'Only the first third',
+  lastThird: 'Only the last third',
+  pulse: 'Pulse',
 }
 
 /** @type {Record<string, string>} */

@@ -11,6 +11,8 @@ import { formatNumber, LIMIT, readNumber } from './numbers.js'
  * @property {(message: string) => void} [refuse] what is wrong with the text, or an empty text when nothing is any more
  * @property {(key: 'Enter' | 'Escape' | 'Tab' | '') => void} [left] typing has ended; by which key
  * @property {string} [class]
+ * @property {number} [low] the least number that is taken; -limit unless said
+ * @property {number} [limit] the greatest, and its opposite the least; 100 unless said
  */
 
 export class NumberField {
@@ -71,17 +73,20 @@ export class NumberField {
   #end(keep, key) {
     if (!this.#typing) return true
     const text = this.element.value
-    const value = readNumber(text)
+    const { limit = LIMIT, low = -limit } = this.wishes
+    const read = readNumber(text, limit)
+    const value = read !== null && read >= low ? read : null
     const refused = keep && value === null && text.trim() !== ''
+    const why = t('notANumber', { text: text.trim().slice(0, 20), low, limit })
     if (refused && key) {
-      this.#say(t('notANumber', { text: text.trim().slice(0, 20), limit: LIMIT }))
+      this.#say(why)
       this.element.select()
       return false
     }
     this.#typing = false
     const before = this.#value
     this.show(before)
-    this.#say(refused ? t('notANumber', { text: text.trim().slice(0, 20), limit: LIMIT }) : '')
+    this.#say(refused ? why : '')
     if (keep && value !== null && value !== before) this.wishes.take(value)
     if (key) this.wishes.left?.(key)
     return true

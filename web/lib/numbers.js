@@ -22,11 +22,12 @@ export const bounded = (value) => Math.min(LIMIT, Math.max(-LIMIT, value))
  * A typed number; a comma is a decimal point, and the minus sign of typography one of arithmetic.
  *
  * @param {string} text
+ * @param {number} [limit]
  * @returns {number | null} null for what is no number within the limit
  */
-export function readNumber(text) {
+export function readNumber(text, limit = LIMIT) {
   const plain = text.trim().replace(',', '.').replace(/^[\u2212\u2013]/, '-')
   if (!/^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(plain)) return null
   const value = Number(plain)
-  return Number.isFinite(value) && Math.abs(value) <= LIMIT ? value : null
+  return Number.isFinite(value) && Math.abs(value) <= limit ? value : null
 }

@@ -22,6 +22,8 @@ import { t } from './i18n.js'
  *   tag: how one begins that names it
  * @typedef {{total: number, all: number, rows: Found[], folders: string[], learning: number, error?: string}} FoundPage
  * @typedef {{rows: import('../stack/text.js').Row[], prompt: string, relatives: string[][], error?: string}} Rows of a LoRA stack's text
+ * @typedef {import('../curve/points.js').Curve & {text: string}} WrittenCurve
+ * @typedef {WrittenCurve & {presets: (WrittenCurve & {name: string})[], error?: string}} Schedule a strength over time, and the ready-made ones
  * @typedef {{sets: {name: string, rows: string}[], error?: string}} Sets
  */
 
@@ -70,6 +72,17 @@ export const getRows = (text) => once(`rows ${text}`, () => send('POST', '/strat
 /** How a tag for a name begins, and how it ends with block weights. @param {string} name @param {string | null} blocks
  * @returns {Promise<{head: string, tail: string, error?: string}>} */
 export const getTag = (name, blocks) => send('POST', '/strata/tag', { name, blocks })
+
+/** What a text says of a strength over time. @param {string} text @returns {Promise<Schedule>} */
+export const getSchedule = (text) => once(scheduleKey(text), () => send('POST', '/strata/schedule', { text }))
+
+/** What is known already, without asking. @param {string} text */
+export const knownSchedule = (text) => /** @type {Schedule | undefined} */ (settled(scheduleKey(text)))
+
+/** Keeps one that the editor made itself, so that nobody asks for it. @param {string} text @param {Schedule} schedule */
+export const keepSchedule = (text, schedule) => keep(scheduleKey(text), { value: schedule })
+
+const scheduleKey = (/** @type {string} */ text) => `schedule ${text}`
 
 /** What another program's text or nodes come to as rows. @param {string} text @returns {Promise<{text: string, error?: string}>} */
 export const getImported = (text) => send('POST', '/strata/import', { text })

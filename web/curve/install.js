@@ -1,0 +1,59 @@
+// @ts-check
+// Puts the curve under the widgets of a StrataLoraSchedule node.
+import { SELECT_ON } from '../lib/canvas.js'
+import { chain, follow } from '../lib/comfy.js'
+import { isLinked, setWidget, valueOf, widgetOf } from '../lib/graph.js'
+import { t } from '../lib/i18n.js'
+import { leave, takePlace } from '../lib/place.js'
+import { unwatch, watch } from '../lib/watch.js'
+import { CurveEditor } from './curve.js'
+
+/** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
+
+const WIDTH = 340 // of a new node
+const MIN_HEIGHT = 190 // px
+const TEXT_LINES = 46 // px: the text is one line, and the curve is its editor
+
+/** @param {GraphNode} node */
+export function installCurve(node) {
+  const editor = new CurveEditor({ set: (text) => setWidget(node, 'strength', text) })
+  const item = {
+    tick() {
+      if (!node.graph) return
+      takePlace(node, editor.element)
+      editor.show({ text: String(valueOf(node, 'strength') ?? ''), linked: isLinked(node, 'strength') })
+    },
+  }
+  const widget = node.addDOMWidget('strata_curve', 'STRATA_CURVE', editor.element, {
+    // Never saved, and last: the places of saved widgets do not shift.
+    serialize: false,
+    hideOnZoom: true,
+    hideInPanel: true,
+    selectOn: SELECT_ON,
+    margin: 8,
+    getMinHeight: () => MIN_HEIGHT + 16,
+    getValue: () => '',
+    setValue: () => {},
+  })
+  widget.serialize = false
+  widget.label = t('curve')
+  editor.element.style.minHeight = `${MIN_HEIGHT}px`
+  const text = widgetOf(node, 'strength')
+  if (text?.options) {
+    text.options.getMinHeight = () => TEXT_LINES
+    text.options.getMaxHeight = () => TEXT_LINES
+  }
+  const lookAfter = () => queueMicrotask(() => item.tick())
+  follow(text, () => item.tick())
+  chain(node, 'onConnectionsChange', lookAfter)
+  chain(node, 'onConfigure', lookAfter)
+  chain(node, 'onAdded', () => watch(item))
+  chain(node, 'onRemoved', () => {
+    unwatch(item)
+    editor.dispose()
+    leave(node, editor.element)
+  })
+  watch(item)
+  const [width, height] = node.size
+  node.setSize([Math.max(width, WIDTH), Math.max(height, node.computeSize()[1])])
+}
