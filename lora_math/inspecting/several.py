@@ -128,9 +128,7 @@ def _products(ups: Sequence[Tensor], downs: Sequence[Tensor]) -> tuple[Tensor, T
     outer = _blocks(mirrored(upper_gram(torch.cat(ups, 1).T, torch.float64)), ranks)
     inner = _blocks(mirrored(upper_gram(torch.cat(downs), torch.float64)), ranks)
     count, sizes = len(ups), (ups[0].shape[0], downs[0].shape[1])
-    gram = torch.tensor(
-        [[float((outer[i][j] * inner[i][j]).sum()) for j in range(count)] for i in range(count)]
-    ).double()
+    gram = torch.stack([torch.stack([(outer[i][j] * inner[i][j]).sum() for j in range(count)]) for i in range(count)])
     overlap, chance = torch.full_like(gram, math.nan), torch.full_like(gram, math.nan)
     bases = [_directions(outer[i][i], inner[i][i]) for i in range(count)]
     for i in range(count):
