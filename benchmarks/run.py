@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="fewer rounds and smaller inputs; prints, and writes nothing"
+        "--quick",
+        action="store_true",
+        help="some of the cases, with fewer rounds; prints them beside the results that are checked in, and writes nothing",
     )
     parser.add_argument(
         "--only",
@@ -28,6 +30,13 @@ def main() -> int:
     parser.add_argument(
         "--threads", type=int, default=1, help="default: 1, whose CPU time other programs do not disturb"
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="nothing but this version against those in other folders (git worktree add FOLDER COMMIT), in one process in turn",
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "RESULTS.md")
     options = parser.parse_args()
     _import_comfyui()
@@ -36,8 +45,13 @@ def main() -> int:
 
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
-    from benchmarks import bounds, cycles, machine, parts, picker, results
+    from benchmarks import bounds, compare, cycles, machine, parts, picker, results
 
+    if options.against:
+        from benchmarks import versions
+
+        print(f"{machine.describe()}\n\n{versions.against(options.against, options.quick)}")
+        return 0
     lines, start = [results.head(machine.describe(), options.quick)], time.perf_counter()
     for name, part in {
         **parts.PARTS,
@@ -50,7 +64,9 @@ def main() -> int:
             lines.append(part(options.quick))
             print(f"{lines[-1]}\n[{name}: {time.perf_counter() - began:.0f} s]\n", flush=True)
     text = "\n\n".join(lines) + "\n"
-    if not options.quick and not options.only:
+    if options.quick and options.out.is_file():
+        print(compare.compare(compare.read(options.out.read_text(encoding="utf-8")), compare.read(text)))
+    elif not options.quick and not options.only:
         options.out.write_text(text, encoding="utf-8")
     print(f"{time.perf_counter() - start:.0f} s in all")
     return 0
