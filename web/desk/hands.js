@@ -28,11 +28,16 @@ import { oneStep, UndoStep } from '../lib/undo.js'
 const STEP = 0.05
 const FINE = 0.01
 const PAGE = 0.25
-const SLACK = 4 // px before a press becomes a drag
-const GRAB = 9 // px around a cap that count as the cap
-const AIM = 0.25 // px down for each px aside with which a pointer is on its way to the foot
-const REST = 150 // ms
-const REACH = 40 // px above and below the faders that a stroke may stray
+/** Px before a press becomes a drag. */
+const SLACK = 4
+/** Px around a cap that count as the cap. */
+const GRAB = 9
+/** Px down for each px aside with which a pointer is on its way to the foot. */
+const AIM = 0.25
+/** Ms that a pointer on its way to the foot rests on another fader before that one is pointed at. */
+const REST = 150
+/** Px above and below the faders that a stroke may stray. */
+const REACH = 40
 
 export class Hands {
   /** @type {Stroke | null} */

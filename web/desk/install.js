@@ -10,8 +10,10 @@ import { NONE } from './texts.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 
-const WIDTH = 440 // of a new node: sixty faders fit
-const TEXT_LINES = 46 // px: the text is one line, and the desk is its editor
+/** Px of a new node: sixty faders fit. */
+const WIDTH = 440
+/** Px of the text, which is one line, as the desk is its editor. */
+const TEXT_LINES = 46
 
 /** Widgets whose place the desk takes: its menu of presets, and its button that inverts. */
 const REPLACED = ['preset', 'invert']

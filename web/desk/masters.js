@@ -9,7 +9,8 @@ import { peak } from './strips.js'
 /** @typedef {Record<string, number>} Weights fader -> weight */
 
 const MEMORY = 'strata_desk'
-const CLOSE = 0.0011 // two steps of the last digit that a scaled weight has
+/** Two steps of the last digit that a scaled weight has. */
+const CLOSE = 0.0011
 
 export class Masters {
   /** @param {DeskView} desk */

@@ -15,14 +15,21 @@ export const SCALE = { width: 24, from: 300 }
 /** The fader of a text encoder is this much wider than another, for its name. */
 export const ENCODER = 2.2
 
-const NARROWEST = 8 // px between neighbouring faders before another row begins
-const TIGHTEST = 6.5 // px, where that saves a row
+/** Px between neighbouring faders before another row begins. */
+const NARROWEST = 8
+/** The same where that saves a row. */
+const TIGHTEST = 6.5
 const WIDEST = 38
-const MASTER = 1.3 // a master is this much wider than a fader
-const GAP = 10 // px between groups
-const ALONE = 1.8 // a group of one fader has at least this many faders' room, for its name
-const MANY = 12 // pieces, beyond which nobody sees the difference, and finding the best rows would take long
-const ORPHAN = 0.25 // of a row: less than that alone in the last row looks lost
+/** A master is this much wider than a fader. */
+const MASTER = 1.3
+/** Px between groups. */
+const GAP = 10
+/** A group of one fader has at least this many faders' room, for its name. */
+const ALONE = 1.8
+/** Pieces beyond which nobody sees the difference, and finding the best rows would take long. */
+const MANY = 12
+/** Less than this part of a row looks lost alone in the last one. */
+const ORPHAN = 0.25
 
 /**
  * A group too long for a row is cut into equal parts; each part goes into the first row with room. A last row that would hold next to

@@ -14,9 +14,12 @@ import { groupName, shortName } from './names.js'
 /** @typedef {import('./plan.js').Piece} Piece */
 /** @typedef {{name: string, left: number, right: number, top: number, bottom: number}} Place where a fader's track is on the screen, in px */
 
-const LABELLED = 14 // px that a number of two digits under a fader needs
-const NAMED = 27 // px that the name of a text encoder needs
-const ROOMY = 74 // px that a group's head needs for more than one word
+/** Px that a number of two digits under a fader needs. */
+const LABELLED = 14
+/** Px that the name of a text encoder needs. */
+const NAMED = 27
+/** Px that a group's head needs for more than one word. */
+const ROOMY = 74
 const SPEAKER = 'M11 5 6 9H3v6h3l5 4zM22 9l-6 6M16 9l6 6'
 const HEADPHONES = 'M4 18v-6a8 8 0 0 1 16 0v6M4 18v-3h3v5H6a2 2 0 0 1-2-2zM20 18v-3h-3v5h1a2 2 0 0 0 2-2z'
 /** Px that so many rows need. @param {number} rows */
@@ -191,7 +194,8 @@ export class Strips {
       this.shown = [low, high]
       this.element.style.setProperty('--zero', `${(100 * -low) / (high - low)}%`)
       this.element.style.setProperty('--one', `${(100 * (1 - low)) / (high - low)}%`)
-      this.element.classList.toggle('tall', high - low > 12) // 0 and 1 would stand on each other
+      // 0 and 1 would stand on each other.
+      this.element.classList.toggle('tall', high - low > 12)
     }
     const top = amounts?.top ? `${amounts.top}%` : ''
     for (const scale of this.element.querySelectorAll('.strata-scale')) {

@@ -8,8 +8,9 @@ import { app } from './comfy.js'
 /** @typedef {import('./comfy.js').Slot} Slot */
 /** @typedef {import('./comfy.js').Widget} Widget */
 
-const SUBGRAPH_INPUT = -10 // the ids under which links begin at a subgraph's own inputs
-const SUBGRAPH_OUTPUT = -20 // and end at its own outputs
+/** The ids under which links begin at a subgraph's own inputs and end at its own outputs. */
+const SUBGRAPH_INPUT = -10
+const SUBGRAPH_OUTPUT = -20
 const FARTHEST = 32
 
 /** What a loader holds before a file is chosen. */
@@ -137,7 +138,8 @@ function* consumers(graph, linkIds, depth) {
       yield* consumers(inner, input?.linkIds ?? [], depth + 1)
     } else if (widgetOf(target, 'lora_name')) yield target
     else if (target.outputs?.length === 1 && !target.widgets?.length) {
-      yield* consumers(graph, target.outputs[0].links ?? [], depth + 1) // a reroute
+      // This is a reroute.
+      yield* consumers(graph, target.outputs[0].links ?? [], depth + 1)
     }
   }
 }

@@ -4,7 +4,8 @@
 
 /** @typedef {import('./comfy.js').GraphNode} GraphNode */
 
-const KEPT = 3000 // ms
+/** Ms that the element of a node that went is kept for the node that comes in its place. */
+const KEPT = 3000
 
 /** @type {Map<string, HTMLElement>} */
 const left = new Map()

@@ -26,10 +26,12 @@ import { oneStep, UndoStep } from './undo.js'
 const STEP = 0.05
 const FINE = 0.01
 const PAGE = 0.25
-const SLACK = 3 // px before a press becomes a drag
+/** Px before a press becomes a drag. */
+const SLACK = 3
 /** Weight of one px of a drag, at most: every step can be hit, however narrow the node is. */
 const PER_PIXEL = 0.01
-const SLOW = 0.2 // of that, with Shift
+/** The part of that with Shift. */
+const SLOW = 0.2
 /** Values that hold a drag a little longer than others. */
 const MAGNETS = [-1, 0, 0.5, 1]
 const PULL = 0.045

@@ -10,7 +10,8 @@ import { note, RUN_EVENTS } from './runs.js'
 
 /** @typedef {{tick(): void}} Item */
 
-const PERIOD = 1000 // ms
+/** Ms between two looks. */
+const PERIOD = 1000
 const HANDS = ['pointerup', 'keyup', 'change', 'wheel']
 
 /** @type {Set<Item>} */

@@ -11,7 +11,8 @@ import { fitRange, followStrengths, STRENGTHS } from './strengths.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 
-const MARGIN = 6 // px
+/** Px around an element. */
+const MARGIN = 6
 
 /** @param {GraphNode} node */
 export function installLoader(node) {

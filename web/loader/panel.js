@@ -15,8 +15,10 @@ import { linkOf, reachFor, setLink, setStrength, strengthOf, STRENGTHS } from '.
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 /** @typedef {import('./strengths.js').Link} Link */
 
-const ROW = 26 // px
-const MESSAGE = 30 // px of what is said about a text that is no strength
+/** Px of a bar. */
+const ROW = 26
+/** Px of what is said about a text that is no strength. */
+const MESSAGE = 30
 const CHAIN =
   'M10 14a4 4 0 0 0 5.7 0l3.6-3.6a4 4 0 0 0-5.7-5.7l-1.2 1.2M14 10a4 4 0 0 0-5.7 0l-3.6 3.6a4 4 0 0 0 5.7 5.7l1.2-1.2'
 /** What a click on the link makes of it. @type {Record<Link, Link>} */

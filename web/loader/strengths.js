@@ -11,7 +11,8 @@ export const RANGE_SETTING = 'Strata.SliderRange'
 export const DEFAULT_RANGE = 2
 export const STRENGTHS = ['strength_model', 'strength_clip']
 const LINK = 'strata_link'
-const DIGITS = 4 // of a strength that follows in a ratio
+/** Digits of a strength that follows in a ratio. */
+const DIGITS = 4
 
 /** How far bars go to both sides of 0: as the setting says, or further where a value lies outside. @param {number} value */
 export function reachFor(value) {
@@ -58,7 +59,8 @@ export function setStrength(node, name, value) {
 /** @param {GraphNode} node @returns {Link} */
 export function linkOf(node) {
   const link = node.properties?.[LINK]
-  if (link === true) return 'equal' // as it was written first
+  // It was written so at first.
+  if (link === true) return 'equal'
   return typeof link === 'object' && link !== null ? 'ratio' : ''
 }
 

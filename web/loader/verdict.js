@@ -16,7 +16,8 @@ export function withoutName(text, lora) {
   for (const name of [`LoRA '${lora}'`, `LoRA '${base}'`, lora, base]) {
     if (!text.startsWith(name)) continue
     let rest = text.slice(name.length)
-    if (rest.startsWith(' (')) rest = rest.slice(rest.indexOf(')') + 1) // its size
+    // What stands in brackets is its size.
+    if (rest.startsWith(' (')) rest = rest.slice(rest.indexOf(')') + 1)
     const said = [': ', ' is '].find((joint) => rest.startsWith(joint))
     const short = said ? rest.slice(said.length) : rest.startsWith(' ') ? rest.slice(1) : ''
     return short ? short[0].toUpperCase() + short.slice(1) : text
