@@ -8,7 +8,7 @@ import asyncio
 
 from aiohttp import web
 
-from ..lora_math import schedule
+from ..lora_math import families, schedule
 from ..lora_math.blocks import FAMILIES, BlockTextError, Layout, builtin_layout, delete_preset, save_preset
 from ..lora_math.errors import StrataError
 from . import stack_routes
@@ -37,8 +37,8 @@ async def _lora(request: web.Request) -> dict:
 
 
 async def _layout(request: web.Request) -> dict:
-    """``?family=``: the faders of a family, when no LoRA says more."""
-    layout = _builtin(query(request, "family"))
+    """``?family=``: the faders of a family, when no LoRA says more; of the usual one where it is empty."""
+    layout = _builtin(request.query.get("family") or families.DEFAULT)
     return {"family": layout.family, "groups": desk.groups(layout)}
 
 

@@ -32,6 +32,9 @@ def test_each_key_is_one_step_of_undo(page, server):
     desk, _ = d.add_pair(page, **SD15)
     d.number_nodes(page, desk)
     texts = [d.text(page, desk)]
+    d.fader(page, desk, "IN07").focus()
+    page.keyboard.press("Delete")  # it stands at 1 already
+    assert d.text(page, desk) == texts[0]
     for name, weight in (("IN04", 0.5), ("OUT03", 0.3)):
         d.drag(page, desk, name, weight)
         texts.append(d.text(page, desk))

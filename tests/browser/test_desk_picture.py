@@ -113,6 +113,16 @@ def test_inverted_everything_shows_what_acts(page, server):
     assert (inputs["weights"], inputs["invert"]) == ("", False)
 
 
+# Whether the hint's first sentence is seen, and those of its sentences of which only a part is.
+HINT = """(root) => {
+  const line = root.querySelector('.strata-readout').getBoundingClientRect()
+  const boxes = [...root.querySelectorAll('.strata-readout span')].map((span) => [span.textContent, span.getBoundingClientRect()])
+  const seen = boxes.filter(([, box]) => box.top < line.bottom - 1)
+  const part = seen.filter(([, box]) => box.right > line.right + 4 || box.bottom > line.bottom + 1)
+  return [seen.length > 0, part.map(([text]) => text)]
+}"""
+
+
 @pytest.mark.parametrize("lora", ["sd15.safetensors", "flux.safetensors"])
 def test_nothing_sticks_out_at_any_width(page, lora):
     desk, _ = d.add_pair(page, lora)
@@ -122,6 +132,8 @@ def test_nothing_sticks_out_at_any_width(page, lora):
         d.fader(page, desk, "OTHER").hover()
         assert root.evaluate(OUTSIDE) == [], width
         assert root.locator("[data-act=copy]").is_visible()
+        page.mouse.move(5, 900)
+        assert root.evaluate(HINT) == [True, []], width
         # No row holds next to nothing.
         rows = root.locator(".strata-row").all()
         held = [row.locator(".strata-fader").count() for row in rows]

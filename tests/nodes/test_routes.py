@@ -133,6 +133,7 @@ def test_layout_of_a_family(server):
     groups = get(server, "/strata/layout", family="SDXL")["groups"]
     assert [block["rule"] for block in groups[0]["blocks"]] == [f"IN{n}" for n in range(9)]
     assert status_of(server, "GET", "/strata/layout?family=nonsense")[0] == 400
+    assert get(server, "/strata/layout", family="")["family"] == "SDXL"  # the usual one, before anything says which
 
 
 def test_a_text_by_names(server):

@@ -305,9 +305,11 @@ export class DeskView {
     }
   }
 
-  /** Moves faders, as one step of undo. @param {Weights} changes */
+  /** Moves faders, as one step of undo; none where they all stand there already. @param {Weights} changes */
   change(changes) {
     if (!this.enabled || !this.settings || !this.layout) return
+    const { values, fine } = this.settings
+    if (Object.entries(changes).every(([name, value]) => values[name] === value && !fine[name])) return
     // A reading that is under way is of an older text.
     this.#round++
     const settings = edited(this.layout, this.settings, changes)

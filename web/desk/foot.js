@@ -104,7 +104,9 @@ export class Foot {
       attribute(button, 'title', name ? t(`${act}Hint`, { name }) : null)
       attribute(button, 'disabled', usable ? null : true)
     }
-    this.say(name ? this.#describe(name, members) : this.#hint)
+    if (name || !this.#hint) this.say(name ? this.#describe(name, members) : '')
+    else if (this.readout.textContent !== this.#hint) this.readout.replaceChildren(...sentences(this.#hint))
+    this.readout.classList.toggle('whole', !name && this.#hint !== '')
     attribute(this.readout, 'title', this.readout.textContent)
   }
 
@@ -129,3 +131,7 @@ export class Foot {
     if (key !== 'Tab' && name) this.desk.strips.sliders.get(name)?.focus({ preventScroll: true })
   }
 }
+
+/** One by one, so that a narrow desk shows those that fit whole. @param {string} text */
+const sentences = (text) =>
+  text.match(/[^.\u3002]+[.\u3002]?\s*/g)?.map((sentence) => el('span', { text: sentence })) ?? []

@@ -12,8 +12,6 @@ import { getLayout, getLora, getSettings, knownLora, knownSettings } from '../li
  *   preset beside a text means, where there is one; error: what is wrong with the text
  */
 
-/** The family whose faders stand there before anything says which. */
-const FIRST_FAMILY = 'SDXL'
 /** Ms of rest before a typed text is read. */
 const TYPING = 150
 
@@ -43,7 +41,7 @@ export async function read(desk, isOld) {
   const lost = settings.error !== undefined && !text
   const usable = lost ? await getSettings({ ...question, text: '', invert: false }) : settings
   if (isOld()) return null
-  const family = usable.family ?? question.family ?? desk.layout?.family ?? FIRST_FAMILY
+  const family = usable.family ?? question.family ?? desk.layout?.family ?? found?.layout?.family ?? ''
   const own = found?.layout?.family === family ? found.layout : null
   const asBefore = desk.layout?.family === family && !desk.layout.ofLora
   const layout = own ?? (asBefore && desk.layout ? desk.layout : await getLayout(family))

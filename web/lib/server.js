@@ -39,7 +39,7 @@ export function forget(lora) {
 /** @param {string} name @returns {Promise<Profile>} */
 export const getLora = (name) => once(`lora ${name}`, () => ask(`/strata/lora?name=${encodeURIComponent(name)}`))
 
-/** @param {string} family @returns {Promise<Layout>} */
+/** The faders of a family, of the usual one where nothing says which. @param {string} family @returns {Promise<Layout>} */
 export const getLayout = (family) =>
   once(`layout ${family}`, () => ask(`/strata/layout?family=${encodeURIComponent(family)}`))
 
