@@ -6,6 +6,7 @@ import os
 import reprlib
 import unicodedata
 from collections.abc import Callable
+from datetime import datetime
 
 import folder_paths
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ...lora_math.errors import StrataError
 from ...lora_math.writing.file import Exists, Saved
+from ...lora_math.writing.file_name import written_out
 from .internals import find
 from .live_layers import current
 
@@ -37,7 +39,7 @@ def folder_of(choice: str) -> str:
 def save_numbered(choice: str, prefix: str, write: Callable[[str, str], Saved]) -> tuple[Saved, str]:
     """What ``write`` (path, name without ending) saves under the next free number, and its name in ComfyUI's list of LoRAs.
 
-    prefix: a name, with folders before it if a person wants; %date% and the like as in ComfyUI's own savers.
+    prefix: a name, with folders before it if a person wants; dates in it as ``written_out`` has them.
     """
     root = folder_of(choice)
     if not isinstance(prefix, str) or not os.path.basename(os.path.normpath(prefix or "")).strip(". "):
@@ -46,8 +48,9 @@ def save_numbered(choice: str, prefix: str, write: Callable[[str, str], Saved]) 
         raise StrataError(
             f"filename_prefix is {reprlib.repr(prefix)}, with characters that no file name should hold. Choose another name."
         )
+    whole = written_out(prefix.strip(), datetime.now())
     try:
-        folder, name, counter, *_ = folder_paths.get_save_image_path(prefix.strip(), root)
+        folder, name, counter, *_ = folder_paths.get_save_image_path(whole, root)
     except OSError as problem:
         raise StrataError(
             f"The LoRA was not saved: {root} cannot be written to ({problem.strerror}). Choose another folder."
