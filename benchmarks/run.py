@@ -25,7 +25,7 @@ def main() -> int:
         metavar="PART",
         nargs="*",
         help="some parts only: nodes, stack, understanding, analysis, applying, sampling, schedule, variation, memory; "
-        "or picker, bounds or cycles, which are no parts of the rest",
+        "or picker, inspecting, bounds or cycles, which are no parts of the rest",
     )
     parser.add_argument(
         "--threads", type=int, default=1, help="default: 1, whose CPU time other programs do not disturb"
@@ -45,7 +45,7 @@ def main() -> int:
 
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
-    from benchmarks import bounds, compare, cycles, machine, parts, picker, results
+    from benchmarks import bounds, compare, cycles, inspecting, machine, parts, picker, results
 
     if options.against:
         from benchmarks import versions
@@ -56,6 +56,7 @@ def main() -> int:
     for name, part in {
         **parts.PARTS,
         "picker": picker.picker,
+        "inspecting": inspecting.inspecting,
         "bounds": bounds.bounds,
         "cycles": cycles.cycles,
     }.items():

@@ -1,10 +1,11 @@
-"""inspect, merge, resize, convert and extract from a terminal."""
+"""inspect, merge, resize, convert, extract and look through a library from a terminal."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -16,9 +17,12 @@ from .algebra.shrink import TYPES
 from .baking import Baked, Recipe, bake, layers_by_name
 from .errors import StrataError
 from .family import detect
+from .inspecting.layers import measure
+from .inspecting.library import look_through, read_index, write_index
+from .inspecting.one import numbers
 from .reading import state_dict
 from .reading.checkpoints import open_checkpoint, pairs, place_of
-from .reading.files import LoraFile, read_lora_file, show_size
+from .reading.files import LoraFile, non_finite, read_lora_file, show_size
 from .writing.file import save
 from .writing.header import Parent, header
 from .writing.lora import overhead, tensors
@@ -43,6 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("inspect", help="what is in a LoRA file")
     one.add_argument("file")
     one.set_defaults(run=_inspect)
+    one = commands.add_parser("library", help="what is in a folder of LoRAs, and which files are the same")
+    one.add_argument("folder")
+    one.add_argument(
+        "--index", metavar="FILE", help="keeps what is known, so that only new files are read the next time"
+    )
+    one.set_defaults(run=_library)
     one = commands.add_parser("merge", help="several LoRAs into one: a.safetensors:0.7 b.safetensors:-0.3")
     one.add_argument("files", nargs="+", metavar="FILE[:STRENGTH]")
     one.add_argument("--method", choices=METHODS, default="sum")
@@ -109,6 +119,41 @@ def _inspect(chosen: argparse.Namespace) -> None:
         print(f"  {kind}: {len(ranks)} weights{told}")
     for key, reason in list(contents.leftovers.items())[:10]:
         print(f"  not understood: {key}: {reason}")
+
+    found = numbers(
+        measure(
+            contents.entries, non_finite({key: t for key, t in file.tensors.items() if not key.endswith(".alpha")})
+        ),
+        [""] * len(contents.entries),
+    )
+    whole = found.whole
+    if whole.rank is not None:
+        print(f"  rank {whole.rank} in each layer keeps 99 % of the energy; effective rank {whole.effective:.3g}")
+    print(f"  size of the change: {whole.norm:.4g}")
+    for count, what in ((found.dead, "all zero"), (found.broken, "damaged"), (len(found.spikes), "with a spike")):
+        if count:
+            print(f"  {count} layers {what}")
+
+
+def _library(chosen: argparse.Namespace) -> None:
+    known = read_index(chosen.index) if chosen.index else {}
+    here = sys.stderr.isatty()
+    told = (lambda path: print(f"reading {path}", file=sys.stderr)) if here else (lambda _: None)
+    found = look_through(chosen.folder, known, told)
+    if chosen.index:
+        write_index(chosen.index, found.files)
+    sound = {path: file for path, file in found.files.items() if not file.problem}
+    print(f"{len(found.files)} files, {show_size(sum(file.size for file in found.files.values()))}")
+    for family, count in Counter(file.family or "family not known" for file in sound.values()).most_common():
+        print(f"  {family}: {count}")
+    for group in found.same_data:
+        print(f"Same data: {', '.join(group)}")
+    for pair in found.same_content:
+        scale = "" if abs(pair.scale - 1) < 0.005 else f", the second {pair.scale:.3g} x as strong"
+        print(f"Same content: {pair.first}, {pair.second} (cosine {pair.cosine:.4f}{scale})")
+    for path, file in found.files.items():
+        if file.problem:
+            print(f"Not usable: {path}: {file.problem}")
 
 
 def _merge(chosen: argparse.Namespace) -> None:

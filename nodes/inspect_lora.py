@@ -104,7 +104,8 @@ class StrataLoraInspect(io.ComfyNode):
         ui = {
             "strata_verdict": [found.verdict],
             "strata_report": [text],
-            "strata_stack": [[[*entry] for entry in stack]],
+            # For the page, which asks for files by name: none where one of them has no file.
+            "strata_stack": [[[*entry] for entry in stack] if all(entry.lora is None for entry in stack) else []],
         }
         image = image_of(found.picture(WIDTH), theme)
         return io.NodeOutput(image, text, as_json(found.ones, found.together), ui=ui)

@@ -23,6 +23,7 @@ from ..low_rank import mirrored, square_root
 
 ENERGY = 0.9  # of a change: the directions that hold it are compared, those of its noise are not
 LAYER_WORK, TOTAL_WORK = 2e10, 4e11  # multiplications for one weight and for all
+MULTIPLIED_OUT = 1 << 26  # numbers of the changes of one weight that are no product: half a gigabyte
 MAX_LORAS = 16
 # Of a sum against its parts as if they had nothing in common, in energy; of shared directions against chance.
 REINFORCES, CANCELS = 1.25, 0.8
@@ -85,16 +86,15 @@ def _work(terms: Sequence[Sequence[Term]]) -> float:
     for adapter in adapters:
         if adapter.needs_weight or adapter.shape_after is not None:
             raise StrataError(f"{adapter.name} depends on the weight")
-    sizes = {math.prod(shape_of(of)) for of in terms}
+    size = max(math.prod(_matrix(shape_of(of))) for of in terms)
     ranks = [adapter.factor_rank for adapter in adapters]
-    if None in ranks:
-        return max(sizes) * len(adapters) * 4.0
-    out, *columns = shape_of(terms[0])
-    return (out + math.prod(columns)) * sum(ranks) ** 2 / 2 + 20.0 * sum(rank**3 for rank in ranks)
+    if None in ranks:  # multiplied out, and all at once in memory
+        return math.inf if size * len(adapters) > MULTIPLIED_OUT else size * len(adapters) * 4.0
+    return sum(_matrix(shape_of(terms[0]))) * sum(ranks) ** 2 / 2 + 20.0 * sum(rank**3 for rank in ranks)
 
 
 def _meeting(layer: Layer, terms: dict[int, list[Term]]) -> Meeting:
-    shapes = {(shape[0], math.prod(shape[1:])) for shape in (_shape(layer, of) for of in terms.values())}
+    shapes = {_matrix(_shape(layer, of)) for of in terms.values()}
     if len(shapes) > 1:
         raise StrataError(f"it is {' and '.join(f'{out}x{columns}' for out, columns in sorted(shapes))}")
     for of in terms.values():
@@ -116,6 +116,13 @@ def _meeting(layer: Layer, terms: dict[int, list[Term]]) -> Meeting:
 
 def _shape(layer: Layer, terms: Sequence[Term]) -> tuple[int, ...]:
     return layer.shape if layer.shape is not None else shape_of(terms)
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(out, in * kernel); a single number is 1x1. Raises StrataError for sizes that a damaged file makes up."""
+    if any(size < 0 for size in shape):
+        raise StrataError("it has a negative size")
+    return (shape[0] if shape else 1), math.prod(shape[1:])
 
 
 def _dense(shape: tuple[int, ...], terms: Sequence[Term]) -> Tensor:

@@ -12,7 +12,7 @@ from .look import One
 from .shapes import SERIES, Picture, text_width
 
 PAD, GAP = 16, 10
-TILE_WIDTH, TILE_HEIGHT = 118, 52
+TILE_WIDTH, TILE_HEIGHT = 92, 52
 BARS, RANKS, CURVE = 84, 56, 84  # px of height
 LINE = 17
 MAX_FACTS, MAX_SPIKES, MAX_BLOCKS = 18, 4, 400
@@ -100,7 +100,8 @@ def _tiles(picture: Picture, one: One, y: float) -> float:
     for at, (value, label, role, hover, act) in enumerate(tiles):
         x, top = PAD + (at % columns) * (each + GAP), y + (at // columns) * (TILE_HEIGHT + GAP)
         picture.rect(x, top, each, TILE_HEIGHT, "panel", radius=6, hover=hover, act=act)
-        picture.text(x + 10, top + 25, value, role, 18, room=each - 16, hover=hover, act=act)
+        large = 18 if text_width(value, 18) <= each - 16 else 13
+        picture.text(x + 10, top + 25, value, role, large, room=each - 16, hover=hover, act=act)
         picture.text(x + 10, top + 43, label, "dim", 11, room=each - 16, hover=hover, act=act)
     return y + -(-len(tiles) // columns) * (TILE_HEIGHT + GAP) + 4
 

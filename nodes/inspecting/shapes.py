@@ -48,6 +48,7 @@ THEMES: dict[str, dict[str, str]] = {
     },
 }
 SERIES = 6
+MAX_TEXT = 600  # letters of what is written or said of one shape
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Picture:
     said: str = ""
     shapes: list[Shape] = field(default_factory=list)
 
-    def rect(self, x, y, w, h, role, **more) -> None:
+    def rect(self, x, y, w, h, role, hover="", **more) -> None:
+        more["hover"] = printable(hover)
         self.shapes.append(
             Shape("rect", role, round(x, 2), round(y, 2), round(max(w, 0), 2), round(max(h, 0), 2), **more)
         )
@@ -94,9 +96,9 @@ class Picture:
 
     def text(self, x, y, text, role="text", size=12.0, anchor="start", room=None, **more) -> None:
         """room: px that it may take; what is longer is cut, and whole in its hover."""
+        text = printable(text)
         shown = text if room is None else shortened(text, size, room)
-        if shown != text and not more.get("hover"):
-            more["hover"] = text
+        more["hover"] = printable(more.get("hover") or ("" if shown == text else text))
         self.shapes.append(Shape("text", role, round(x, 2), round(y, 2), text=shown, size=size, anchor=anchor, **more))
 
     def for_browser(self) -> dict:
@@ -106,17 +108,22 @@ class Picture:
         return {"width": self.width, "height": self.height, "said": self.said, "shapes": shapes}
 
 
+def printable(text: str) -> str:
+    """On one line, without what no typeface has: names of files and of layers may hold any character."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:MAX_TEXT])
+
+
 def text_width(text: str, size: float) -> float:
-    """About how wide a text is in a common typeface without serifs: no drawing library is known here."""
+    """About how wide a text is in a wide typeface without serifs: no drawing library is known here, and no browser's letters."""
     return size * sum(map(_width_of, text))
 
 
 def _width_of(letter: str) -> float:
     if letter in "ilj.,:;|!'()[] ftrI/":
-        return 0.32
+        return 0.36
     if ord(letter) >= 0x2E80:
         return 1.0
-    return 0.68 if letter.isupper() or letter in "mw%@" else 0.56
+    return 0.74 if letter.isupper() or letter in "mw%@" else 0.62
 
 
 def shortened(text: str, size: float, room: float) -> str:

@@ -26,7 +26,7 @@ def test_the_python_of_the_page_runs():
 
 def test_its_commands_are_commands():
     lines = [line for block in blocks("console") for line in block.splitlines()]
-    assert {line.split()[3] for line in lines} == {"inspect", "merge", "resize", "convert", "extract"}
+    assert {line.split()[3] for line in lines} == {"inspect", "library", "merge", "resize", "convert", "extract"}
     for line in lines:
         assert shlex.split(line)[:3] == ["python", "-m", "lora_math"]
         assert _parser().parse_args(shlex.split(line)[3:]).run

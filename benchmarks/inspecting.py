@@ -1,0 +1,93 @@
+"""What Inspect LoRA and ``lora_math library`` take, beside reading the same numbers once."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from strata.lora_math.adapters import LoRA
+from strata.lora_math.baking import layers_by_name
+from strata.lora_math.inspecting import library
+from strata.lora_math.inspecting.layers import measure
+from strata.lora_math.inspecting.one import numbers
+from strata.lora_math.inspecting.several import meet, together
+from strata.lora_math.reading.state_dict import Entry
+
+from .results import seconds, table
+
+# Layers [out, in] of the published models that LoRAs are trained on.
+SDXL = [(1280, 1280)] * 420 + [(1280, 2048)] * 120 + [(10240, 1280)] * 60 + [(1280, 5120)] * 60 + [(640, 640)] * 62
+_DOUBLE = [(9216, 3072), (3072, 3072), (12288, 3072), (3072, 12288), (18432, 3072)] * 2
+FLUX = _DOUBLE * 19 + [(21504, 3072), (3072, 15360), (9216, 3072)] * 38
+
+
+def inspecting(quick: bool) -> str:
+    """Seconds by the clock; ``beside`` casts all numbers of the same LoRAs to float64, which any exact analysis has to do first."""
+    part = 6 if quick else 1
+    rows = []
+    for name, shapes, rank in (("SDXL", SDXL, 32), ("FLUX", FLUX, 128)):
+        lora = _lora(shapes[::part], rank, 0)
+        took = _timed(lambda lora=lora: numbers(measure(lora), [""] * len(lora)))
+        rows.append((f"{name}, rank {rank}: all numbers of one", len(lora), *_beside(took, [lora])))
+    pair = [_lora(FLUX[::part], 32, seed) for seed in (0, 1)]
+    rows.append(("FLUX, rank 32: two compared", len(pair[0]), *_beside(_timed(lambda: _compared(pair)), pair)))
+    count = 200 if quick else 2000
+    with tempfile.TemporaryDirectory() as folder:
+        _save(Path(folder), count)
+        reading = _timed(lambda: [path.read_bytes() for path in Path(folder).iterdir()])
+        first = _timed(lambda: library.look_through(folder))
+        index = f"{folder}/known.json"
+        library.write_index(index, library.look_through(folder).files)
+        later = _timed(lambda: library.look_through(folder, library.read_index(index)))
+    rows.append((f"{count} files, first pass", count, seconds(first), seconds(reading), f"{first / reading:.2f}"))
+    rows.append((f"{count} files, later pass", count, seconds(later), seconds(reading), f"{later / reading:.2f}"))
+    note = (
+        "The files of the library are of 0.4 MB each: for them it is their number that counts. All in the disk's cache."
+    )
+    return table("Inspecting LoRAs", ("", "layers or files", "Strata", "reading them", "ratio"), rows, note)
+
+
+def _lora(shapes, rank: int, seed: int) -> list[Entry]:
+    make = torch.Generator().manual_seed(seed)
+    found = []
+    for at, (out, columns) in enumerate(shapes):
+        up, down = (torch.randn(size, generator=make).mul_(0.02).half() for size in ((out, rank), (rank, columns)))
+        found.append(Entry(f"lora_unet_{at}_x", "weight", LoRA(up, down), ()))
+    return found
+
+
+def _compared(pair) -> None:
+    found = meet(layers_by_name(pair))
+    together(found.layers, [[1.0] * len(meeting.at) for meeting in found.layers], 2)
+
+
+def _beside(took: float, loras) -> tuple[str, str, str]:
+    def cast() -> None:
+        for lora in loras:
+            for entry in lora:
+                entry.adapter.up.double()
+                entry.adapter.down.double()
+
+    reading = _timed(cast)
+    return seconds(took), seconds(reading), f"{took / reading:.2f}"
+
+
+def _save(folder: Path, count: int) -> None:
+    for number in range(count):
+        make = torch.Generator().manual_seed(number)
+        tensors = {}
+        for layer in range(12):
+            module = f"lora_unet_input_blocks_4_1_transformer_blocks_{layer}_attn1_to_q"
+            tensors[f"{module}.lora_up.weight"] = torch.randn(640, 16, generator=make).half()
+            tensors[f"{module}.lora_down.weight"] = torch.randn(16, 640, generator=make).half()
+        safetensors.torch.save_file(tensors, folder / f"style {number}.safetensors")
+
+
+def _timed(run) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
