@@ -1,4 +1,4 @@
-"""The picker's server over a large library of LoRA files."""
+"""The picker over a large library of LoRA files: its server, and a page of it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from strata.nodes.library import index as index_module
 from strata.nodes.library import search as search_module
 from strata.nodes.library.search import Question, search
 
+from .picker_page import page_rows
 from .results import seconds, size, table
 
 LAYERS = 24  # of each file: names and shapes of an SD1.5 LoRA's attention, in a header of about 6 kB
@@ -46,8 +47,12 @@ def picker(quick: bool) -> str:
             rows.append(("memory of the server", size(psutil.Process().memory_info().rss - memory)))
         finally:
             folder_paths.get_user_directory = before
+    rows += page_rows(_save, count)
     return table(
-        f"The picker: {count} files in 200 folders", ("", ""), rows, "A page is 50 files. Seconds by the clock."
+        f"The picker: {count} files in 200 folders",
+        ("", ""),
+        rows,
+        "A page is 50 files. Seconds by the clock. On a page: a real server and headless Chromium, which draws without a GPU.",
     )
 
 
@@ -57,6 +62,7 @@ def _save(folder: Path, count: int) -> None:
         module = f"lora_unet_input_blocks_4_1_transformer_blocks_0_attn{layer % 2 + 1}_to_{'qkv'[layer % 3]}_{layer}"
         tensors[f"{module}.lora_up.weight"] = torch.zeros(320, 1, dtype=torch.float16)
         tensors[f"{module}.lora_down.weight"] = torch.zeros(1, 768, dtype=torch.float16)
+    folder.mkdir(parents=True, exist_ok=True)
     packed = safetensors.torch.save(tensors, {"modelspec.title": "A title", "modelspec.trigger_phrase": "ohwx, style"})
     for number in range(200):
         (folder / f"folder {number}").mkdir()

@@ -8,6 +8,7 @@ from ..lora_math.errors import StrataError
 from ..lora_math.tags import read_tags
 from . import inputs
 from .apply import apply_stack, describe_stack
+from .comfy.targets import model_targets
 from .loader import ON_PROBLEM, LoraStackType, on_problem_input
 from .seen_files import fingerprint, remember, state
 from .stack import of_tag, with_listed_names
@@ -87,6 +88,5 @@ class StrataLoraFromPrompt(io.ComfyNode):
             applied = apply_stack(model, clip, entries, on_problem)
         remember(cls, entries)
         listed = with_listed_names(entries)
-        return io.NodeOutput(
-            applied.model, applied.clip, cleaned, applied.trigger_words, applied.report, listed, ui=applied.ui()
-        )
+        ui = {**applied.ui(), "strata_family": [None if model is None else model_targets(model).family]}
+        return io.NodeOutput(applied.model, applied.clip, cleaned, applied.trigger_words, applied.report, listed, ui=ui)

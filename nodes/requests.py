@@ -28,11 +28,21 @@ class BadRequest(ValueError):
         self.status = status
 
 
-def as_json(handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+def as_json(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     @wraps(handler)
     async def answer(request: web.Request) -> web.Response:
+        return web.json_response(await handler(request))
+
+    return answered(answer)
+
+
+def answered(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]):
+    """The handler of a route, which answers in words where something is wrong."""
+
+    @wraps(handler)
+    async def answer(request: web.Request) -> web.StreamResponse:
         try:
-            return web.json_response(await handler(request))
+            return await handler(request)
         except BadRequest as problem:
             return web.json_response({"error": str(problem)}, status=problem.status)
         except (StrataError, BlockTextError) as problem:

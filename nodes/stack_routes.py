@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from aiohttp import web
 
@@ -10,21 +11,25 @@ from ..lora_math.errors import StrataError
 from ..lora_math.families import RELATIVES
 from ..lora_math.schedule import canonical
 from ..lora_math.tags import LoraTag, format_tag
+from .comfy.library import shown_path
 from .comfy.lora_names import lora_names
+from .desk.profile import VIDEOS, video
 from .library.search import PAGE, SORTS, Question, mark, search
-from .requests import BadRequest, as_json, body_of, optional_text, text_of
+from .requests import BadRequest, answered, as_json, body_of, optional_text, query, text_of
 from .rows.importing import imported
 from .rows.sets import delete_set, read_sets, save_set
-from .rows.words import described
+from .rows.words import described, described_prompt
 
 MAX_ROWS_BODY = 1_000_000  # bytes; fifty rows with notes are a hundredth of it
 
 
 def register(routes: web.RouteTableDef) -> None:
     routes.post("/strata/rows")(as_json(_rows))
+    routes.post("/strata/prompt")(as_json(_prompt))
     routes.post("/strata/tag")(as_json(_tag))
     routes.post("/strata/import")(as_json(_import))
     routes.get("/strata/library")(as_json(_library))
+    routes.get("/strata/video")(answered(_video))
     routes.post("/strata/library/mark")(as_json(_mark))
     routes.get("/strata/sets")(as_json(_sets))
     routes.post("/strata/sets")(as_json(_save_set))
@@ -34,6 +39,16 @@ def register(routes: web.RouteTableDef) -> None:
 async def _rows(request: web.Request) -> dict:
     """``{"text"}``: its rows, and the text that a prompt needs of it."""
     found = await asyncio.to_thread(described, text_of(await body_of(request, MAX_ROWS_BODY), "text"))
+    return {**found, "relatives": [sorted(group) for group in RELATIVES]}
+
+
+async def _prompt(request: web.Request) -> dict:
+    """``{"text", "clip_first"}``: the tags of a prompt, and what stands between them."""
+    body = await body_of(request, MAX_ROWS_BODY)
+    clip_first = body.get("clip_first", False)
+    if not isinstance(clip_first, bool):
+        raise BadRequest("clip_first is true or false.")
+    found = await asyncio.to_thread(described_prompt, text_of(body, "text"), clip_first)
     return {**found, "relatives": [sorted(group) for group in RELATIVES]}
 
 
@@ -70,6 +85,21 @@ async def _library(request: web.Request) -> dict:
         asked.get("words", ""), asked.get("folder", ""), fits, sort, asked.get("favourites") == "1", start, count
     )
     return await asyncio.to_thread(search, question)
+
+
+async def _video(request: web.Request) -> web.StreamResponse:
+    """``?name=``: the video that lies beside a LoRA."""
+    found = await asyncio.to_thread(_video_of, query(request, "name"))
+    if found is None:
+        raise BadRequest("There is no video beside this LoRA.", 404)
+    kind = VIDEOS[os.path.splitext(found)[1].lower()]
+    headers = {"Content-Type": kind, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+    return web.FileResponse(found, headers=headers)
+
+
+def _video_of(name: str) -> str | None:
+    path = shown_path(name) if name in lora_names() else None
+    return None if path is None else video(path)
 
 
 async def _mark(request: web.Request) -> dict:

@@ -49,6 +49,7 @@ export interface Widget {
   node?: GraphNode
   callback?: (this: Widget, value: any, ...rest: any[]) => unknown
   triggerDraw?: () => void
+  computeSize?: () => [number, number]
   /** What an API prompt gets instead of the value. */
   serializeValue?: (node: GraphNode, index: number) => unknown
 }
@@ -82,6 +83,14 @@ export interface GraphNode {
   computeSize(): [number, number]
   getWidgetFromSlot(slot: Slot): Widget | undefined
   addDOMWidget(name: string, type: string, element: HTMLElement, options: DomWidgetOptions): Widget
+  addWidget?(
+    type: string,
+    name: string,
+    value: unknown,
+    callback: (value: unknown) => void,
+    options: WidgetOptions,
+  ): Widget | undefined
+  onWidgetChanged?(name: string, value: unknown, before: unknown, widget: Widget): void
   connect?(slot: number, target: GraphNode, input: number): unknown
   serialize?(): object
   onAdded?: (...values: any[]) => unknown
@@ -138,8 +147,9 @@ export interface Extension {
   name: string
   settings?: Record<string, unknown>[]
   setup?(): Promise<void> | void
+  beforeRegisterNodeDef?(type: unknown, definition: { name: string }): void
   nodeCreated?(node: GraphNode): void
-  refreshComboInNodes?(): void
+  refreshComboInNodes?(definitions: Record<string, unknown>): void
   getNodeMenuItems?(node: GraphNode): { content: string; callback: () => void }[]
 }
 

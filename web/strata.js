@@ -5,11 +5,15 @@ import { installDesk } from './desk/install.js'
 import { app } from './lib/comfy.js'
 import { loadStyles } from './lib/dom.js'
 import { loadWords } from './lib/i18n.js'
+import { learnFiles } from './lib/missing_files.js'
 import { forget } from './lib/server.js'
 import { installLoader } from './loader/install.js'
 import { DEFAULT_RANGE, RANGE_SETTING } from './loader/strengths.js'
+import { installPrompt, refreshTags } from './prompt/install.js'
 import { installStack, refreshStacks } from './stack/install.js'
 import { replacements } from './stack/replacing.js'
+
+const LOADER = 'StrataLoraLoader'
 
 app.registerExtension({
   name: 'strataloralayerbylayer.desk',
@@ -28,15 +32,21 @@ app.registerExtension({
   async setup() {
     await Promise.all([loadStyles(), loadWords()])
   },
+  beforeRegisterNodeDef(_, definition) {
+    if (definition.name === LOADER) learnFiles(definition)
+  },
   nodeCreated(node) {
     if (node.comfyClass === 'StrataLoraBlockWeights') installDesk(node)
-    if (node.comfyClass === 'StrataLoraLoader') installLoader(node)
+    if (node.comfyClass === LOADER) installLoader(node)
     if (node.comfyClass === 'StrataLoraStack') installStack(node)
     if (node.comfyClass === 'StrataLoraSchedule') installCurve(node)
+    if (node.comfyClass === 'StrataLoraFromPrompt') installPrompt(node)
   },
   getNodeMenuItems: (node) => replacements(node),
-  refreshComboInNodes() {
+  refreshComboInNodes(definitions) {
+    learnFiles(definitions[LOADER])
     forget()
     refreshStacks()
+    refreshTags()
   },
 })

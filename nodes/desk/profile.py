@@ -6,7 +6,7 @@ import math
 import os
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from ...lora_math.blocks import FAMILIES, Layout, builtin_layout
@@ -29,6 +29,7 @@ Met = tuple[Targets, Fit]
 MAX_METADATA, MAX_VALUE, MAX_LEFTOVERS = 120, 1500, 100
 KEPT = 128  # profiles; each is a few kB
 PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
+VIDEOS = {".mp4": "video/mp4", ".webm": "video/webm"}  # that every browser plays, and their types
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +82,7 @@ def _profile(lora: Lora, name: str, path: str) -> Profile:
         layout = layout_by_names(lora.contents.entries, lora.families if lora.family is None else (lora.family,))
     entries = lora.contents.entries
     fits = _fits(lora, model, clip)
+    rows, norm = _rows(lora, layout, model, clip)
     answer = {
         "name": name,
         "family": lora.family,
@@ -101,10 +103,11 @@ def _profile(lora: Lora, name: str, path: str) -> Profile:
         ],
         "leftover_count": len(lora.contents.leftovers),
         "changes": {"model": any(not is_text_encoder(e) for e in entries), "clip": any(map(is_text_encoder, entries))},
-        "preview": preview(path),
+        "preview": preview(path, name),
         "exact": model is not None,
         "layout": None if layout is None else {"family": layout.family, "groups": groups(layout)},
-        "blocks": _rows(lora, layout, model, clip),
+        "blocks": rows,
+        "norm": norm,
     }
     return Profile(answer, layout)
 
@@ -128,11 +131,16 @@ def _with_encoders(layout: Layout) -> Layout:
     return replace(layout, text_encoders=usual.text_encoders, encoders=usual.encoders)
 
 
-def _rows(lora: Lora, layout: Layout | None, model: Met | None, clip: Met | None) -> dict[str, dict]:
-    """Fader -> {"share": of the squared norm of the LoRA's whole change, "tensors": how many, "relative": the norm of its change at
-    strength 1 over that of the loaded model's weights that it changes, where known}; only where the LoRA has something."""
+def _rows(
+    lora: Lora, layout: Layout | None, model: Met | None, clip: Met | None
+) -> tuple[dict[str, dict], float | None]:
+    """(the rows, the norm of the LoRA's whole change at strength 1 or None where nothing tells).
+
+    The rows: fader -> {"share": of the squared norm of the LoRA's whole change, "tensors": how many, "relative": the norm of its change
+    at strength 1 over that of the loaded model's weights that it changes, where known}; only where the LoRA has something.
+    """
     if layout is None:
-        return {}
+        return {}, None
     rows: dict[str, Amount] = defaultdict(Amount)
     placed = set()
     for met in (model, clip):
@@ -147,7 +155,7 @@ def _rows(lora: Lora, layout: Layout | None, model: Met | None, clip: Met | None
             row.tensors += len(entry.keys)
             row.own = None
     total = math.fsum(row.energy for row in rows.values())
-    return {name: _row(row, total) for name, row in rows.items()}
+    return {name: _row(row, total) for name, row in rows.items()}, math.sqrt(total)
 
 
 def _row(row: Amount, total: float) -> dict:
@@ -195,10 +203,22 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
-def preview(path: str) -> dict | None:
-    """Where core's ``/experiment/models/preview/loras/{folder}/{file}`` finds a picture beside the file, if there is one."""
+def preview(path: str, name: str) -> dict | None:
+    """Where core's ``/experiment/models/preview/loras/{folder}/{file}`` finds a picture beside the file; else, where a video lies there,
+    the name by which ``/strata/video`` has it; None where there is neither."""
+    if _beside(path, PREVIEWS) is not None:
+        place = place_in_folders(path)
+        return None if place is None else {"folder": place[0], "file": place[1]}
+    return None if video(path) is None else {"video": name}
+
+
+def video(path: str) -> str | None:
+    """The video beside the file, where it really lies within the ``loras`` folders."""
+    found = _beside(path, VIDEOS)
+    return found if found is not None and place_in_folders(found) is not None else None
+
+
+def _beside(path: str, endings: Iterable[str]) -> str | None:
     stem = os.path.splitext(path)[0]
-    if not any(os.path.isfile(stem + middle + end) for middle in ("", ".preview") for end in PREVIEWS):
-        return None
-    place = place_in_folders(path)
-    return None if place is None else {"folder": place[0], "file": place[1]}
+    names = (stem + middle + end for middle in ("", ".preview") for end in endings)
+    return next(filter(os.path.isfile, names), None)

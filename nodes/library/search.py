@@ -96,7 +96,7 @@ def _shown(name: str, path: str | None, known: Known | None, favourite: bool) ->
         "name": name,
         "tag": head(name),
         "favourite": favourite,
-        "preview": None if path is None else preview(path),
+        "preview": None if path is None else preview(path, name),
     }
     if known is not None:
         answer |= {"family": known.family, "title": known.title, "words": list(known.words), "problem": known.problem}

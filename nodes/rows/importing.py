@@ -114,6 +114,8 @@ def _node(node: Mapping) -> Iterator:
                 yield row if on else lora_row(row.tags[0], False, note=row.note)
         elif kind == "StrataLoraStack" and values and isinstance(values[0], str):
             yield from read_rows(values[0])
+        elif kind in _COUNTED:
+            yield from _counted(values, on)
         elif kind in _SINGLE and values:
             yield from _one(
                 *[*values[: _SINGLE[kind]], 0, 0][:3], on=on
@@ -128,6 +130,19 @@ def _node(node: Mapping) -> Iterator:
                     )
 
 
+def _counted(values: list, on: bool) -> Iterator:
+    """ComfyUI's own rows as a workflow has them: their number, then (name, strength, enabled) of each."""
+    for at, count in enumerate(values):
+        fields = values[at + 1 : at + 1 + 3 * count] if type(count) is int and 0 < count <= MAX_COUNTED else []
+        names, strengths, enabled = fields[::3], fields[1::3], fields[2::3]
+        if fields and len(fields) == 3 * count and all(isinstance(name, str) for name in names):
+            for name, strength, switch in zip(names, strengths, enabled, strict=True):
+                yield from _one(name, strength, on=on and switch is not False)
+            return
+
+
+MAX_COUNTED = 100  # rows; ComfyUI has 20
+_COUNTED = ("LoadLoraModel", "LoadLoraTextEncoder")
 _SINGLE = {"LoraLoader": 3, "LoraLoaderModelOnly": 2, "LoraLoaderBypass": 3, "StrataLoraLoader": 3}
 _POSITIONS = {
     "LoRA Stacker": ["input_mode", "lora_count"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ...lora_math.errors import StrataError
-from ...lora_math.rows_text import Row, is_in_folder, lora_row, read_rows, reduced
-from ...lora_math.tags import LoraTag, format_tag
+from ...lora_math.rows_text import MAX_ROWS, Row, is_in_folder, lora_row, read_rows, reduced
+from ...lora_math.tags import LoraTag, find_tags, format_tag, read_tag
 from ..comfy.library import shown_path
 from ..comfy.lora_names import lora_names, resolve
 from ..desk.profile import preview
@@ -31,6 +31,29 @@ def described(text: str) -> dict:
     return {"rows": found, "prompt": reduced(rows)}
 
 
+def described_prompt(text: str, clip_first: bool) -> dict:
+    """``{"pieces": [what stands before, between and behind the tags], "tags": [...]}``: joined in turn they are the text again.
+
+    Raises StrataError for a tag that is not closed, and for more than anybody shows.
+    """
+    places, names = find_tags(text), lora_names()
+    if len(places) > MAX_ROWS:
+        raise StrataError(f"This text has {len(places)} tags; at most {MAX_ROWS} are shown.")
+    pieces, tags, at, suggested = [], [], 0, 0
+    for place in places:
+        pieces.append(text[at : place.start])
+        line, at = text[place.start : place.stop], place.stop
+        answer: dict = {"line": line, "kind": "lora", "problem": ""}
+        try:
+            tag = read_tag(line, clip_first)
+            answer |= _tag(tag) | _file(tag.name, names, suggested < MAX_NEAR)
+            suggested += "near" in answer
+        except StrataError as problem:
+            answer |= {"kind": "unread", "problem": str(problem)}
+        tags.append(answer)
+    return {"pieces": [*pieces, text[at:]], "tags": tags}
+
+
 def _plain(row: Row) -> dict:
     return {
         "line": row.line,
@@ -45,17 +68,20 @@ def _plain(row: Row) -> dict:
 
 
 def _tag(tag: LoraTag) -> dict:
-    """``head`` and ``tail``: what stands before and behind the strengths in the tag."""
-    bare = format_tag(LoraTag(tag.name, 1.0, 1.0)).removesuffix(":1>")
-    whole = format_tag(LoraTag(tag.name, 1.0, 1.0, tag.block_weights, tag.more, tag.time))
+    """``head`` and ``tail``: what stands before and behind the strengths in the tag; ``rest``: the tail behind its block weights."""
+    bare, blocks, whole = (
+        format_tag(LoraTag(tag.name, 1.0, 1.0, *fields)).removesuffix(">")
+        for fields in ((), (tag.block_weights,), (tag.block_weights, tag.more, tag.time))
+    )
     return {
         "name": tag.name,
-        "head": bare,
+        "head": bare.removesuffix(":1"),
         "model": tag.strength_model,
         "clip": tag.strength_clip,
-        "tail": whole[len(bare) + 2 : -1],
+        "tail": whole[len(bare) :],
         "blocks": tag.block_weights,
         "time": tag.time,
+        "rest": whole[len(blocks) :],
     }
 
 
@@ -69,7 +95,7 @@ def _file(name: str, names: list[str], suggest: bool) -> dict:
     path = shown_path(file)
     known = None if path is None else INDEX.now(path)
     answer = {"file": file, "family": None, "words": [], "strength": None, "low": None, "high": None}
-    answer["preview"] = None if path is None else preview(path)
+    answer["preview"] = None if path is None else preview(path, file)
     if known is not None:
         answer |= {"family": known.family, "words": list(known.words), "problem": known.problem}
         answer |= {"strength": known.strength, "low": known.low, "high": known.high}

@@ -84,8 +84,12 @@ def test_what_is_missing_or_not_understood_is_red_and_can_be_mended(page):
         ["unread", "wrong"],
         ["prompt"],
     ]
-    s.row(page, node, 0).locator(".strata-file").click()
-    s.row(page, node, 0).locator(".strata-word", has_text="sd15").first.click()
+    said = s.row(page, node, 0).locator(".strata-said")
+    assert said.text_content().startswith(
+        "LoRA 'old/sd15_v2' is not in your loras folders"
+    )  # whole, and not only a tooltip
+    assert said.evaluate("(shown) => shown.scrollHeight <= shown.clientHeight")
+    said.locator(".strata-word", has_text="sd15").first.click()
     assert s.text(page, node).startswith("<lora:sd15:0.7>\n")
     s.row(page, node, 2).locator(".strata-file").click()
     s.row(page, node, 2).locator(".strata-button", has_text="Make rows").click()
@@ -96,7 +100,7 @@ def test_what_is_missing_or_not_understood_is_red_and_can_be_mended(page):
 
 def test_notes_blocks_and_pasted_text(page):
     node = s.stack(page, "<lora:sd15:1>")
-    s.menu(page, node, 0, "Block weights, note")
+    s.menu(page, node, 0, "Block weights as text")
     behind = s.row(page, node, 0).locator(".strata-behind input")
     behind.nth(1).fill("mine")
     behind.nth(1).press("Enter")

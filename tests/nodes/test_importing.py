@@ -69,6 +69,10 @@ CASES = {
                     "loras.2.lora_name": "b.safetensors", "loras.2.strength": -1}},
         "off <lora:a.safetensors:0.5>\n<lora:b.safetensors:-1>",
     ),
+    "ComfyUI's rows in a workflow": (
+        {"type": "LoadLoraModel", "widgets_values": ["x", 2, "a.safetensors", 1, True, "b.safetensors", 0.6, False]},
+        "<lora:a.safetensors:1>\noff <lora:b.safetensors:0.6>",
+    ),
     "a chain of loaders": (
         [{"type": "LoraLoader", "widgets_values": ["a.safetensors", 0.5, 0.25]},
          {"type": "LoraLoaderModelOnly", "widgets_values": ["b.safetensors", 0.7]},

@@ -26,6 +26,16 @@ ROUTES = [
     ("GET", "/strata/presets", None),
     ("POST", "/strata/presets", {"name": "Crossed", "weights": "IN*=0.3", "family": "SDXL"}),
     ("DELETE", "/strata/presets", {"name": "Kept", "family": "SDXL"}),
+    ("POST", "/strata/rows", {"text": "<lora:sd15:1>"}),
+    ("POST", "/strata/prompt", {"text": "<lora:sd15:1>"}),
+    ("POST", "/strata/tag", {"name": "sd15", "blocks": None}),
+    ("POST", "/strata/import", {"text": "<lora:sd15:1>"}),
+    ("GET", "/strata/library", None),
+    ("POST", "/strata/library/mark", {"name": "sd15.safetensors", "favourite": True}),
+    ("GET", "/strata/video?name=sd15.safetensors", None),
+    ("GET", "/strata/sets", None),
+    ("POST", "/strata/sets", {"name": "Crossed", "rows": ""}),
+    ("DELETE", "/strata/sets", {"name": "Kept"}),
 ]
 JSON = {"Content-Type": "application/json"}
 SECRET = "the-secret-word"
@@ -326,3 +336,24 @@ def test_answers_are_of_bounded_size(server):
         assert status == 200
         assert list(json.loads(answer)) != ["error"]
         assert len(answer) < 400_000
+
+
+def test_a_video_beside_a_lora_is_shown_and_nothing_else(server, secret):
+    """By the LoRA's name alone; a link beside it that leads out of the folders is none."""
+    loras = server.base / "models" / "loras"
+    (loras / "wan.mp4").write_bytes(b"film" * 100)
+    (secret / "private.mp4").write_bytes(SECRET.encode())
+    with contextlib.ExitStack() as cleaning:
+        cleaning.callback((loras / "wan.mp4").unlink)
+        assert ask(server, "GET", "/strata/video?name=wan.safetensors") == (200, b"film" * 100)
+        assert ask(server, "GET", "/strata/video?name=wan.safetensors", Range="bytes=0-3") == (206, b"film")
+        rows = json.loads(ask(server, "GET", "/strata/library?words=wan")[1])["rows"]
+        assert rows[0]["preview"] == {"video": "wan.safetensors"}
+        for name in ("wan.mp4", "wan", "flux.safetensors", "../../private/private.safetensors", "%00", ""):
+            assert ask(server, "GET", f"/strata/video?name={name}")[0] in (400, 404), name
+        try:
+            (loras / "flux.mp4").symlink_to(secret / "private.mp4")
+        except OSError:
+            return  # this system makes no links
+        cleaning.callback((loras / "flux.mp4").unlink)
+        assert ask(server, "GET", "/strata/video?name=flux.safetensors")[0] == 404

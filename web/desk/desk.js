@@ -71,9 +71,13 @@ export class DeskView {
   /** What ComfyUI calls the text. @type {string | null} */
   #label = null
 
-  /** @param {GraphNode} node */
-  constructor(node) {
+  /**
+   * @param {GraphNode} node whose widgets say the weights
+   * @param {() => string | null} [loraOf] the LoRA that they are for
+   */
+  constructor(node, loraOf = () => loaderBehind(node)?.lora ?? null) {
     this.node = node
+    this.loraOf = loraOf
     this.silence = new Silence(this)
     this.masters = new Masters(this)
     this.texts = new Texts(this)
@@ -146,7 +150,7 @@ export class DeskView {
   tick() {
     if (!this.node.graph || this.held || this.#writing) return
     takePlace(this.node, this.element)
-    this.lora = loaderBehind(this.node)?.lora ?? null
+    this.lora = this.loraOf()
     const linked = ['weights', 'preset', 'layout', 'invert'].some((name) => isLinked(this.node, name))
     const known = this.lora !== null && knownLora(this.lora) !== undefined
     const signature = JSON.stringify([this.question(), this.preset, linked, known])

@@ -11,19 +11,24 @@ import { t } from './i18n.js'
  *   notes: string[], error?: string}} Settings
  * @typedef {{text: string, family: string | null, lora: string | null, seed: number, invert: boolean}} Question what a text means, and where
  * @typedef {{share: number, tensors: number, relative?: number}} Row share: of the squared norm; relative: of the norm
+ * @typedef {{folder: number, file: string, video?: undefined} | {video: string, folder?: undefined, file?: undefined}} Preview a picture for
+ *   ComfyUI's endpoint, or the name of a LoRA with a video beside it
  * @typedef {{algorithms: string[], rank: string, alpha: string, size: string}} Facts
  * @typedef {{family: string | null, about: string, facts?: Facts, fit: string, fits?: {family: string | null, used: number, total: number} | null,
  *   problem: string, trigger_words: string[], metadata: [string, string][], leftovers: [string, string][], leftover_count: number,
- *   preview: {folder: number, file: string} | null, layout: Layout | null, blocks: Record<string, Row>, error?: string}} Profile of a LoRA file
+ *   preview: Preview | null, layout: Layout | null, blocks: Record<string, Row>, norm: number | null,
+ *   error?: string}} Profile of a LoRA file
  * @typedef {{name: string, weights: string, about: string, families: string[], user: boolean}} Preset
  * @typedef {{presets: Preset[], names: string[], error?: string}} Presets those that fit a family, and the names of all
  * @typedef {{name: string, tag: string, favourite: boolean, family?: string | null, title?: string, words?: string[], problem?: string,
- *   strength?: number | null, low?: number | null, high?: number | null, preview: {folder: number, file: string} | null}} Found a LoRA file;
+ *   strength?: number | null, low?: number | null, high?: number | null, preview: Preview | null}} Found a LoRA file;
  *   tag: how one begins that names it
  * @typedef {{total: number, all: number, rows: Found[], folders: string[], learning: number, error?: string}} FoundPage
  * @typedef {{rows: import('../stack/text.js').Row[], prompt: string, relatives: string[][], error?: string}} Rows of a LoRA stack's text
  * @typedef {import('../curve/points.js').Curve & {text: string}} WrittenCurve
  * @typedef {WrittenCurve & {presets: (WrittenCurve & {name: string})[], error?: string}} Schedule a strength over time, and the ready-made ones
+ * @typedef {{pieces: string[], tags: import('../stack/text.js').Row[], relatives: string[][], error?: string}} PromptTags pieces: what stands
+ *   before, between and behind the tags
  * @typedef {{sets: {name: string, rows: string}[], error?: string}} Sets
  */
 
@@ -68,6 +73,10 @@ export const deletePreset = (preset) => changed(send('DELETE', '/strata/presets'
 
 /** What a text of rows means. @param {string} text @returns {Promise<Rows>} */
 export const getRows = (text) => once(`rows ${text}`, () => send('POST', '/strata/rows', { text }))
+
+/** The tags of a prompt. @param {string} text @param {boolean} clipFirst @returns {Promise<PromptTags>} */
+export const getPromptTags = (text, clipFirst) =>
+  once(`prompt ${clipFirst} ${text}`, () => send('POST', '/strata/prompt', { text, clip_first: clipFirst }))
 
 /** How a tag for a name begins, and how it ends with block weights. @param {string} name @param {string | null} blocks
  * @returns {Promise<{head: string, tail: string, error?: string}>} */

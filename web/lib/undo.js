@@ -44,3 +44,22 @@ export function oneStep(run) {
     step.end()
   }
 }
+
+/**
+ * Ends a step when the page has been laid out, or before the next key or press: that is another step, or takes this one back.
+ *
+ * @param {UndoStep} step
+ * @param {number} rest ms
+ */
+export function endLater(step, rest) {
+  const listening = new AbortController()
+  const end = () => {
+    listening.abort()
+    clearTimeout(waiting)
+    step.end()
+  }
+  const waiting = setTimeout(end, rest)
+  for (const kind of ['keydown', 'pointerdown']) {
+    addEventListener(kind, end, { capture: true, signal: listening.signal })
+  }
+}

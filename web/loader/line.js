@@ -1,16 +1,17 @@
 // @ts-check
 // The loader's quiet line: what the file is before the first run, what the loader did after it; and the details behind it.
 import { passWheel } from '../lib/canvas.js'
-import { api } from '../lib/comfy.js'
-import { attribute, copyText, el, flag, icon, setText } from '../lib/dom.js'
+import { attribute, el, flag, icon, setText } from '../lib/dom.js'
 import { isLinked, NO_LORA, setWidget, valueOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { leave, takePlace } from '../lib/place.js'
 import { failureOf, outputOf } from '../lib/runs.js'
 import { forget, getLora, knownLora } from '../lib/server.js'
+import { TriggerWords } from '../lib/trigger_words.js'
 import { oneStep } from '../lib/undo.js'
 import { chooseLora } from '../picker/picker.js'
+import { picture } from '../picker/pictures.js'
 import { describe, withoutName } from './verdict.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
@@ -20,7 +21,6 @@ import { describe, withoutName } from './verdict.js'
 const SEARCH = 'M10.5 17a6.5 6.5 0 1 0 0-13 6.5 6.5 0 0 0 0 13ZM15.5 15.5 20 20'
 const LINE = 26 // px
 const DETAILS = 230
-const TOLD = 900 // ms for which a button says that it has copied
 
 export class LoaderLine {
   /** @type {string | null} */
@@ -37,6 +37,7 @@ export class LoaderLine {
   /** @param {GraphNode} node */
   constructor(node) {
     this.node = node
+    this.words = new TriggerWords(node)
     this.text = el('span', { class: 'strata-verdict', role: 'status' })
     this.more = el('button', {
       type: 'button',
@@ -165,7 +166,7 @@ export class LoaderLine {
     const { profile, ran } = this
     const parts = []
     if (wrong) parts.push(section(t('problem'), [el('pre', { class: 'wrong', text: wrong })]))
-    if (profile?.preview) parts.push(this.#picture(profile.preview))
+    if (profile?.preview) parts.push(picture(profile.preview, { class: 'strata-picture', moves: true }))
     if (profile && !profile.error) parts.push(section(t('triggers'), this.#words(profile.trigger_words)))
     if (ran?.report && !wrong) parts.push(section(t('report'), [el('pre', { text: ran.report })]))
     if (profile?.leftovers?.length) {
@@ -180,33 +181,8 @@ export class LoaderLine {
   /** @param {string[]} words */
   #words(words) {
     if (!words?.length) return [el('em', { text: t('none') })]
-    const all = words.length > 1 ? [this.#word(t('copyAll'), words.join(', '))] : []
-    return [...words.map((word) => this.#word(word, word)), ...all]
-  }
-
-  /** @param {string} shown @param {string} copied */
-  #word(shown, copied) {
-    const copy = async () => {
-      if (!(await copyText(copied))) return
-      setText(button, t('copied'))
-      setTimeout(() => setText(button, shown), TOLD)
-    }
-    const button = el('button', {
-      type: 'button',
-      class: 'strata-word',
-      title: t('copyWord'),
-      text: shown,
-      on: { click: copy },
-    })
-    return button
-  }
-
-  /** @param {{folder: number, file: string}} preview */
-  #picture({ folder, file }) {
-    const path = `/experiment/models/preview/loras/${folder}/${file.split('/').map(encodeURIComponent).join('/')}`
-    const picture = el('img', { class: 'strata-picture', alt: '', loading: 'lazy', src: api.apiURL(path) })
-    picture.addEventListener('error', () => picture.remove())
-    return picture
+    this.words.show(words)
+    return [this.words.element]
   }
 
   toggle() {

@@ -1,12 +1,12 @@
 // @ts-check
 // Choosing LoRA files: one panel for every node. It asks the server only for what is in sight, and knows nothing of files itself.
-import { api } from '../lib/comfy.js'
 import { attribute, el, flag, setText } from '../lib/dom.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { Popup } from '../lib/popup.js'
 import { findLoras, markLora } from '../lib/server.js'
-import { parts } from '../stack/text.js'
+import { parts, ShortName } from './file_name.js'
+import { picture } from './pictures.js'
 
 /** @typedef {import('../lib/server.js').Found} Found */
 /**
@@ -256,6 +256,8 @@ class Picker {
     }
     if (!found) return el('div', { class: 'strata-choice waiting', ...place })
     const { folder, short } = parts(found.name)
+    const name = new ShortName()
+    name.show(short)
     const words = found.problem || [found.title, ...(found.words ?? [])].filter(Boolean).join(', ')
     const star = el('button', {
       type: 'button',
@@ -278,11 +280,11 @@ class Picker {
           pointerenter: () => this.#point(at),
         },
       },
-      thumbnail(found),
+      el('div', { class: 'strata-thumb' }, found.preview ? picture(found.preview) : null),
       el(
         'div',
         { class: 'strata-named' },
-        el('div', {}, el('span', { text: short }), el('small', { text: folder })),
+        el('div', {}, name.element, el('small', { text: folder })),
         el('small', { class: found.problem ? 'wrong' : '', text: words }),
       ),
       found.family ? el('span', { class: 'strata-family', text: found.family }) : null,
@@ -336,26 +338,6 @@ class Picker {
     } else return
     event.preventDefault()
   }
-}
-
-/** The address of a file's picture. @param {{folder: number, file: string}} preview */
-export function pictureOf({ folder, file }) {
-  return api.apiURL(`/experiment/models/preview/loras/${folder}/${file.split('/').map(encodeURIComponent).join('/')}`)
-}
-
-/** @param {{preview?: {folder: number, file: string} | null}} found */
-function thumbnail({ preview }) {
-  const box = el('div', { class: 'strata-thumb' })
-  if (preview) {
-    box.append(el('img', {
-      alt: '',
-      loading: 'lazy',
-      decoding: 'async',
-      src: pictureOf(preview),
-      on: { error: (event) => /** @type {HTMLElement} */ (event.target).remove() },
-    }))
-  }
-  return box
 }
 
 /** @type {Picker | null} */

@@ -46,11 +46,13 @@ export function installStack(node) {
       stack.showParts()
       stack.tick()
     }))
-  chain(node, 'onConfigure', () =>
+  chain(node, 'onConfigure', () => {
+    stack.showMissing() // before ComfyUI looks for missing models
     queueMicrotask(() => {
       stack.showParts()
       stack.tick()
-    }))
+    })
+  })
   chain(node, 'onExecuted', () => stack.tick())
   chain(node, 'onAdded', () => {
     stacks.add(stack)

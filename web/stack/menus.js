@@ -2,63 +2,17 @@
 // The menus of a stack: of one row, of the whole stack, and the sets that are kept under a name.
 import { attribute, el, setText } from '../lib/dom.js'
 import { t } from '../lib/i18n.js'
-import { shield, walk } from '../lib/keys.js'
+import { Menu } from '../lib/menu.js'
 import { NumberField } from '../lib/number_field.js'
-import { Popup } from '../lib/popup.js'
 import { deleteSet, getSets, saveSet } from '../lib/server.js'
 
 /** @typedef {import('./stack.js').StackView} StackView */
 
-class Menu {
-  /** @param {StackView} stack @param {string} label */
-  constructor(stack, label) {
-    this.stack = stack
-    this.element = el('div', {
-      class: 'strata strata-menu strata-choices strata-free',
-      role: 'menu',
-      'aria-label': label,
-      on: { keydown: (event) => this.#key(event) },
-    })
-    this.popup = new Popup(this.element)
-  }
-
-  /** @param {HTMLElement} opener @param {Node[]} items */
-  show(opener, items) {
-    this.element.replaceChildren(...items)
-    this.popup.open({ host: document.body, opener })
-    const { left, bottom } = opener.getBoundingClientRect()
-    this.popup.moveTo(left, bottom + 2)
-    this.items()[0]?.focus({ preventScroll: true })
-  }
-
-  /** @param {string} text @param {() => void} run */
-  item(text, run) {
-    const choose = () => {
-      this.popup.close(true)
-      run()
-    }
-    return el(
-      'button',
-      { type: 'button', class: 'strata-item', role: 'menuitem', on: { click: choose } },
-      el('span', { text }),
-    )
-  }
-
-  items() {
-    return /** @type {HTMLElement[]} */ ([...this.element.querySelectorAll('.strata-item')])
-  }
-
-  /** @param {KeyboardEvent} event */
-  #key(event) {
-    shield(event)
-    if (!(event.target instanceof HTMLInputElement)) walk(event, this.items())
-  }
-}
-
 export class RowMenu extends Menu {
   /** @param {StackView} stack */
   constructor(stack) {
-    super(stack, t('rowMenu'))
+    super(t('rowMenu'))
+    this.stack = stack
   }
 
   /** @param {number} at @param {HTMLElement} opener */
@@ -80,6 +34,7 @@ export class RowMenu extends Menu {
       ...(isGroup ?
         [this.item(t(row.pick ? 'pickNotGroup' : 'pickGroup'), () => stack.change(at, { pick: !row.pick }))] :
         []),
+      ...(isLora && row.file ? [this.item(t('openDesk'), () => stack.openDesk(at))] : []),
       this.item(t('behind'), () => stack.open(at)),
       this.item(t('moveUp'), () => stack.move(at, -1)),
       this.item(t('moveDown'), () => stack.move(at, 1)),
@@ -92,12 +47,15 @@ export class RowMenu extends Menu {
 export class StackMenu extends Menu {
   /** @param {StackView} stack */
   constructor(stack) {
-    super(stack, t('stackMenu'))
-    this.times = this.#number('multiplyBy', (value) => stack.multiply(value))
-    this.total = this.#number('normaliseTo', (value) => stack.normalise(value))
+    super(t('stackMenu'))
+    this.stack = stack
+    this.times = this.#number('multiplyBy', (value) => stack.scaling.multiply(value))
+    this.total = this.#number('normaliseTo', (value) => stack.scaling.normalise(value))
+    this.energy = this.#number('normaliseEnergy', (value) => stack.scaling.normaliseEnergy(value))
+    attribute(this.energy.element, 'title', t('normaliseEnergyHint'))
   }
 
-  /** @param {'multiplyBy' | 'normaliseTo'} label @param {(value: number) => void} run */
+  /** @param {'multiplyBy' | 'normaliseTo' | 'normaliseEnergy'} label @param {(value: number) => void} run */
   #number(label, run) {
     const field = new NumberField({
       label: t(label),
@@ -114,14 +72,16 @@ export class StackMenu extends Menu {
     const { stack } = this
     this.times.field.show(null)
     this.total.field.show(null)
+    this.energy.field.show(null)
     this.show(opener, [
       this.item(t('addHeading'), () => stack.addHeading()),
       this.item(t('allOn'), () => stack.switchAll(true)),
       this.item(t('allOff'), () => stack.switchAll(false)),
-      this.item(t('copyRows'), () => stack.copyAll()),
-      this.item(t('pasteRows'), () => stack.askForText()),
+      this.item(t('copyRows'), () => stack.clipboard.copyAll()),
+      this.item(t('pasteRows'), () => stack.clipboard.paste()),
       this.times.element,
       this.total.element,
+      this.energy.element,
     ])
   }
 }
@@ -131,7 +91,8 @@ export class SetMenu extends Menu {
 
   /** @param {StackView} stack */
   constructor(stack) {
-    super(stack, t('sets'))
+    super(t('sets'))
+    this.stack = stack
     /** @type {HTMLInputElement} */
     this.name = el('input', {
       class: 'strata-search',

@@ -3,8 +3,9 @@
 import { app } from '../lib/comfy.js'
 import { setWidget, widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
-import { getImported } from '../lib/server.js'
-import { oneStep } from '../lib/undo.js'
+import { LAID_OUT } from '../lib/room.js'
+import { getImported, getRows } from '../lib/server.js'
+import { endLater, UndoStep } from '../lib/undo.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 /** @typedef {import('../comfyui.d.ts').Link} Link */
@@ -21,7 +22,7 @@ const STACKS = new Set([
   'LoadLoraModel',
 ])
 /** Inputs by wire that rows have no place for: a node with one of these is left as it is. */
-const UNKNOWN = ['block_weights', 'keyframes', 'lora_name', 'strength_model', 'strength_clip', 'hooks']
+const UNKNOWN = ['block_weights', 'keyframes', 'lora_model', 'lora_name', 'strength_model', 'strength_clip', 'hooks']
 const SUBGRAPH_INPUT = -10
 const SUBGRAPH_OUTPUT = -20
 const LONGEST = 200
@@ -84,7 +85,15 @@ async function replace(chain) {
     app.extensionManager?.toast?.add({ severity: 'warn', summary: t('stack'), detail: answer.error ?? '', life: 6000 })
     return
   }
-  oneStep(() => swap(chain, answer.text))
+  await getRows(answer.text) // so that the new node knows its rows, and their room, at once
+  if (chain.some((node) => !node.graph)) return
+  const step = new UndoStep()
+  step.begin()
+  try {
+    swap(chain, answer.text)
+  } finally {
+    endLater(step, LAID_OUT)
+  }
 }
 
 /** What the server reads of a node. @param {GraphNode} node */

@@ -1,11 +1,13 @@
 // @ts-check
 // One row on the screen: switch, name, family, strengths, and what is behind it. It draws what it is shown, and asks its stack for every change.
-import { attribute, copyText, el, flag, icon, setText } from '../lib/dom.js'
+import { attribute, el, flag, icon, setText } from '../lib/dom.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { Strength } from '../lib/strength.js'
-import { pictureOf } from '../picker/picker.js'
-import { parts } from './text.js'
+import { TriggerWords } from '../lib/trigger_words.js'
+import { Badge } from '../picker/badge.js'
+import { FileName, parts } from '../picker/file_name.js'
+import { Said } from '../picker/said.js'
 
 /** @typedef {import('./text.js').Row} Row */
 /** @typedef {import('./stack.js').StackView} StackView */
@@ -14,15 +16,11 @@ const LOCK = 'M6 11h12v9H6ZM8.5 11V8a3.5 3.5 0 0 1 7 0v3'
 const BARS = 'M6 20V10M12 20V4M18 20v-7'
 const PEN = 'M4 20l1-4L16 5l3 3L8 19Z'
 const REACH = 2
-const SHOWN = 350 // ms that the pointer rests before a picture comes
 
 export class RowView {
   /** @type {Row | null} */
   #row = null
-  #waiting = 0
   #marks = ''
-  /** @type {HTMLElement | null} */
-  #picture = null
 
   /** @param {StackView} stack */
   constructor(stack) {
@@ -40,24 +38,8 @@ export class RowView {
       role: 'switch',
       on: { click: () => stack.toggle(this.at) },
     })
-    this.short = el('span', { class: 'strata-short' })
-    this.folder = el('small', {})
-    /** @type {HTMLButtonElement} */
-    this.name = el(
-      'button',
-      {
-        type: 'button',
-        class: 'strata-file',
-        on: {
-          click: () => stack.openRow(this.at, this.name),
-          pointerenter: () => this.#wait(),
-          pointerleave: () => this.#hide(),
-          pointerdown: () => this.#hide(),
-        },
-      },
-      this.short,
-      this.folder,
-    )
+    this.file = new FileName((button) => stack.openRow(this.at, button))
+    this.name = this.file.element
     /** @type {HTMLInputElement} */
     this.title = el('input', {
       class: 'strata-title',
@@ -69,7 +51,7 @@ export class RowView {
         keydown: (event) => event.key === 'Enter' && this.title.blur(),
       },
     })
-    this.family = el('span', { class: 'strata-family' })
+    this.badge = new Badge()
     const refuse = (/** @type {string} */ message) => stack.refuse(message)
     this.model = new Strength({
       label: t('strengths'),
@@ -90,7 +72,10 @@ export class RowView {
       'aria-haspopup': 'menu',
       on: { click: () => stack.menu.open(this.at, this.more) },
     })
+    this.words = new TriggerWords(stack.node)
+    this.said = new Said(({ name, tag }) => stack.useFile(this.at, name, tag))
     this.behind = el('div', { class: 'strata-behind', hidden: true })
+    this.under = el('div', { hidden: true })
     this.front = el(
       'div',
       { class: 'strata-front' },
@@ -99,7 +84,7 @@ export class RowView {
       this.name,
       this.title,
       this.marks,
-      this.family,
+      this.badge.element,
       this.model.element,
       this.clip.element,
       this.more,
@@ -112,14 +97,16 @@ export class RowView {
         on: { keydown: (event) => this.#key(event), contextmenu: (event) => this.#rightClicked(event) },
       },
       this.front,
+      this.said.element,
       this.behind,
+      this.under,
     )
   }
 
   /**
    * @param {Row} row
    * @param {number} at
-   * @param {{acts: boolean, enabled: boolean, open: boolean, inGroup: boolean, fits: boolean, verdict: {text: string, warned: boolean} | null}} look
+   * @param {{acts: boolean, enabled: boolean, open: boolean, inGroup: boolean, misfit: string | null, desk: import('./row_desk.js').RowDesk | null, verdict: {text: string, warned: boolean} | null}} look
    */
   show(row, at, look) {
     this.#row = row
@@ -143,13 +130,10 @@ export class RowView {
     attribute(this.name, 'hidden', row.kind === 'heading' ? true : null)
     this.#showName(row)
     const family = isLora ? row.family ?? '' : ''
-    setText(
-      this.family,
+    this.badge.show(
       row.pick && isLora ? t('oneOf', { count: row.count ?? 0 }) : row.pick ? t('oneOfGroup') : family,
+      isLora && !row.pick ? look.misfit : null,
     )
-    attribute(this.family, 'hidden', this.family.textContent ? null : true)
-    this.family.classList.toggle('wrong', isLora && !row.pick && !look.fits)
-    attribute(this.family, 'title', look.fits ? null : t('doesNotFit', { family }))
     const marks = [row.locked ? LOCK : '', row.blocks ? BARS : '', row.note && isLora ? PEN : ''].filter(Boolean)
     if (this.#marks !== marks.join()) this.marks.replaceChildren(...marks.map(icon))
     this.#marks = marks.join()
@@ -173,11 +157,24 @@ export class RowView {
       ]
       attribute(this.model.element, 'title', told.filter(Boolean).join('\n') || null)
     }
-    attribute(this.name, 'title', this.#told(row, look.verdict))
-    element.classList.toggle('warned', look.verdict?.warned === true)
+    attribute(this.name, 'title', told(row, look.verdict))
+    const warned = look.verdict?.warned === true
+    element.classList.toggle('warned', warned)
+    this.said.show(
+      !look.acts && !look.open ? '' : wrong ? reasonOf(row) : warned ? look.verdict?.text ?? '' : '',
+      wrong,
+      wrong ? row.near : [],
+    )
     attribute(this.behind, 'hidden', look.open ? null : true)
+    attribute(this.under, 'hidden', look.desk ? null : true)
+    if (look.desk && look.desk.element.parentNode !== this.under) this.under.replaceChildren(look.desk.element)
     if (!look.open) this.behind.replaceChildren()
     else if (!this.behind.contains(document.activeElement)) this.behind.replaceChildren(...this.#details(row))
+  }
+
+  /** px of what is open under the row */
+  get openHeight() {
+    return this.said.element.offsetHeight + this.behind.offsetHeight + this.under.offsetHeight
   }
 
   /** Begins typing a heading's title, in place of the one it has. */
@@ -190,18 +187,9 @@ export class RowView {
   #showName(row) {
     if (row.kind === 'lora') {
       const { short, folder } = parts(row.file ?? row.name ?? '')
-      setText(this.short, row.pick ? `${row.name}` : short)
-      setText(this.folder, row.pick ? '' : folder)
-    } else {
-      setText(this.short, row.kind === 'note' ? row.note : row.line)
-      setText(this.folder, '')
-    }
-  }
-
-  /** @param {Row} row @param {{text: string, warned: boolean} | null} verdict */
-  #told(row, verdict) {
-    if (row.kind !== 'lora') return row.problem || null
-    return [row.file ?? row.name, row.missing, row.problem, verdict?.text, row.note].filter(Boolean).join('\n')
+      if (row.pick) this.file.show(row.name ?? '')
+      else this.file.show(short, folder, row.preview)
+    } else this.file.show(row.kind === 'note' ? row.note : row.line)
   }
 
   /** What opens under the row. @param {Row} row */
@@ -225,9 +213,7 @@ export class RowView {
           on: { click: () => stack.rewrite(this.at, (row.lines ?? []).join('\n')) },
         }) :
         null
-      return [row.problem ? el('div', { class: 'strata-note wrong', text: row.problem }) : null, field, split].filter((
-        part,
-      ) => part !== null)
+      return split ? [field, split] : [field]
     }
     const blocks = this.#field(
       t('blocksLabel'),
@@ -235,45 +221,22 @@ export class RowView {
       'OUT*=1, default=0',
       (value) => stack.setBlocks(this.at, value),
     )
+    if (row.file) {
+      const words = { title: t('openDesk'), 'aria-label': t('openDesk') }
+      blocks.append(el('button', {
+        type: 'button',
+        class: 'strata-button',
+        'data-act': 'desk',
+        ...words,
+        on: { click: () => stack.openDesk(this.at) },
+      }, icon(BARS)))
+    }
     const note = this.#field(t('noteLabel'), row.note, '', (value) => stack.change(this.at, { note: value }))
     /** @type {HTMLElement[]} */
     const found = [blocks, note]
-    if (row.missing) found.unshift(el('div', { class: 'strata-note wrong', role: 'alert', text: row.missing }))
-    if (row.problem) found.unshift(el('div', { class: 'strata-note wrong', role: 'alert', text: row.problem }))
-    for (const other of row.near ?? []) {
-      const use = () =>
-        stack.change(this.at, { head: other.tag, name: other.name, file: other.name, missing: '', near: [] })
-      found.push(
-        el('button', {
-          type: 'button',
-          class: 'strata-word',
-          title: other.name,
-          text: t('useInstead', { name: parts(other.name).short }),
-          on: { click: use },
-        }),
-      )
-    }
     if (row.words?.length) {
-      found.push(el(
-        'div',
-        { class: 'strata-words' },
-        ...row.words.map((word) => {
-          const button = el('button', {
-            type: 'button',
-            class: 'strata-word',
-            title: t('copyWord'),
-            text: word,
-            on: {
-              click: async () => {
-                if (!(await copyText(word))) return
-                setText(button, t('copied'))
-                setTimeout(() => setText(button, word), 900)
-              },
-            },
-          })
-          return button
-        }),
-      ))
+      this.words.show(row.words)
+      found.push(this.words.element)
     }
     return found
   }
@@ -293,28 +256,6 @@ export class RowView {
     })
     field.value = value
     return el('label', { class: 'strata-exact' }, el('span', { text: label }), field)
-  }
-
-  #wait() {
-    clearTimeout(this.#waiting)
-    if (this.#row?.preview) this.#waiting = window.setTimeout(() => this.#showPicture(), SHOWN)
-  }
-
-  #showPicture() {
-    const preview = this.#row?.preview
-    if (!preview || !this.name.isConnected) return
-    const { right, top } = this.front.getBoundingClientRect()
-    this.#picture = el('div', {
-      class: 'strata strata-preview',
-      style: `left: ${right + 8}px; top: ${Math.min(top, innerHeight - 270)}px`,
-    }, el('img', { alt: '', src: pictureOf(preview), on: { error: () => this.#hide() } }))
-    document.body.append(this.#picture)
-  }
-
-  #hide() {
-    clearTimeout(this.#waiting)
-    this.#picture?.remove()
-    this.#picture = null
   }
 
   /** @param {KeyboardEvent} event */
@@ -344,8 +285,20 @@ export class RowView {
   }
 
   dispose() {
-    this.#hide()
+    this.file.hide()
     this.model.dispose()
     this.clip.dispose()
   }
+}
+
+/** Why a row is red. @param {Row} row */
+function reasonOf(row) {
+  if (row.kind === 'lora' && row.pick && row.count === 0) return t('emptyFolder', { folder: row.name ?? '' })
+  return row.missing || row.problem
+}
+
+/** @param {Row} row @param {{text: string, warned: boolean} | null} verdict */
+function told(row, verdict) {
+  if (row.kind !== 'lora') return row.problem || null
+  return [row.file ?? row.name, row.missing, row.problem, verdict?.text, row.note].filter(Boolean).join('\n')
 }

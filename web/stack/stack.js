@@ -1,30 +1,41 @@
 // @ts-check
 // The rows of one LoRA Stack. The truth is the node's text: the rows edit it, and redraw from what the server says that it means.
 import { passMiddle, passWheel } from '../lib/canvas.js'
-import { attribute, copyText, el, setText } from '../lib/dom.js'
+import { isVue } from '../lib/comfy.js'
+import { attribute, el, setText } from '../lib/dom.js'
 import { isLinked, setWidget, showWidget, valueOf, widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
-import { snapTo } from '../lib/numbers.js'
+import { showMissing } from '../lib/missing_files.js'
 import { leave, takePlace } from '../lib/place.js'
+import { LAID_OUT, Room } from '../lib/room.js'
 import { failureOf, outputOf } from '../lib/runs.js'
-import { getImported, getRows, getTag } from '../lib/server.js'
-import { UndoStep } from '../lib/undo.js'
+import { getRows, getTag } from '../lib/server.js'
+import { endLater, UndoStep } from '../lib/undo.js'
+import { misfit } from '../picker/badge.js'
 import { chooseLora } from '../picker/picker.js'
+import { Clipboard } from './clipboard.js'
 import { RowMenu, SetMenu, StackMenu } from './menus.js'
 import { RowView } from './row.js'
+import { RowDesk } from './row_desk.js'
+import { Scaling } from './scaling.js'
 import { Sorting } from './sorting.js'
-import { acting, changed, groupAt, headingOf, rowOf, textOf } from './text.js'
+import { acting, changed, groupAt, headingOf, isPlainWeights, rowOf, textOf } from './text.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 /** @typedef {import('./text.js').Row} Row */
 
 const ROW = 28 // px
-const CHROME = 60 // px of bar and foot
+const CHROME = 60 // px of bar and foot, until they are there to be measured
+const GAPS = 10 // px between them and the rows
 /** What ComfyUI calls the seed's control: by what it does first, or by what it is. */
 const CONTROLS = ['fixed', 'control_after_generate']
-const LAID_OUT = 150 // ms after which a node has the size that its elements ask for
+const REOPEN = 400 // ms after which a node that came anew is not the one that went
 const MOST = 12 // rows that a new node makes room for; more can be scrolled
+
+/** What was open in a node that ComfyUI's undo replaced. @type {{id: string, files: string, opened: number | null, desk: number | null,
+ *   until: number}} */
+let reopen = { id: '', files: '', opened: null, desk: null, until: 0 }
 
 export class StackView {
   text = ''
@@ -35,21 +46,28 @@ export class StackView {
   clips = new Set()
   /** The row that is open. @type {number | null} */
   opened = null
+  /** The desk of a row's block weights. @type {RowDesk | null} */
+  desk = null
 
   /** @type {RowView[]} */
   #views = []
   #signature = ''
   #round = 0
   #ready = false
-  #grown = 0
   #refused = ''
+  #chrome = CHROME
+  /** What was open in the node that this one replaces. @type {typeof reopen | null} */
+  #before = null
   /** @type {string[][]} */
   #relatives = []
 
   /** @param {GraphNode} node */
   constructor(node) {
     this.node = node
+    this.room = new Room(node)
     this.sorting = new Sorting(this)
+    this.scaling = new Scaling(this)
+    this.clipboard = new Clipboard(this)
     this.menu = new RowMenu(this)
     this.stackMenu = new StackMenu(this)
     this.setMenu = new SetMenu(this)
@@ -65,6 +83,8 @@ export class StackView {
       'data-capture-wheel': 'true',
     })
     this.note = el('div', { class: 'strata-verdict', role: 'status' })
+    const space = el('span', { class: 'strata-about' })
+    this.bar = el('div', { class: 'strata-bar' }, this.all, this.add, space, this.sets, this.words, this.dots)
     this.element = el(
       'div',
       {
@@ -74,25 +94,18 @@ export class StackView {
         'aria-label': t('stack'),
         on: {
           keydown: shield,
-          copy: (event) => this.#copied(event),
-          paste: (event) => this.#pasted(event),
+          copy: (event) => this.clipboard.copied(event),
+          paste: (event) => this.clipboard.pasted(event),
           wheel: (event) => this.#wheel(event),
           pointerdown: passMiddle,
         },
       },
-      el(
-        'div',
-        { class: 'strata-bar' },
-        this.all,
-        this.add,
-        el('span', { class: 'strata-about' }),
-        this.sets,
-        this.words,
-        this.dots,
-      ),
+      this.bar,
       this.list,
       this.note,
     )
+    this.observer = new ResizeObserver(() => this.#fit())
+    this.observer.observe(this.element)
     this.reserve()
   }
 
@@ -109,9 +122,13 @@ export class StackView {
     })
   }
 
+  /** Of bar, rows and foot; more rows than MOST scroll, but what is open under one has its room. */
   get minHeight() {
-    const open = this.opened === null ? 0 : 110
-    return CHROME + ROW * Math.max(1, Math.min(MOST, this.rows.length)) + open
+    const views = this.#views
+    const tall = views.reduce((sum, view) => sum + view.element.offsetHeight + 2, 0)
+    const rows = views.length && tall > 2 * views.length ? tall : ROW * Math.max(1, views.length)
+    const open = views.reduce((most, view) => Math.max(most, view.openHeight), 0)
+    return this.#chrome + Math.min(MOST * ROW + open, Math.max(ROW, rows))
   }
 
   // What the node says
@@ -120,14 +137,30 @@ export class StackView {
     const { node } = this
     if (!node.graph) return
     takePlace(node, this.element)
+    if (!this.#signature && reopen.id === String(node.id) && Date.now() < reopen.until) {
+      this.#before = reopen
+      reopen = { ...reopen, until: 0 }
+    }
     const text = String(valueOf(node, 'rows') ?? '')
     const linked = isLinked(node, 'rows')
     const signature = JSON.stringify([text, linked, outputOf(node)?.strata_rows, failureOf(node)?.text])
     if (signature === this.#signature) return
     this.#signature = signature
     this.enabled = !linked
+    this.showMissing()
     if (text === this.text && this.#ready) this.draw()
     else this.#read(text)
+  }
+
+  /** Files that are not here are in ComfyUI's own list of missing models. */
+  showMissing() {
+    const text = isLinked(this.node, 'rows') ? '' : String(valueOf(this.node, 'rows') ?? '')
+    showMissing(this.node, text, async (name, instead) => {
+      const same = (/** @type {Row} */ row) =>
+        (row.name ?? '').replaceAll('\\', '/').startsWith(name.replace(/\.\w+$/, ''))
+      const at = this.rows.findIndex((row) => row.file === null && same(row))
+      if (at >= 0) this.useFile(at, instead, (await getTag(instead, null)).head)
+    })
   }
 
   /** @param {string} text */
@@ -141,7 +174,12 @@ export class StackView {
     this.rows = answer.rows
     this.#relatives = answer.relatives
     if (this.opened !== null && this.opened >= this.rows.length) this.opened = null
+    if (this.desk && !this.rows[this.desk.at]?.file) this.#closeDesk()
+    const before = this.#before?.files === filesOf(this.rows) ? this.#before : null
+    this.#before = null
+    if (before) this.opened = before.opened
     this.draw()
+    if (before && before.desk !== null) this.openDesk(before.desk)
   }
 
   /** What a prompt needs of the text: the server says it. */
@@ -182,9 +220,9 @@ export class StackView {
         acts: acts[at],
         enabled: this.enabled,
         open: this.opened === at,
+        desk: this.desk?.at === at ? this.desk : null,
         inGroup: inGroup && row.kind !== 'heading',
-        fits: !family || !row.family || row.family === family ||
-          this.#relatives.some((group) => group.includes(family) && group.includes(row.family ?? '')),
+        misfit: misfit(row.family, family, this.#relatives),
         verdict: verdicts.get(row.name) ?? null,
       })
     })
@@ -197,7 +235,14 @@ export class StackView {
     this.element.classList.toggle('disabled', !this.enabled)
     showWidget(this.node, 'seed', rows.some((row) => row.pick) || isLinked(this.node, 'seed'))
     for (const name of CONTROLS) showWidget(this.node, name, rows.some((row) => row.pick))
-    if (this.reserve()) this.#grow()
+    this.desk?.tick()
+    this.#fit()
+  }
+
+  #fit() {
+    const [bar, foot] = [this.bar.offsetHeight, this.note.offsetHeight]
+    if (bar && foot) this.#chrome = bar + foot + GAPS
+    if (this.reserve()) this.room.fit()
   }
 
   #drawBar() {
@@ -240,18 +285,6 @@ export class StackView {
     return true
   }
 
-  /** More rows need a taller node; one that this made taller gives the room back. */
-  #grow() {
-    const { node } = this
-    if (!node.graph || node.flags?.collapsed) return
-    const [width, height] = node.size
-    const needed = node.computeSize()[1]
-    const grown = height <= this.#grown + 1
-    if (needed > height || grown) node.setSize([width, needed])
-    this.#grown = Math.max(needed, needed > height || grown ? needed : 0)
-    node.graph.setDirtyCanvas?.(true, true)
-  }
-
   shownViews() {
     return this.#views
   }
@@ -259,7 +292,7 @@ export class StackView {
   // What hands ask
 
   /** One edit, one step of undo. @param {Row[]} rows */
-  #write(rows) {
+  write(rows) {
     if (!this.enabled) return
     this.#round++ // a reading under way is of an older text
     this.#refused = ''
@@ -273,13 +306,13 @@ export class StackView {
     setWidget(this.node, 'rows', this.text)
     this.draw()
     // The room that rows need belongs to the step; in Nodes 2.0 the page makes it only when it is laid out.
-    if (this.minHeight === room) step.end()
-    else setTimeout(() => step.end(), LAID_OUT)
+    if (isVue() && this.minHeight !== room) endLater(step, LAID_OUT)
+    else step.end()
   }
 
   /** @param {number} at @param {Partial<Row>} changes */
   change(at, changes) {
-    this.#write(this.rows.map((row, other) => (other === at ? changed(row, changes) : row)))
+    this.write(this.rows.map((row, other) => (other === at ? changed(row, changes) : row)))
   }
 
   /** @param {number} at */
@@ -309,15 +342,33 @@ export class StackView {
   /** @param {number} at @param {string} value */
   async setBlocks(at, value) {
     const row = this.rows[at]
-    const answer = await getTag('x', value)
-    if (answer.error || this.rows[at] !== row) return
-    const more = (row.tail ?? '').slice(await this.#tailLength(row))
-    this.change(at, { tail: answer.tail + more, blocks: value.trim() || null })
+    const text = value.trim()
+    let tail = text && `:lbw=${text}`
+    if (!isPlainWeights(text)) {
+      const answer = await getTag('x', text)
+      if (answer.error || this.rows[at] !== row) return
+      tail = answer.tail
+    }
+    this.change(at, { tail: tail + (row.rest ?? ''), blocks: text || null })
   }
 
-  /** How long the block weights in a row's tail are. @param {Row} row */
-  async #tailLength(row) {
-    return row.blocks ? (await getTag('x', row.blocks)).tail.length : 0
+  /** The desk of a row's block weights opens under it; null closes it. @param {number | null} at */
+  openDesk(at) {
+    const before = this.desk?.at ?? null
+    this.desk?.dispose()
+    this.desk = at === null || at === before || !this.rows[at]?.file ? null : new RowDesk(this, at)
+    if (this.desk) this.opened = null
+    for (const view of this.#views) this.observer.unobserve(view.under)
+    this.draw()
+    const view = this.#views.find((one) => one.at === (at ?? before))
+    if (view && this.desk) this.observer.observe(view.under)
+    else view?.name.focus({ preventScroll: true })
+  }
+
+  /** Another file for a row, of which only the name is known yet. @param {number} at @param {string} name @param {string} head of its tag */
+  useFile(at, name, head) {
+    this.change(at, { head, name, file: name, missing: '', near: [] })
+    this.refresh()
   }
 
   /** @param {number} at */
@@ -342,6 +393,7 @@ export class StackView {
   /** @param {number} at */
   open(at) {
     this.opened = this.opened === at ? null : at
+    if (this.desk) this.openDesk(null)
     this.draw()
   }
 
@@ -355,7 +407,7 @@ export class StackView {
       choose: (found) => {
         const made = rowOf(found)
         if (at === null) {
-          return this.#write([
+          return this.write([
             ...this.rows.filter((row, index) => row.kind !== 'blank' || index < this.rows.length - 1),
             made,
           ])
@@ -380,8 +432,14 @@ export class StackView {
     })
   }
 
+  /** Rows move: a desk belongs to a place among them. */
+  #closeDesk() {
+    this.desk?.dispose()
+    this.desk = null
+  }
+
   addHeading() {
-    this.#write([
+    this.write([
       ...this.rows.filter((row, index) => row.kind !== 'blank' || index < this.rows.length - 1),
       headingOf(t('newHeading')),
     ])
@@ -392,13 +450,15 @@ export class StackView {
   /** @param {number} at */
   duplicate(at) {
     const [from, end] = groupAt(this.rows, at)
-    this.#write([...this.rows.slice(0, end), ...this.rows.slice(from, end), ...this.rows.slice(end)])
+    this.#closeDesk()
+    this.write([...this.rows.slice(0, end), ...this.rows.slice(from, end), ...this.rows.slice(end)])
   }
 
   /** @param {number} at */
   remove(at) {
     this.opened = null
-    this.#write(this.rows.filter((_, other) => other !== at))
+    this.#closeDesk()
+    this.write(this.rows.filter((_, other) => other !== at))
     const next = this.#views[Math.min(at, this.#views.length - 1)]
     if (next) (next.name.hidden ? next.switch : next.name).focus({ preventScroll: true })
     else this.add.focus({ preventScroll: true })
@@ -421,7 +481,8 @@ export class StackView {
     const rest = [...this.rows.slice(0, from), ...this.rows.slice(end)]
     const place = to > from ? to - part.length : to
     this.opened = null
-    this.#write([...rest.slice(0, place), ...part, ...rest.slice(place)])
+    this.#closeDesk()
+    this.write([...rest.slice(0, place), ...part, ...rest.slice(place)])
     return place
   }
 
@@ -431,44 +492,10 @@ export class StackView {
 
   /** @param {boolean} on */
   switchAll(on) {
-    this.#write(
+    this.write(
       this.rows.map((
         row,
       ) => (row.locked || (row.kind !== 'lora' && !(on && row.kind === 'heading')) ? row : changed(row, { on }))),
-    )
-  }
-
-  /** @param {number} by */
-  multiply(by) {
-    const times = (/** @type {number} */ value) => snapTo(value * by, 0.0001)
-    this.#write(
-      this.rows.map((
-        row,
-      ) => (isFree(row) ? changed(row, { model: times(row.model ?? 1), clip: times(row.clip ?? 1) }) : row)),
-    )
-  }
-
-  /** Scales the rows that act so that their strengths add up to a total. @param {number} total */
-  normalise(total) {
-    const acts = acting(this.rows)
-    const sum = (/** @type {(row: Row) => boolean} */ of) =>
-      this.rows.reduce(
-        (found, row, at) => found + (acts[at] && row.kind === 'lora' && of(row) ? Math.abs(row.model ?? 1) : 0),
-        0,
-      )
-    const free = sum((row) => !row.locked)
-    const locked = sum((row) => row.locked)
-    if (!free) return
-    const by = Math.max(0, total - locked) / free
-    const times = (/** @type {number} */ value) => snapTo(value * by, 0.0001)
-    this.#write(
-      this.rows.map((
-        row,
-        at,
-      ) => (acts[at] && isFree(row) ?
-        changed(row, { model: times(row.model ?? 1), clip: times(row.clip ?? 1) }) :
-        row)
-      ),
     )
   }
 
@@ -488,54 +515,16 @@ export class StackView {
     const round = ++this.#round
     const answer = await getRows(text)
     if (round !== this.#round || !this.node.graph) return
-    if (answer.error) return this.#complain(answer.error)
+    if (answer.error) return this.complain(answer.error)
+    this.#closeDesk()
     this.#relatives = answer.relatives
-    this.#write(answer.rows)
+    this.write(answer.rows)
   }
 
-  /** @param {string} text */
-  #complain(text) {
+  /** What a hand's wish failed with. @param {string} text */
+  complain(text) {
     setText(this.note, text)
     this.note.classList.add('wrong')
-  }
-
-  copyAll() {
-    return copyText(this.text)
-  }
-
-  /** Rows, a prompt, or another pack's node behind what is there. @param {string} text */
-  async addText(text) {
-    const answer = await getImported(text)
-    if (answer.error) return this.#complain(answer.error)
-    await this.replaceAll([...(this.text.trim() ? [this.text] : []), answer.text].join('\n'))
-  }
-
-  async askForText() {
-    try {
-      await this.addText(await navigator.clipboard.readText())
-    } catch {
-      this.element.focus({ preventScroll: true })
-      setText(this.note, t('pasteWithKeys'))
-    }
-  }
-
-  /** @param {ClipboardEvent} event */
-  #copied(event) {
-    if (isTyping(event) || String(getSelection())) return
-    const view = this.#views.find((one) => event.target instanceof Node && one.element.contains(event.target))
-    event.clipboardData?.setData('text/plain', view ? this.rows[view.at].line : this.text)
-    event.preventDefault()
-    event.stopPropagation()
-  }
-
-  /** @param {ClipboardEvent} event */
-  #pasted(event) {
-    if (isTyping(event)) return
-    const text = event.clipboardData?.getData('text/plain') ?? ''
-    if (!text.trim()) return
-    event.preventDefault()
-    event.stopPropagation()
-    void this.addText(text)
   }
 
   #showText() {
@@ -544,7 +533,7 @@ export class StackView {
     if (shown) delete this.node.properties.strata_text
     else this.node.properties.strata_text = true
     this.showParts()
-    this.#grow()
+    this.room.fit()
   }
 
   /** The text field shows when it is asked for, or when a wire ends in it. */
@@ -563,7 +552,19 @@ export class StackView {
   }
 
   dispose() {
+    if (this.opened !== null || this.desk) {
+      const id = String(this.node.id)
+      reopen = {
+        id,
+        files: filesOf(this.rows),
+        opened: this.opened,
+        desk: this.desk?.at ?? null,
+        until: Date.now() + REOPEN,
+      }
+    }
     this.#round++
+    this.observer.disconnect()
+    this.#closeDesk()
     for (const view of this.#views) view.dispose()
     for (const menu of [this.menu, this.stackMenu, this.setMenu]) menu.popup.close()
     leave(this.node, this.element)
@@ -573,8 +574,5 @@ export class StackView {
 /** Lines that say nothing to a person. @param {Row} row */
 const isHidden = (row) => row.kind === 'blank' || row.kind === 'version'
 
-/** Whether multiplying and the like change it. @param {Row} row */
-const isFree = (row) => row.kind === 'lora' && !row.locked
-
-/** @param {Event} event */
-const isTyping = ({ target }) => target instanceof HTMLInputElement || target instanceof HTMLTextAreaElement
+/** Which file each row is about. @param {Row[]} rows */
+const filesOf = (rows) => JSON.stringify(rows.map((row) => row.file ?? null))

@@ -18,6 +18,7 @@ import { formatNumber } from '../lib/numbers.js'
  * @property {number} [clip]
  * @property {string} [tail] the tag behind its strengths, without its >
  * @property {string | null} [blocks] the block weights in the tail
+ * @property {string} [rest] the tail behind those
  * @property {string | null} [file] what the name stands for here, null where it stands for nothing
  * @property {string} [missing] why
  * @property {{name: string, tag: string}[]} [near] files of almost that name
@@ -27,7 +28,7 @@ import { formatNumber } from '../lib/numbers.js'
  * @property {number | null} [strength] recommended
  * @property {number | null} [low]
  * @property {number | null} [high]
- * @property {{folder: number, file: string} | null} [preview]
+ * @property {import('../lib/server.js').Preview | null} [preview]
  * @property {string[]} [lines] of a prompt's tags
  */
 
@@ -45,10 +46,15 @@ function lineOf(row) {
   const words = `${row.on ? '' : 'off '}${row.locked ? 'lock ' : ''}${row.pick ? 'pick ' : ''}`
   if (row.kind === 'heading') return `${words}# ${oneLine(row.title)}`.trimEnd()
   if (row.kind !== 'lora') return row.line
-  const { head = '', tail = '', model = 1, clip = model } = row
-  const strengths = [model, clip].slice(0, model === clip ? 1 : 2).map(formatNumber)
   const note = oneLine(row.note)
-  return `${words}${head}:${strengths.join(':')}${tail}>${note ? ` // ${note}` : ''}`
+  return `${words}${tagOf(row)}${note ? ` // ${note}` : ''}`
+}
+
+/** @param {Partial<Row>} row @param {boolean} [clipFirst] in which order two different strengths are written */
+export function tagOf({ head = '', tail = '', model = 1, clip = model }, clipFirst = false) {
+  const strengths = [model, clip].slice(0, model === clip ? 1 : 2)
+  if (clipFirst) strengths.reverse()
+  return `${head}:${strengths.map(formatNumber).join(':')}${tail}>`
 }
 
 /** @param {string} text */
@@ -101,12 +107,5 @@ export function acting(rows) {
   })
 }
 
-/** A name as it is shown: its folder, and the name without its ending. @param {string} name */
-export function parts(name) {
-  const plain = name.replaceAll('\\', '/')
-  const at = plain.lastIndexOf('/') + 1
-  return {
-    folder: plain.slice(0, Math.max(0, at - 1)),
-    short: plain.slice(at).replace(/\.(safetensors|pt|pth|ckpt|bin)$/i, ''),
-  }
-}
+/** Block weights whose text needs no escapes in a tag: the server is asked about all others. @param {string} text */
+export const isPlainWeights = (text) => /^(?:[\w*.,=+ -]|TE:[a-z]+[\d_])*$/.test(text)

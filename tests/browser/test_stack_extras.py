@@ -1,0 +1,130 @@
+"""What is behind the rows of a LoRA Stack, in both renderers: the desk of a row, trigger words, scaling, and ComfyUI's missing models."""
+
+import math
+
+import desk_page as d
+import pytest
+import stack_page as s
+
+pytestmark = pytest.mark.browser
+
+
+def height(page, node):
+    return page.evaluate("(id) => app.graph.getNodeById(id).size[1]", node)
+
+
+def test_block_weights_of_a_row_on_a_desk_in_its_place(page):
+    node = s.stack(page, "<lora:sd15:0.8>\n<lora:flux:1:lbw=D*=0,default=1> // mine")
+    before = height(page, node)
+    s.menu(page, node, 1, "as faders")
+    desk = s.row(page, node, 1).locator(".strata-desk")
+    fader = desk.locator("[data-name='S03']")
+    fader.wait_for()
+    assert desk.locator("[data-name='D00']").get_attribute("aria-valuenow") == "0"  # what the row says
+    assert height(page, node) > before + 120
+    fader.focus()
+    page.keyboard.press("ArrowDown")
+    written = "<lora:sd15:0.8>\n<lora:flux:1:lbw=D*=0, S3=0.95, default=1> // mine"
+    assert s.text(page, node) == written
+    track = fader.locator(".strata-track").bounding_box()
+    page.mouse.move(track["x"] + track["width"] / 2, track["y"] + 0.3 * track["height"])
+    page.mouse.down()
+    page.mouse.move(track["x"] + track["width"] / 2, track["y"] + 0.9 * track["height"], steps=6)
+    page.mouse.up()
+    page.wait_for_timeout(300)
+    assert s.text(page, node) != written
+    d.screenshot(page, f"stack-desk-{d.renderer(page)}", node)
+    d.undo(page)  # the whole drag
+    assert s.text(page, node) == written
+    desk = s.row(page, node, 1).locator(".strata-desk")
+    assert desk.locator("[data-name='S03']").get_attribute("aria-valuenow") == "0.95", "the desk outlives undo"
+    d.undo(page)
+    assert s.text(page, node) == "<lora:sd15:0.8>\n<lora:flux:1:lbw=D*=0,default=1> // mine"
+    s.row(page, node, 1).locator(".strata-desk [data-name='S03']").focus()
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(400)
+    assert s.element(page, node).locator(".strata-desk").count() == 0
+    assert height(page, node) <= before + 1
+
+
+def test_trigger_words_are_copied_or_written_into_a_chosen_text(page):
+    prompt = d.add(page, "CLIPTextEncode", (950, 120), text="a portrait,")
+    node = s.stack(page, "<lora:sd15:1>")
+    s.menu(page, node, 0, "as text")
+    words = s.row(page, node, 0).locator(".strata-triggers")
+    words.locator(".strata-word", has_text="portrait").first.click()
+    page.wait_for_timeout(200)
+    assert page.evaluate("navigator.clipboard.readText()") == "portrait"
+    words.locator("select").select_option(index=1)
+    page.wait_for_timeout(300)
+    words.locator(".strata-word").nth(0).click()
+    page.wait_for_timeout(200)
+    shown = "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'text').value"
+    assert page.evaluate(shown, prompt) == "a portrait, ohwx woman"
+    d.undo(page)
+    assert page.evaluate(shown, prompt) == "a portrait,"
+
+
+def test_rows_are_scaled_together_by_what_is_in_the_files(page, server):
+    """So that sqrt(sum (strength norm)^2) is 0.8 of the middle norm; the norms are those of the server's profiles."""
+    node = s.stack(page, "<lora:sd15:0.5>\nlock <lora:flux:0.1>\noff <lora:wan:3>\n<lora:sdxl:1:0.5>")
+    s.act(page, node, "stackMenu").click()
+    page.get_by_label("Together as far as one at").fill("0.8")
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "(id) => !app.graph.getNodeById(id).widgets[0].value.startsWith('<lora:sd15:0.5>')", arg=node
+    )
+    lines = s.text(page, node).split("\n")
+    assert lines[1:3] == ["lock <lora:flux:0.1>", "off <lora:wan:3>"]
+    found = {line.split(":")[1]: [float(n) for n in line.rstrip(">").split(":")[2:]] for line in lines}
+    assert found["sdxl"][1] == pytest.approx(found["sdxl"][0] / 2, abs=1e-3)
+    assert found["sd15"][0] == pytest.approx(found["sdxl"][0] / 2, abs=1e-3)
+    norms = {
+        name: server.get_json(f"/strata/lora?name={name}.safetensors")["norm"] for name in ("sd15", "flux", "sdxl")
+    }
+    together = math.hypot(*(found[name][0] * norms[name] for name in norms))
+    assert together == pytest.approx(0.8 * math.sqrt(sum(n**2 for n in norms.values()) / 3), rel=1e-3)
+
+
+WORKFLOW = {
+    "version": 0.4, "links": [], "groups": [], "last_node_id": 2, "last_link_id": 0,
+    "nodes": [
+        {"id": 1, "type": "StrataLoraStack", "pos": [420, 120], "size": [420, 400], "flags": {}, "order": 0, "mode": 0,
+         "properties": {"models": [{"name": "not here.safetensors", "directory": "loras",
+                                    "url": "https://huggingface.co/x/y/resolve/main/not%20here.safetensors"}]},
+         "widgets_values": ["<lora:sd15:1>\n<lora:not here:0.5>\noff <lora:neither:1>\n<lora:old/sd15:1>", 0, "fixed", "auto", "error"]},
+        {"id": 2, "type": "StrataLoraFromPrompt", "pos": [900, 120], "size": [400, 300], "flags": {}, "order": 1, "mode": 0,
+         "properties": {}, "widgets_values": ["a cat, <lora:gone.pt:1>, <lora:flux:1>", "model:clip", "error"]},
+    ],
+}  # fmt: skip
+
+
+# What the editor's window of missing models lists.
+MISSING = (
+    "document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s.get('missingModel')"
+    ".missingModelCandidates?.map(({name, url, directory}) => [name, url ?? null, directory ?? null])"
+)
+
+
+def test_missing_files_are_in_comfyuis_own_list_with_its_download_button(page):
+    page.evaluate("(it) => app.loadGraphData(it, true, false, app.extensionManager.workflow.activeWorkflow)", WORKFLOW)
+    page.wait_for_function(f"() => {MISSING}?.length === 2")
+    # Not the one that is off, and not the one that lies in another folder here.
+    url = WORKFLOW["nodes"][0]["properties"]["models"][0]["url"]
+    assert sorted(page.evaluate(f"() => {MISSING}")) == [
+        ["gone.pt", None, None],
+        ["not here.safetensors", url, "loras"],
+    ]
+    page.get_by_text("View details").click()
+    page.get_by_text("Download", exact=True).first.wait_for()
+    page.complaints[:] = [
+        one for one in page.complaints if "api.comfy.org" not in one
+    ]  # the editor's own question about a node
+    # They say nothing to the prompt and are not saved.
+    saved = page.evaluate("() => app.graph.nodes.map((node) => node.serialize().widgets_values.length)")
+    assert saved == [5, 3]
+    assert not [name for name in d.prompt(page, "1") if "file" in name]
+    d.choose(page, "1", "rows", "<lora:sd15:1>")
+    page.wait_for_function(f"() => {MISSING}?.length === 1")
+    d.choose(page, "2", "text", "a cat")
+    page.wait_for_function(f"() => !{MISSING}?.length")

@@ -1,0 +1,78 @@
+"""What the page is told of rows and of a prompt's tags: joined, they are the text again, and its own writing agrees with the server's."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strata.devtools.server import ROOT
+from strata.lora_math.errors import StrataError
+from strata.lora_math.tags import LoraTag, format_tag
+from strata.nodes.rows import words
+
+NAMES = ["a.safetensors", "style/b.safetensors"]
+
+
+@pytest.fixture(autouse=True)
+def listed(monkeypatch):
+    monkeypatch.setattr(words, "lora_names", lambda: NAMES)
+
+
+def joined(answer):
+    lines = [tag["line"] for tag in answer["tags"]] + [""]
+    return "".join(piece + line for piece, line in zip(answer["pieces"], lines, strict=True))
+
+
+PIECES = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(
+        ["<lora:a:0.5>", "<lora:b:1:0.2:lbw=IN*=0>", "<lora:a:1:2:3>", "<lyco:none>", "{x|", "}", "\U0001f600", "<"]
+    ),
+)
+
+
+@given(st.lists(PIECES, max_size=8).map("".join), st.booleans())
+def test_pieces_and_tags_are_the_text(text, clip_first):
+    try:
+        answer = words.described_prompt(text, clip_first)
+    except StrataError:
+        return  # a tag that is not closed: there is nothing to show
+    assert joined(answer) == text
+
+
+def test_a_tag_is_written_anew_from_its_parts():
+    for clip_first in (False, True):
+        (tag,) = words.described_prompt("<lora:style/b:0.5:0.2:lbw=IN*=0>", clip_first)["tags"]
+        numbers = (tag["clip"], tag["model"]) if clip_first else (tag["model"], tag["clip"])
+        assert f"{tag['head']}:{numbers[0]:g}:{numbers[1]:g}{tag['tail']}>" == tag["line"]
+
+
+def test_one_that_is_not_understood_leaves_the_others():
+    answer = words.described_prompt("<lora:a:x> <lora:b:1>", False)
+    assert [tag["kind"] for tag in answer["tags"]] == ["unread", "lora"]
+    assert "'x' is not a number" in answer["tags"][0]["problem"]
+
+
+def test_too_many_tags_are_said():
+    with pytest.raises(StrataError, match="2001 tags"):
+        words.described_prompt("<lora:a:1>" * 2001, False)
+
+
+def plain_weights():
+    """The texts that the page puts into a tag as they are (web/stack/text.js)."""
+    source = (ROOT / "web" / "stack" / "text.js").read_text(encoding="utf-8")
+    pattern = re.search(r"isPlainWeights = \(text\) => /(.*)/\.test", source)[1]
+    return re.compile(pattern.strip("^$"), re.ASCII)
+
+
+@given(st.from_regex(plain_weights(), fullmatch=True).map(str.strip).filter(bool))
+def test_weights_that_the_page_writes_itself_need_no_escapes(text):
+    assert format_tag(LoraTag("x", 1.0, 1.0, text)) == f"<lora:x:1:lbw={text}>"
+
+
+def test_what_a_desk_writes_is_of_that_kind():
+    kinds = plain_weights()
+    assert kinds.fullmatch("IN4-8=0.5, OUT*=-1.25, M0=2, TE:clip_l=0.4, TE:t5xxl=0, OTHER=1, default=0")
+    for escaped in ("a:b", "TE:clip=1", "x>y", "a\\b", "a\nb", "{a}", "preset/one"):
+        assert not kinds.fullmatch(escaped)

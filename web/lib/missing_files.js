@@ -1,0 +1,76 @@
+// @ts-check
+// LoRA files that a node's text names and that are not here, for ComfyUI's own list of missing models with its download button. ComfyUI looks
+// through lists on nodes when a workflow is loaded, before any server could be asked: so each such file gets a list that nobody sees, and the
+// names are found in the text here, roughly. What a text really means is the server's to say.
+
+/** @typedef {import('./comfy.js').GraphNode} GraphNode */
+/** @typedef {import('./comfy.js').Widget} Widget */
+
+const KIND = 'strata_file_'
+const MOST = 50 // lists on one node
+const TAG = /<(?:lora|lyco):([^:<>\\{}[\]|()]{1,400})[:>]/gi
+const ENDING = /\.(safetensors|sft|pt|pth|ckpt|bin)$/i
+
+/** The LoRA files that ComfyUI lists. @type {string[]} */
+let listed = []
+/** @type {Set<string>} */
+let known = new Set()
+
+/** @param {unknown} definition of a loader, as the server sends it */
+export function learnFiles(definition) {
+  const spec = /** @type {{input?: {required?: {lora_name?: unknown[]}}}} */ (definition)?.input?.required?.lora_name
+  const options = /** @type {{options?: unknown}} */ (spec?.[1])?.options
+  const names = Array.isArray(spec?.[0]) ? spec[0] : options
+  if (!Array.isArray(names)) return
+  listed = names.filter((name) => typeof name === 'string' && ENDING.test(name))
+  known = new Set(listed.flatMap((name) => [plain(name), baseOf(plain(name))]))
+}
+
+/** A name by whichever slash, with an ending. @param {string} name */
+function plain(name) {
+  const found = name.trim().replaceAll('\\', '/')
+  return ENDING.test(found) ? found : `${found}.safetensors`
+}
+
+/** @param {string} name */
+const baseOf = (name) => name.slice(name.lastIndexOf('/') + 1)
+
+/** Whether a file is here, maybe in another folder. @param {string} name */
+const isHere = (name) => known.has(name) || known.has(baseOf(name))
+
+/** Names in a text of tags; in rows, of those that are on. @param {string} text */
+function namesIn(text) {
+  const acting = text.split('\n').filter((line) => !/^\s*(?:off|pick|lock\s+off|lock\s+pick)\b/i.test(line)).join('\n')
+  return [...new Set([...acting.matchAll(TAG)].map((match) => plain(match[1])).filter((name) => !name.includes('*')))]
+}
+
+/**
+ * Brings a node's lists of missing files to what its text says now.
+ *
+ * @param {GraphNode} node
+ * @param {string} text
+ * @param {(name: string, instead: string) => void} replace another file was chosen in ComfyUI's list
+ */
+export function showMissing(node, text, replace) {
+  const missing = listed.length ? namesIn(text).filter((name) => !isHere(name)).slice(0, MOST) : []
+  const lists = (node.widgets ?? []).filter((widget) => widget.name.startsWith(KIND))
+  if (JSON.stringify(missing) === JSON.stringify(lists.map(({ value }) => value))) return
+  for (const list of lists) {
+    if (!missing.includes(String(list.value))) node.onWidgetChanged?.(list.name, listed[0], list.value, list)
+  }
+  const others = (node.widgets ?? []).filter((widget) => !lists.includes(widget))
+  node.widgets = others
+  missing.forEach((name, at) => {
+    const choose = (/** @type {unknown} */ value) => value !== name && replace(name, String(value))
+    const list = node.addWidget?.('combo', `${KIND}${at}`, name, choose, {
+      values: listed,
+      serialize: false,
+      hidden: true,
+      hideInPanel: true,
+    })
+    if (!list) return
+    list.serialize = false
+    list.hidden = true
+    list.computeSize = () => [0, -4]
+  })
+}

@@ -1,0 +1,96 @@
+// @ts-check
+// A LoRA file's name as it is read: short, its folder in grey, its picture while the pointer rests on it.
+import { el, setText } from '../lib/dom.js'
+import { picture } from './pictures.js'
+
+const SHOWN = 350 // ms that the pointer rests before a picture comes
+const TAIL = 9 // letters of a long name that are never cut away: they tell versions and epochs apart
+const HEIGHT = 270 // px that a picture needs
+
+/** A name as it is shown: its folder, and the name without its ending. @param {string} name */
+export function parts(name) {
+  const plain = name.replaceAll('\\', '/')
+  const at = plain.lastIndexOf('/') + 1
+  return {
+    folder: plain.slice(0, Math.max(0, at - 1)),
+    short: plain.slice(at).replace(/\.(safetensors|pt|pth|ckpt|bin)$/i, ''),
+  }
+}
+
+/** A name that is cut in its middle where the room is short. */
+export class ShortName {
+  constructor() {
+    this.start = el('span', {})
+    this.end = el('span', {})
+    this.element = el('span', { class: 'strata-short' }, this.start, this.end)
+  }
+
+  /** @param {string} text */
+  show(text) {
+    const letters = [...text]
+    const at = letters.length > 2 * TAIL ? letters.length - TAIL : letters.length
+    setText(this.start, letters.slice(0, at).join(''))
+    setText(this.end, letters.slice(at).join(''))
+  }
+}
+
+export class FileName {
+  /** @type {import('../lib/server.js').Preview | null} */
+  #preview = null
+  #waiting = 0
+  /** @type {HTMLElement | null} */
+  #picture = null
+
+  /** @param {(button: HTMLElement) => void} pressed */
+  constructor(pressed) {
+    this.short = new ShortName()
+    this.folder = el('small', {})
+    /** @type {HTMLButtonElement} */
+    this.element = el(
+      'button',
+      {
+        type: 'button',
+        class: 'strata-file',
+        on: {
+          click: () => pressed(this.element),
+          pointerenter: () => this.#wait(),
+          pointerleave: () => this.hide(),
+          pointerdown: () => this.hide(),
+        },
+      },
+      this.short.element,
+      this.folder,
+    )
+  }
+
+  /** @param {string} short @param {string} [folder] @param {import('../lib/server.js').Preview | null} [preview] */
+  show(short, folder = '', preview = null) {
+    this.short.show(short)
+    setText(this.folder, folder)
+    this.#preview = preview
+  }
+
+  #wait() {
+    clearTimeout(this.#waiting)
+    if (this.#preview) this.#waiting = window.setTimeout(() => this.#show(), SHOWN)
+  }
+
+  #show() {
+    if (!this.#preview || !this.element.isConnected) return
+    const { right, top } = (this.element.parentElement ?? this.element).getBoundingClientRect()
+    const shown = picture(this.#preview, { moves: true, failed: () => this.hide() })
+    this.#picture = el('div', {
+      class: 'strata strata-preview',
+      style: `left: ${Math.min(right + 8, innerWidth - HEIGHT)}px; top: ${
+        Math.max(0, Math.min(top, innerHeight - HEIGHT))
+      }px`,
+    }, shown)
+    document.body.append(this.#picture)
+  }
+
+  hide() {
+    clearTimeout(this.#waiting)
+    this.#picture?.remove()
+    this.#picture = null
+  }
+}

@@ -1,0 +1,62 @@
+// @ts-check
+// Puts the tags of a StrataLoraFromPrompt under its text.
+import { SELECT_ON } from '../lib/canvas.js'
+import { chain, follow } from '../lib/comfy.js'
+import { widgetOf } from '../lib/graph.js'
+import { t } from '../lib/i18n.js'
+import { unwatch, watch } from '../lib/watch.js'
+import { TagsView } from './tags.js'
+
+/** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
+
+const MARGIN = 6 // px
+
+/** Those of nodes that are there. @type {Set<TagsView>} */
+const panels = new Set()
+
+/** The files may have changed. */
+export function refreshTags() {
+  for (const panel of panels) panel.refresh()
+}
+
+/** @param {GraphNode} node */
+export function installPrompt(node) {
+  const panel = new TagsView(node)
+  panels.add(panel)
+  const height = () => panel.minHeight + 2 * MARGIN
+  const widget = node.addDOMWidget('strata_tags', 'STRATA_TAGS', panel.element, {
+    // Never saved, and last: the places of saved widgets do not shift.
+    serialize: false,
+    hideOnZoom: true,
+    hideInPanel: true,
+    selectOn: SELECT_ON,
+    margin: MARGIN,
+    getMinHeight: height,
+    getMaxHeight: height,
+    getValue: () => '',
+    setValue: () => {},
+  })
+  widget.serialize = false
+  widget.label = t('loras')
+  const look = () => panel.tick()
+  const lookAfter = () => queueMicrotask(look)
+  for (const name of ['text', 'two_numbers']) follow(widgetOf(node, name), look)
+  chain(node, 'onConnectionsChange', lookAfter)
+  chain(node, 'onConfigure', () => {
+    panel.showMissing() // before ComfyUI looks for missing models
+    lookAfter()
+  })
+  chain(node, 'onExecuted', look)
+  chain(node, 'onAdded', () => {
+    panels.add(panel)
+    watch(panel)
+  })
+  chain(node, 'onRemoved', () => {
+    panels.delete(panel)
+    unwatch(panel)
+    panel.dispose()
+  })
+  watch(panel)
+  const [width, tall] = node.size
+  node.setSize([width, Math.max(tall, node.computeSize()[1])])
+}

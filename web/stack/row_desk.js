@@ -1,0 +1,61 @@
+// @ts-check
+// The desk of one row: the block weights of its LoRA as faders, under the row. What a BLOCK_WEIGHTS node has as widgets stands in for the row.
+import { el } from '../lib/dom.js'
+import { unwatch, watch } from '../lib/watch.js'
+import { DeskView } from '../desk/desk.js'
+import { NONE } from '../desk/texts.js'
+
+/** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
+/** @typedef {import('../lib/comfy.js').Widget} Widget */
+/** @typedef {import('./stack.js').StackView} StackView */
+
+export class RowDesk {
+  /** @param {StackView} stack @param {number} at */
+  constructor(stack, at) {
+    this.stack = stack
+    this.at = at
+    const weights = widget('weights', '')
+    Object.defineProperty(weights, 'value', {
+      get: () => stack.rows[at]?.blocks ?? '',
+      set: (text) => stack.setBlocks(at, String(text)),
+    })
+    const own = [weights, widget('preset', NONE), widget('layout', 'auto'), widget('seed', 0), widget('invert', false)]
+    const node = /** @type {GraphNode} */ (/** @type {unknown} */ ({
+      id: `${stack.node.id}.${at}`,
+      type: stack.node.type,
+      get graph() {
+        return stack.node.graph
+      },
+      widgets: own,
+      properties: {},
+      size: [0, 0],
+      setSize() {},
+      computeSize: () => [0, 0],
+    }))
+    this.desk = new DeskView(node, () => stack.rows[at]?.file ?? null)
+    this.element = el('div', { class: 'strata-under' }, this.desk.element)
+    this.element.addEventListener('keydown', (event) => this.#key(event), true)
+    watch(this)
+  }
+
+  tick() {
+    this.desk.tick()
+  }
+
+  /** @param {KeyboardEvent} event */
+  #key(event) {
+    if (event.key !== 'Escape' || event.target instanceof HTMLInputElement) return
+    event.preventDefault()
+    event.stopPropagation()
+    this.stack.openDesk(null)
+  }
+
+  dispose() {
+    unwatch(this)
+    this.desk.dispose()
+    this.element.remove()
+  }
+}
+
+/** @param {string} name @param {unknown} value @returns {Widget} */
+const widget = (name, value) => ({ name, type: 'text', value, y: 0 })
