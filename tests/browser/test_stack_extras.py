@@ -47,6 +47,32 @@ def test_block_weights_of_a_row_on_a_desk_in_its_place(page):
     assert height(page, node) <= before + 1
 
 
+def test_a_strength_over_time_is_text_with_a_short_sign_on_its_row(page):
+    node = s.stack(page, "<lora:sd15:0.8:lbw=IN*=0>\n<lora:flux:1:at=fade in> // mine\n<lora:wan:1>")
+    signs = s.element(page, node).locator(".strata-time:visible")
+    assert signs.all_text_contents() == ["fade in"]
+    s.menu(page, node, 0, "Strength over time ...")
+    page.keyboard.type("0@0, 1@50%")  # the field has the focus
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(500)
+    lines = s.text(page, node).split("\n")
+    assert lines[0] == "<lora:sd15:0.8:lbw=IN*=0:at=0@0%, 1@50%>"
+    assert signs.all_text_contents() == ["0\u21921", "fade in"]
+    s.row(page, node, 1).locator(".strata-time").click()
+    page.keyboard.type("sometimes")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(500)
+    assert "'sometimes'" in s.element(page, node).locator(".strata-verdict.wrong").text_content()
+    assert s.text(page, node).split("\n")[1] == lines[1]
+    d.screenshot(page, f"stack-time-{d.renderer(page)}", node)
+    page.keyboard.press("Control+a")
+    s.row(page, node, 1).locator(".strata-behind input").nth(1).fill("")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(500)
+    assert s.text(page, node).split("\n")[1] == "<lora:flux:1> // mine"
+    assert d.prompt(page, node)["rows"] == "<lora:sd15:0.8:lbw=IN*=0:at=0@0%, 1@50%>\n<lora:flux:1>\n<lora:wan:1>"
+
+
 def test_trigger_words_are_copied_or_written_into_a_chosen_text(page):
     prompt = d.add(page, "CLIPTextEncode", (950, 120), text="a portrait,")
     node = s.stack(page, "<lora:sd15:1>")

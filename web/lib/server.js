@@ -78,9 +78,9 @@ export const getRows = (text) => once(`rows ${text}`, () => send('POST', '/strat
 export const getPromptTags = (text, clipFirst) =>
   once(`prompt ${clipFirst} ${text}`, () => send('POST', '/strata/prompt', { text, clip_first: clipFirst }))
 
-/** How a tag for a name begins, and how it ends with block weights. @param {string} name @param {string | null} blocks
- * @returns {Promise<{head: string, tail: string, error?: string}>} */
-export const getTag = (name, blocks) => send('POST', '/strata/tag', { name, blocks })
+/** How a tag for a name begins, and how it ends with block weights and a strength over time.
+ * @param {string} name @param {string | null} blocks @param {string | null} [time] @returns {Promise<{head: string, tail: string, error?: string}>} */
+export const getTag = (name, blocks, time = null) => send('POST', '/strata/tag', { name, blocks, time })
 
 /** What a text says of a strength over time. @param {string} text @returns {Promise<Schedule>} */
 export const getSchedule = (text) => once(scheduleKey(text), () => send('POST', '/strata/schedule', { text }))

@@ -1,12 +1,13 @@
 // @ts-check
 // One tag of a prompt on the screen: the file, its family, its strengths. It draws what it is shown, and asks its panel for every change.
-import { attribute, el } from '../lib/dom.js'
+import { attribute, el, setText } from '../lib/dom.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { Strength } from '../lib/strength.js'
 import { Badge, misfit } from '../picker/badge.js'
 import { FileName, parts } from '../picker/file_name.js'
 import { Said } from '../picker/said.js'
+import { shortTime } from '../stack/text.js'
 
 /** @typedef {import('../stack/text.js').Row} Row */
 /** @typedef {import('./tags.js').TagsView} TagsView */
@@ -20,6 +21,7 @@ export class TagRow {
     this.at = 0
     this.name = new FileName((button) => panel.choose(this.at, button))
     this.family = new Badge()
+    this.time = el('span', { class: 'strata-time' })
     const bar = (/** @type {'model' | 'clip'} */ which, /** @type {string} */ label) =>
       new Strength({
         label,
@@ -44,6 +46,7 @@ export class TagRow {
       'div',
       { class: 'strata-front' },
       this.name.element,
+      this.time,
       this.family.element,
       this.model.element,
       this.clip.element,
@@ -70,6 +73,10 @@ export class TagRow {
     this.element.classList.toggle('wrong', Boolean(wrong))
     attribute(this.model.element, 'hidden', isRead ? null : true)
     attribute(this.clip.element, 'hidden', isRead && (apart || row.model !== row.clip) ? null : true)
+    const time = isRead ? row.time ?? '' : ''
+    setText(this.time, shortTime(time))
+    attribute(this.time, 'hidden', time ? null : true)
+    attribute(this.time, 'title', t('timeOfTag', { time }))
     const hint = row.strength ?? undefined
     for (const [bar, value] of /** @type {const} */ ([[this.model, row.model ?? 1], [this.clip, row.clip ?? 1]])) {
       bar.show({ value, reach: Math.max(REACH, Math.ceil(Math.abs(value))), enabled, hint })

@@ -8,6 +8,7 @@ import { TriggerWords } from '../lib/trigger_words.js'
 import { Badge } from '../picker/badge.js'
 import { FileName, parts } from '../picker/file_name.js'
 import { Said } from '../picker/said.js'
+import { shortTime } from './text.js'
 
 /** @typedef {import('./text.js').Row} Row */
 /** @typedef {import('./stack.js').StackView} StackView */
@@ -61,6 +62,12 @@ export class RowView {
     this.clip = new Strength({ label: 'CLIP', set: (value) => stack.setStrength(this.at, 'clip', value), refuse })
     this.model.name.hidden = true // one bar needs no name
     this.marks = el('span', { class: 'strata-marks' })
+    this.time = el('button', {
+      type: 'button',
+      class: 'strata-time',
+      'data-act': 'time',
+      on: { click: () => stack.open(this.at, 'time') },
+    })
     /** @type {HTMLButtonElement} */
     this.more = el('button', {
       type: 'button',
@@ -84,6 +91,7 @@ export class RowView {
       this.name,
       this.title,
       this.marks,
+      this.time,
       this.badge.element,
       this.model.element,
       this.clip.element,
@@ -142,6 +150,10 @@ export class RowView {
       'title',
       [row.locked ? t('locked') : '', row.blocks ?? '', row.note].filter(Boolean).join('\n') || null,
     )
+    const time = isLora ? row.time ?? '' : ''
+    setText(this.time, shortTime(time))
+    attribute(this.time, 'hidden', time ? null : true)
+    attribute(this.time, 'title', t('timeOfRow', { time }))
     const apart = isLora && row.model !== row.clip
     attribute(this.model.element, 'hidden', isLora ? null : true)
     attribute(this.clip.element, 'hidden', apart || (isLora && this.stack.clips.has(at)) ? null : true)
@@ -175,6 +187,13 @@ export class RowView {
   /** px of what is open under the row */
   get openHeight() {
     return this.said.element.offsetHeight + this.behind.offsetHeight + this.under.offsetHeight
+  }
+
+  /** Begins typing into a field of what is open. @param {'blocks' | 'time' | 'note'} name */
+  typeInto(name) {
+    const field = this.behind.querySelectorAll('input')[['blocks', 'time', 'note'].indexOf(name)]
+    field?.focus({ preventScroll: true })
+    field?.select()
   }
 
   /** Begins typing a heading's title, in place of the one it has. */
@@ -231,9 +250,10 @@ export class RowView {
         on: { click: () => stack.openDesk(this.at) },
       }, icon(BARS)))
     }
+    const time = this.#field(t('timeLabel'), row.time ?? '', 'fade in', (value) => stack.setTime(this.at, value))
     const note = this.#field(t('noteLabel'), row.note, '', (value) => stack.change(this.at, { note: value }))
     /** @type {HTMLElement[]} */
-    const found = [blocks, note]
+    const found = [blocks, time, note]
     if (row.words?.length) {
       this.words.show(row.words)
       found.push(this.words.element)

@@ -352,6 +352,17 @@ export class StackView {
     this.change(at, { tail: tail + (row.rest ?? ''), blocks: text || null })
   }
 
+  /** A strength over time as text; what is no such text is said, and nothing changes. @param {number} at @param {string} value */
+  async setTime(at, value) {
+    const row = this.rows[at]
+    const { tail, error } = await getTag('x', row.blocks ?? null, value.trim() || null)
+    if (this.rows[at] !== row) return
+    if (error) return this.complain(error)
+    const blocks = (row.tail ?? '').length - (row.rest ?? '').length
+    this.change(at, { tail, rest: tail.slice(blocks), time: value.trim() || null })
+    this.refresh() // as it is always written
+  }
+
   /** The desk of a row's block weights opens under it; null closes it. @param {number | null} at */
   openDesk(at) {
     const before = this.desk?.at ?? null
@@ -390,11 +401,12 @@ export class StackView {
     else this.open(at)
   }
 
-  /** @param {number} at */
-  open(at) {
-    this.opened = this.opened === at ? null : at
+  /** @param {number} at @param {'blocks' | 'time' | 'note'} [field] that is to be typed into */
+  open(at, field) {
+    this.opened = this.opened === at && !field ? null : at
     if (this.desk) this.openDesk(null)
     this.draw()
+    if (field) this.#views.find((view) => view.at === at)?.typeInto(field)
   }
 
   /** @param {number | null} at the row to change, null to add @param {HTMLElement} opener */

@@ -19,6 +19,7 @@ import { formatNumber } from '../lib/numbers.js'
  * @property {string} [tail] the tag behind its strengths, without its >
  * @property {string | null} [blocks] the block weights in the tail
  * @property {string} [rest] the tail behind those
+ * @property {string | null} [time] the strength over time in the tail
  * @property {string | null} [file] what the name stands for here, null where it stands for nothing
  * @property {string} [missing] why
  * @property {{name: string, tag: string}[]} [near] files of almost that name
@@ -109,3 +110,10 @@ export function acting(rows) {
 
 /** Block weights whose text needs no escapes in a tag: the server is asked about all others. @param {string} text */
 export const isPlainWeights = (text) => /^(?:[\w*.,=+ -]|TE:[a-z]+[\d_])*$/.test(text)
+
+/** A strength over time in a few letters: a preset's name, or what it goes through. @param {string} time */
+export function shortTime(time) {
+  const values = [...time.matchAll(/(-?[\d.]+(?:e-?\d+)?)@/g)].map((match) => match[1])
+  if (!values.length) return time
+  return values.length > 3 ? `${values[0]}→…→${values[values.length - 1]}` : values.join('→')
+}
