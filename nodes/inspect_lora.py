@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..lora_math.errors import StrataError
 from . import inputs
-from .comfy.lora_names import lora_names, resolve
+from .comfy.lora_names import resolve
 from .comfy.saving import Progress
 from .comfy.targets import clip_targets, model_targets
 from .inspecting.draw import image_of
@@ -37,11 +37,11 @@ class StrataLoraInspect(io.ComfyNode):
                 "lora metadata",
             ],
             inputs=[
-                io.Combo.Input(
+                # No list: that of the loader is the only one that a page loads with the nodes.
+                io.String.Input(
                     "lora_name",
-                    options=[NO_LORA, *lora_names()],
-                    default=NO_LORA,
-                    tooltip="A LoRA to look at, behind those of the stack, if one is connected.",
+                    default="",
+                    tooltip="The name of a LoRA to look at, behind those of the stack, if one is connected.",
                 ),
                 io.Combo.Input("theme", options=list(THEMES), default="dark", tooltip="The colours of the picture."),
                 LoraStackType.Input(
@@ -68,11 +68,10 @@ class StrataLoraInspect(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
-        # Naming lora_name here turns off ComfyUI's exact comparison with the list, so that names from other systems resolve.
-        if lora_name in (None, NO_LORA):
+        if not isinstance(lora_name, str) or _is_none(lora_name):
             return True
         try:
-            resolve(inputs.filled(lora_name, "lora_name", "Choose a file in the node's list."))
+            resolve(lora_name)
         except StrataError as problem:
             return str(problem)
         return True
@@ -90,8 +89,8 @@ class StrataLoraInspect(io.ComfyNode):
         model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
         stack = read_stack(lora_stack)
         if lora_name is not None or not stack:
-            name = inputs.filled(lora_name, "lora_name", "Choose a file in the node's list.")
-            stack += [StackEntry(name, 1.0, 1.0)] if name != NO_LORA else []
+            name = inputs.text(lora_name, "lora_name", "Write the name of a LoRA, or connect a LORA_STACK.")
+            stack += [] if _is_none(name) else [StackEntry(name, 1.0, 1.0)]
         remember(cls, stack)
         sides = (None if model is None else model_targets(model), None if clip is None else clip_targets(clip))
         for side, owner in zip(sides, (model, clip), strict=True):
@@ -109,3 +108,8 @@ class StrataLoraInspect(io.ComfyNode):
         }
         image = image_of(found.picture(WIDTH), theme)
         return io.NodeOutput(image, text, as_json(found.ones, found.together), ui=ui)
+
+
+def _is_none(name: str) -> bool:
+    """Whether a name is that of no file: empty, or what a new loader holds."""
+    return name.strip() in ("", NO_LORA)

@@ -216,9 +216,15 @@ def test_pillow_without_freetype_draws_too(sd15, lora_folder, monkeypatch):
     assert float(image.std()) > 0.01
 
 
-def test_nothing_to_look_at_is_said():
+@pytest.mark.parametrize("name", ["", " ", NO_LORA])
+def test_nothing_to_look_at_is_said(name):
+    assert StrataLoraInspect.validate_inputs(name) is True
     with pytest.raises(StrataError, match="Connect a LORA_STACK, or choose a LoRA"):
-        StrataLoraInspect.execute(lora_name=NO_LORA)
+        StrataLoraInspect.execute(lora_name=name)
+
+
+def test_a_file_that_is_not_there_is_said_before_a_run(lora_folder):
+    assert "'gone' is not in your loras folders" in StrataLoraInspect.validate_inputs("gone")
 
 
 def test_many_loras_are_cut_to_the_first(sd15, lora_folder):
