@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..extremes import largest
+from . import pickles
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
@@ -143,12 +144,12 @@ Refuse = Callable[[Collection[str]], tuple[str, str] | None]
 def read_lora_file(path: str, refuse: Refuse = lambda keys: None) -> LoraFile:
     """Every tensor of a LoRA file, copied out of the file: a trainer that writes the file anew cannot change or crash a loaded model.
 
-    refuse: asked as soon as the names are known. Of a safetensors file nothing else has been read then, however large it is.
+    refuse: asked as soon as the names are known; nothing else of the file has been read then, however large it is.
     Raises LoraFileError for that, and for whatever is wrong with the file itself.
     """
     with _opened(path) as (file, before):
         if path.lower().endswith(PICKLED):
-            tensors, metadata = _read_pickled(path, file, before.st_size), {}
+            tensors, metadata = _read_pickled(path, file, before.st_size, refuse), {}
             _refuse_by_name(path, before.st_size, tensors, refuse)
         else:
             header = _read_header(path, file, before.st_size)
@@ -295,7 +296,7 @@ def _read_tensors(path: str, file: BinaryIO, size: int, header: Header) -> dict[
     return {key: place.tensor(data) for key, place in header.tensors.items()}
 
 
-def _read_pickled(path: str, file: BinaryIO, size: int) -> dict[str, Tensor]:
+def _read_pickled(path: str, file: BinaryIO, size: int, refuse: Refuse) -> dict[str, Tensor]:
     if _looks_like_html(file.read(512)):
         raise LoraFileError(path, size, *_HTML)
     try:
@@ -303,8 +304,12 @@ def _read_pickled(path: str, file: BinaryIO, size: int) -> dict[str, Tensor]:
             unpacked = sum(entry.file_size for entry in zipfile.ZipFile(file).infolist())
             if unpacked > size:  # PyTorch never packs
                 raise LoraFileError(path, size, f"it unpacks to {show_size(unpacked)}, more than it holds", _AGAIN)
+        if reason := refuse(pickles.names(file)):
+            raise LoraFileError(path, size, *reason)
         file.seek(0)
         loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except pickles.ListTooLong as problem:
+        raise LoraFileError(path, size, str(problem), "Check that this is a LoRA file.") from problem
     except LoraFileError:
         raise
     except pickle.UnpicklingError as problem:

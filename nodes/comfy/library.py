@@ -299,12 +299,12 @@ _COMMON_ROLES = ("alpha", "scalar")
 
 
 def _no_lora_by_names(keys: Collection[str]) -> tuple[str, str] | None:
-    """Why a file of these tensors is no LoRA, before gigabytes of it are read; None where only its contents can tell."""
+    """Why a file of these tensors is no LoRA, before gigabytes of it are read; None where one of them is named as a part of one."""
     for key in keys:
         found = state_dict.split_key(key)
         if (found is not None and found[1] not in _COMMON_ROLES) or "lora" in key.lower() or method_of(key):
             return None
-    return _other_kind(keys)
+    return _no_lora(keys) if keys else None
 
 
 def _nothing_usable(tensors: Mapping[str, Tensor], leftovers: Mapping[str, str]) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from strata.lora_math.reading import files
+from strata.lora_math.reading import files, pickles
 
 TENSORS = {
     "a.lora_up.weight": torch.randn(8, 2),
@@ -163,6 +163,28 @@ def test_a_pickle_that_holds_itself_is_read(tmp_path):
     itself["state_dict"] = itself
     torch.save(itself, tmp_path / "self.pt")
     assert files.read_lora_file(str(tmp_path / "self.pt")).tensors.keys() == TENSORS.keys()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_names_in_a_pickle_are_known_before_it_is_read(tmp_path, monkeypatch, legacy):
+    path = tmp_path / "old.pt"
+    torch.save({"state_dict": TENSORS, "epoch": 3}, path, _use_new_zipfile_serialization=not legacy)
+    asked = []
+    files.read_lora_file(str(path), lambda names: asked.append(set(names)))
+    assert asked[0] >= TENSORS.keys()
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the tensors were read"))
+    with pytest.raises(files.LoraFileError, match=r"old\.pt \(.*\): it is a checkpoint\. Move it\."):
+        files.read_lora_file(str(path), lambda names: ("it is a checkpoint", "Move it."))
+
+
+def test_a_pickle_that_describes_more_than_any_lora_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    (tmp_path / "a.pt").write_bytes(b"\x80\x02N." * 3 + b"]" * pickles.MAX_LIST + b".")
+    with zipfile.ZipFile(tmp_path / "b.pt", "w") as archive:
+        archive.writestr("b/data.pkl", b"]" * pickles.MAX_LIST + b".")
+    for name in "ab":
+        with pytest.raises(files.LoraFileError, match="the description of its tensors is longer than any LoRA's"):
+            files.read_lora_file(str(tmp_path / f"{name}.pt"))
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant")

@@ -312,6 +312,17 @@ def test_a_checkpoint_is_refused_from_its_header(lora_folder, monkeypatch):
         LoraCache().get("big.safetensors")
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.input_blocks", "down_blocks"])
+def test_a_pickled_checkpoint_is_refused_from_its_names(lora_folder, monkeypatch, legacy, prefix):
+    weights = {"state_dict": {f"{prefix}.{n}.weight": torch.zeros(4, 4) for n in range(9)}, "epoch": 3}
+    torch.save(weights, lora_folder.path / "big.ckpt", _use_new_zipfile_serialization=not legacy)
+    folder_paths.filename_list_cache.pop("loras", None)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the tensors were read"))
+    with pytest.raises(LoraFileError, match="it holds no LoRA"):
+        LoraCache().get("big.ckpt")
+
+
 def test_a_name_longer_than_any_is_refused(lora_folder):
     name = lora_folder.save("long.safetensors", {**LORA, f"{'norm' * 8000}-.lora_up.weight": torch.ones(1)})
     with pytest.raises(LoraFileError, match="a tensor with 32016 letters"):
