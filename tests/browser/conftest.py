@@ -51,5 +51,6 @@ def page(request, session_page):
     session_page.complaints.clear()
     session_page.requests.clear()
     yield session_page
-    ours = [text for text in session_page.complaints if "strata" in text.lower()]
+    # The editor's own question about a node, which goes to the network, is no complaint of ours.
+    ours = [text for text in session_page.complaints if "strata" in text.lower() and "api.comfy.org" not in text]
     assert not ours

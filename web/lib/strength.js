@@ -57,7 +57,7 @@ export class Strength {
         role: 'slider',
         tabindex: 0,
         'aria-label': wishes.label,
-        title: t('strengthHint'),
+        title: `${wishes.label}\n${t('strengthHint')}`,
         on: {
           pointerdown: (event) => this.#press(event),
           pointermove: (event) => this.#move(event),

@@ -48,6 +48,7 @@ export class Scaling {
     const unknown = rows[norms.indexOf(null)]
     if (unknown) return stack.complain(t('noEnergy', { name: parts(unknown.file ?? unknown.name ?? '').short }))
     const told = rows.map((row, at) => ({ strength: row.model ?? 1, norm: norms[at] ?? 0, free: isFree(row) }))
+    if (!told.some(({ strength, norm, free }, at) => acts[at] && free && strength * norm)) return // nothing to scale
     const by = factorFor(told.filter((_, at) => acts[at]), goal)
     if (by === null) stack.complain(t('lockedTooMuch'))
     else this.#scale(by, acts)
@@ -91,7 +92,7 @@ async function normOf({ file, blocks }) {
  *
  * @param {{strength: number, norm: number, free: boolean}[]} rows those that act; free: whether this one may be changed
  * @param {number} goal
- * @returns {number | null} null where no factor does that: nothing may be changed, or the others alone go further
+ * @returns {number | null} null where no factor does that: the others alone go further
  */
 function factorFor(rows, goal) {
   const energy = (/** @type {boolean} */ free) =>
@@ -99,5 +100,5 @@ function factorFor(rows, goal) {
   const middle = rows.reduce((sum, { norm }) => sum + norm ** 2, 0) / rows.length
   const [own, other] = [energy(true), energy(false)]
   const wanted = goal ** 2 * middle - other
-  return own > 0 && wanted >= 0 ? Math.sqrt(wanted / own) : null
+  return wanted >= 0 ? Math.sqrt(wanted / own) : null
 }

@@ -148,6 +148,7 @@ export class StackView {
     this.#signature = signature
     this.enabled = !linked
     this.showMissing()
+    if (!this.enabled) this.#closeDesk()
     if (text === this.text && this.#ready) this.draw()
     else this.#read(text)
   }
@@ -174,7 +175,7 @@ export class StackView {
     this.rows = answer.rows
     this.#relatives = answer.relatives
     if (this.opened !== null && this.opened >= this.rows.length) this.opened = null
-    if (this.desk && !this.rows[this.desk.at]?.file) this.#closeDesk()
+    if (this.desk && (!this.enabled || !this.rows[this.desk.at]?.file)) this.#closeDesk()
     const before = this.#before?.files === filesOf(this.rows) ? this.#before : null
     this.#before = null
     if (before) this.opened = before.opened
@@ -367,7 +368,7 @@ export class StackView {
   openDesk(at) {
     const before = this.desk?.at ?? null
     this.desk?.dispose()
-    this.desk = at === null || at === before || !this.rows[at]?.file ? null : new RowDesk(this, at)
+    this.desk = at === null || at === before || !this.enabled || !this.rows[at]?.file ? null : new RowDesk(this, at)
     if (this.desk) this.opened = null
     for (const view of this.#views) this.observer.unobserve(view.under)
     this.draw()
