@@ -367,11 +367,11 @@ class _Sampler:
         return tuple(b - a for a, b in itertools.pairwise(times))
 
 
-def _live(model, adapters, strength, count=1, keyframes=None, prompts=(1.0, 1.0)):
+def _live(model, adapters, strength, count=1, keyframes=None, prompts=(1.0, 1.0), mask=None):
     clone = model.clone()
     for number in range(count):
         changes = {key: [(strength, adapter)] for key, adapter in adapters.items()}
-        attach(clone, LiveLora(changes, str(number), keyframes, prompts=prompts))
+        attach(clone, LiveLora(changes, str(number), keyframes, prompts=prompts, mask=mask))
     return clone
 
 
@@ -449,6 +449,7 @@ def variation(quick: bool) -> str:
             "over time": {"keyframes": parse("1@0%, 0.2@100%")},
             "by prompt": {"prompts": (1.0, 0.5)},
             "both": {"keyframes": parse("1@0%, 0.2@100%"), "prompts": (1.0, 0.5)},
+            "by mask": {"mask": torch.linspace(1, 0, 512).expand(1, 512, 512)},
         }
         run(lambda model=model: model)  # the first run of a model is slower
         second: dict[str, list[float]] = {way: [] for way in ways}

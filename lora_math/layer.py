@@ -18,6 +18,7 @@ class Layer:
     base: f, the bias included; weight_shape: [out, in] or [out, in / groups, *kernel]; bias: [out] or None.
     Inputs are [..., in] for a linear layer and [batch, in, *space] for a convolution. A string ``padding`` is torch's own.
     convolve: (x, weight) -> the layer's own convolution with another weight and no bias, where it pads in its own way.
+    where: [groups, batch, *places of the output] how strongly the change of each group acts at each place; None for everywhere.
     """
 
     base: Callable[[Tensor], Tensor]
@@ -28,6 +29,7 @@ class Layer:
     dilation: tuple[int, ...] = ()
     groups: int = 1
     convolve: Callable[[Tensor, Tensor], Tensor] | None = None
+    where: Tensor | None = None
 
     @property
     def is_conv(self) -> bool:
@@ -45,6 +47,10 @@ class Layer:
         """[in / groups] or [in], shaped so that it multiplies the channels of the input: every group reads the same one."""
         inputs = self.weight_shape[1] * self.groups
         return self.channels(vector if vector.numel() == inputs else vector.repeat(self.groups))
+
+    def over_places(self, group: int, y: Tensor) -> Tensor | None:
+        """``where`` of a group, shaped and typed so that it multiplies an output y."""
+        return None if self.where is None else self.where[group].unsqueeze(1 if self.is_conv else -1).to(y.dtype)
 
     def without_bias(self, y: Tensor) -> Tensor:
         """W x, given y = f(x)."""

@@ -218,7 +218,7 @@ def _products(pairs: list[tuple[LiveTerm, Adapter]], layer: Layer, gains: Gains,
         outputs = None if part is None or part[0] == 1 else slice(part[1], part[1] + part[2])
         parts.append((outputs, torch.cat(ups, 1) if len(ups) > 1 else ups[0]))
     down = torch.cat(downs) if len(downs) > 1 else downs[0]
-    return _Products(down.contiguous(), parts, gains.add(scales, groups, varying))
+    return _Products(down.contiguous(), parts, gains.add(scales, groups, varying), groups)
 
 
 def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,9 +233,10 @@ def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
 class _Products:
     """y += up @ (gain * (down @ x)), the ups of different parts of the output one after the other."""
 
-    def __init__(self, down: Tensor, parts: list[tuple[slice | None, Tensor]], gain: Gain):
+    def __init__(self, down: Tensor, parts: list[tuple[slice | None, Tensor]], gain: Gain, groups: Sequence[int]):
         self.down = down
         self.gain = gain
+        self.groups = list(groups)  # of each rank column
         start, self.parts = 0, []
         for outputs, up in parts:
             self.parts.append((outputs, slice(start, start + up.shape[1]), up))
@@ -244,6 +245,8 @@ class _Products:
     def __call__(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         h = layer.inner(x, self.down.to(x.dtype))
         h = h.mul_(self._gain(layer, h))
+        if layer.where is not None:
+            h = h.mul_(self._where(layer, layer.where).to(h.dtype))
         if layer.groups > 1:
             return self._grouped(layer, h, y)
         in_place = y.is_contiguous() and y.dtype == h.dtype
@@ -261,6 +264,12 @@ class _Products:
             return layer.channels(values)
         values = spread(values, len(h)).to(h.dtype)
         return values.reshape(len(h), -1, *[1] * (h.ndim - 2)) if layer.is_conv else _over_places(values, h)
+
+    def _where(self, layer: Layer, where: Tensor) -> Tensor:
+        """Shaped so that it multiplies h: a group's columns at the group's places, between the two factors."""
+        one = len(set(self.groups)) == 1
+        columns = where[self.groups[:1] if one else self.groups * layer.groups]
+        return columns.movedim(0, 1 if layer.is_conv else -1)
 
     @staticmethod
     def _linear(h, y, outputs, columns, up) -> None:
@@ -287,6 +296,13 @@ class Single:
         self.term, self.adapter, self.gain, self.earlier = term, adapter, gain, earlier
 
     def __call__(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
+        places = layer.over_places(self.term.group, y)
+        if places is None:
+            return self._changed(layer, x, y)
+        before = y.clone()
+        return before + places * (self._changed(layer, x, y) - before)
+
+    def _changed(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         strength = self.gain.values[..., 0]
         if strength.ndim:
             strength = spread(strength[:, None], len(y)).reshape(-1, *[1] * (y.ndim - 1)).to(y.dtype)
@@ -332,14 +348,25 @@ class _Biases:
             adapter = term.adapter.map_tensors(lambda tensor: tensor.to(device))
             term.of(whole).copy_(rows(adapter.delta(rows(term.of(bias)), 1.0, torch.float32)))
         self.changes = changes
-        self.gain = gains.add([term.coefficient for term in terms], [term.group for term in terms])
+        self.groups = [term.group for term in terms]
+        self.gain = gains.add([term.coefficient for term in terms], self.groups)
 
     def __call__(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
-        change = (self.gain.values @ self.changes).to(y.dtype)
+        if layer.where is None:
+            return y.add_(self._of_all(layer, y, self.gain.values @ self.changes))
+        for at, group in enumerate(self.groups):
+            change = self._of_all(layer, y, self.gain.values[..., at : at + 1] @ self.changes[at : at + 1])
+            y = y + layer.over_places(group, y) * change
+        return y
+
+    @staticmethod
+    def _of_all(layer: Layer, y: Tensor, change: Tensor) -> Tensor:
+        """[out] or [samples, out], shaped so that it is added to y."""
+        change = change.to(y.dtype)
         if change.ndim == 1:
-            return y.add_(layer.channels(change))
+            return layer.channels(change)
         change = spread(change, len(y))
-        return y.add_(change.reshape(*change.shape, *[1] * (y.ndim - 2)) if layer.is_conv else _over_places(change, y))
+        return change.reshape(*change.shape, *[1] * (y.ndim - 2)) if layer.is_conv else _over_places(change, y)
 
 
 def _over_places(values: Tensor, h: Tensor) -> Tensor:

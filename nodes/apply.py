@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from torch import Tensor
+
 from ..lora_math.blocks import ResolvedWeights
 from ..lora_math.errors import StrataError
 from ..lora_math.extremes import FURTHEST
@@ -14,6 +16,7 @@ from ..lora_math.schedule import Variation
 from .comfy import live, patch
 from .comfy.library import Lora
 from .comfy.live_layers import split
+from .comfy.live_regions import read_mask
 from .comfy.live_time import read_variation
 from .comfy.lora_names import is_another
 from .comfy.shared_norms import completed
@@ -117,6 +120,7 @@ def _apply_named(
         apply,
         entry.keyframes,
         node,
+        entry.mask,
     )
     return _with_asked(applied, name, lora)
 
@@ -161,14 +165,16 @@ def apply_lora(
     apply: Apply = "patch",
     keyframes=None,
     node: str | None = None,
+    mask=None,
 ) -> Applied:
     """Raises StrataError when the LoRA cannot be used here and ``on_problem`` is "error"; with "warn" nothing is patched then.
 
-    keyframes: how the model's strength varies, as ``read_variation`` takes it; what it can change is live whatever ``apply`` says.
+    keyframes: how the model's strength varies, as ``read_variation`` takes it; mask: [height, width] or [batch, height, width] where in
+    the picture it acts. With either the LoRA is live whatever ``apply`` says.
     """
     models, clips = Changing(model), Changing(clip)
     applied = _apply_lora(
-        models, clips, lora, strength_model, strength_clip, on_problem, block_weights, apply, keyframes, node
+        models, clips, lora, strength_model, strength_clip, on_problem, block_weights, apply, keyframes, node, mask
     )
     return replace(applied, model=models.finish(), clip=clips.finish())
 
@@ -184,6 +190,7 @@ def _apply_lora(
     apply: Apply,
     keyframes,
     node: str | None,
+    mask=None,
 ) -> Applied:
     for name, strength in (("strength_model", strength_model), ("strength_clip", strength_clip)):
         if not math.isfinite(strength):
@@ -192,7 +199,7 @@ def _apply_lora(
             raise StrataError(
                 f"{name} is {strength:g}, far beyond what any LoRA can have: use a number from -100 to 100."
             )
-    variation = read_variation(keyframes)
+    variation, mask = read_variation(keyframes), read_mask(mask)
     if variation.constant is not None:
         strength_model, variation = strength_model * variation.constant, CONSTANT
     model, clip = models.given, clips.given
@@ -216,9 +223,11 @@ def _apply_lora(
     notes = []
     if usable:
         changes = _changes(lora, model_side, models.given)
-        notes = _on_model(models, lora, model_side, changes, apply, variation, node)
+        notes = _on_model(models, lora, model_side, changes, apply, variation, node, mask)
         if variation != CONSTANT and clip_side.fit.pieces and strength_clip != 0:
             notes.append("Text encoders: at constant strength, as they run once, before the sampling")
+        if mask is not None and clip_side.fit.pieces and strength_clip != 0:
+            notes.append("Text encoders: without the mask, as words have no place in the picture")
         _patched(clips, lora, clip_side, _changes(lora, clip_side, clips.given))
     return _applied(lora, sides, found, usable, notes)
 
@@ -243,7 +252,14 @@ def _patched(target: Changing, lora: Lora, side: Side, changes: Mapping) -> None
 
 
 def _on_model(
-    target: Changing, lora: Lora, side: Side, changes: Mapping, apply: Apply, variation: Variation, node: str | None
+    target: Changing,
+    lora: Lora,
+    side: Side,
+    changes: Mapping,
+    apply: Apply,
+    variation: Variation,
+    node: str | None,
+    mask: Tensor | None,
 ) -> list[str]:
     """The LoRA on a MODEL, as ``apply`` says; lines for the report.
 
@@ -251,8 +267,8 @@ def _on_model(
     """
     if target.given is None or not changes:
         return []
-    if apply == "live" or variation != CONSTANT:
-        return _live(target, lora, side, changes, variation, node)
+    if apply == "live" or variation != CONSTANT or mask is not None:
+        return _live(target, lora, side, changes, variation, node, mask)
     coarse = {}
     if apply == "auto" and not live.is_compiled(target.given):
         coarse = {key: terms for key, terms in changes.items() if taken_apart(key)[0] in side.targets.coarse}
@@ -265,23 +281,31 @@ def _on_model(
 
 
 def _live(
-    target: Changing, lora: Lora, side: Side, changes: Mapping, variation: Variation, node: str | None
+    target: Changing,
+    lora: Lora,
+    side: Side,
+    changes: Mapping,
+    variation: Variation,
+    node: str | None,
+    mask: Tensor | None,
 ) -> list[str]:
     """The LoRA beside the layers of a MODEL; lines for the report. What cannot be live is patched."""
     varies = variation != CONSTANT
     if live.is_compiled(target.given):
         if varies:
             raise StrataError(f"{live.COMPILED} Disconnect the keyframes or remove torch.compile.")
+        if mask is not None:
+            raise StrataError(f"{live.COMPILED} Disconnect the mask or remove torch.compile.")
         _patched(target, lora, side, changes)
         return [f"Patched, not live. {live.COMPILED}"]
     ours, rest, reasons = split(target.given, changes)
     if ours:
         prompts = variation.positive, variation.negative
-        found = live.LiveLora(ours, _identity(lora, side), variation.time, lora.name, node, prompts)
+        found = live.LiveLora(ours, _identity(lora, side), variation.time, lora.name, node, prompts, mask)
         _attach(target, lora, found)
     if rest:
         target.patch(rest, lora.name, f"{_identity(lora, side)}|rest")
-    return report.live_lines(len(ours), reasons, str(variation) if varies else "")
+    return report.live_lines(len(ours), reasons, str(variation) if varies else "", mask is not None)
 
 
 def _behind_live(target: Changing, lora: Lora, side: Side, changes: Mapping, node: str | None) -> list[str]:

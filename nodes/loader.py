@@ -10,6 +10,7 @@ from ..lora_math.errors import StrataError
 from . import inputs
 from .apply import Applied, apply_stack, describe_stack
 from .block_weights import BlockWeightsType
+from .comfy.live_regions import read_mask
 from .comfy.lora_names import lora_names, resolve
 from .fitting.block_spec import BlockSpec
 from .schedule import LoraScheduleType
@@ -120,6 +121,12 @@ class StrataLoraLoader(io.ComfyNode):
                     "A LoRA that is not in a file yet, of Train LoRA or Save LoRA (Strata). It takes the place of lora_name: strengths, "
                     "block weights and keyframes are for it."
                 ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where in the picture the LoRA acts: where the mask is white. Soft edges are soft transitions; any size. The "
+                    "LoRA then runs live, whatever apply says; the text encoders change as without it.",
+                ),
             ],
             outputs=[
                 io.Model.Output("MODEL", tooltip="The diffusion model with the LoRA."),
@@ -167,6 +174,7 @@ class StrataLoraLoader(io.ComfyNode):
         keyframes=None,
         lora_stack=None,
         lora_model=None,
+        mask=None,
     ) -> io.NodeOutput:
         trained = None if lora_model is None else trained_lora(lora_model)
         unused = lora_name if trained is not None and lora_name not in (None, NO_LORA) else None
@@ -174,7 +182,7 @@ class StrataLoraLoader(io.ComfyNode):
         strengths = inputs.number(strength_model, "strength_model"), inputs.number(strength_clip, "strength_clip")
         apply, on_problem = inputs.choice(apply, "apply", APPLY), inputs.choice(on_problem, "on_problem", ON_PROBLEM)
         model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
-        own = StackEntry(name, *strengths, BlockSpec.of(block_weights), keyframes, trained)
+        own = StackEntry(name, *strengths, BlockSpec.of(block_weights), keyframes, trained, read_mask(mask))
         stack = [*read_stack(lora_stack), *([] if name == NO_LORA else [own])]
         if model is None and clip is None:
             if cls._is_to_change_something():

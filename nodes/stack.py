@@ -19,11 +19,13 @@ from .fitting.block_spec import BlockSpec
 
 
 class StackEntry(tuple):
-    """(lora_name, strength_model, strength_clip) with ``block_weights`` and ``keyframes`` beside it; ``lora`` where it has no file."""
+    """(lora_name, strength_model, strength_clip) with ``block_weights``, ``keyframes`` and ``mask`` beside it; ``lora`` where it has no
+    file."""
 
     block_weights: BlockSpec | None
     keyframes: object | None
     lora: Lora | None
+    mask: object | None
 
     def __new__(
         cls,
@@ -33,9 +35,10 @@ class StackEntry(tuple):
         block_weights: BlockSpec | None = None,
         keyframes: object | None = None,
         lora: Lora | None = None,
+        mask: object | None = None,
     ):
         entry = super().__new__(cls, (name, strength_model, strength_clip))
-        entry.block_weights, entry.keyframes, entry.lora = block_weights, keyframes, lora
+        entry.block_weights, entry.keyframes, entry.lora, entry.mask = block_weights, keyframes, lora, mask
         return entry
 
     def opened(self) -> Lora:
@@ -57,7 +60,7 @@ def with_listed_names(entries: Iterable[StackEntry]) -> list[StackEntry]:
         if entry.lora is None:
             with contextlib.suppress(StrataError):  # whoever applies it says what is wrong
                 name = locate(name).name
-        found.append(StackEntry(name, *strengths, entry.block_weights, entry.keyframes, entry.lora))
+        found.append(StackEntry(name, *strengths, entry.block_weights, entry.keyframes, entry.lora, entry.mask))
     return found
 
 
@@ -81,7 +84,7 @@ def read_stack(value) -> list[StackEntry]:
         if not isinstance(name, str) or not all(map(math.isfinite, strengths)):
             raise StrataError(_not_a_row(row))
         # What another pack's rows call by these names is not ours to read.
-        extras = (row.block_weights, row.keyframes, row.lora) if isinstance(row, StackEntry) else ()
+        extras = (row.block_weights, row.keyframes, row.lora, row.mask) if isinstance(row, StackEntry) else ()
         entries.append(StackEntry(name, *strengths, *extras))
     return entries
 

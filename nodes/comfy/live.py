@@ -54,6 +54,11 @@ def into_patches(model) -> None:
     loras = loras_of(model)
     if not loras:
         return
+    if masked := [lora.file for lora in loras if lora.mask is not None]:
+        raise StrataError(
+            f"{', '.join(masked)}: it acts in a part of the picture only, by its mask, and a model that is merged or saved has none. "
+            "Take the mask away, or load the LoRA after the merge."
+        )
     if changing := [lora.file for lora in loras if not lora.is_constant]:
         raise StrataError(
             f"{', '.join(changing)}: its strength changes while the model samples, over time or with the prompt, and a model that is "
@@ -148,8 +153,8 @@ class Live:
 
     def _patched(self, guider, executor, *args, **kwargs):
         """The same LoRAs as patches, for a compiled model: it would run the code from before the hooks."""
-        if not all(lora.is_constant for lora in self.loras):
-            raise StrataError(f"{COMPILED} Disconnect the keyframes or remove torch.compile.")
+        if not all(lora.is_patchable for lora in self.loras):
+            raise StrataError(f"{COMPILED} Disconnect keyframes and masks, or remove torch.compile.")
         logging.warning("[Strata] %s They are patched for this run instead.", COMPILED)
         original = guider.model_patcher
         patched = original.clone()

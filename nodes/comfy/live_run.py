@@ -21,6 +21,7 @@ from ...lora_math.wording import some
 from .internals import need
 from .live_layers import current, describe, layers_of
 from .live_reads import Handed, unwatch, watch
+from .live_regions import ARGUMENT, Regions, hand_over, taken_out
 from .live_time import Clock, Prompts, of_samples
 from .notices import tell
 from .patch import SAFE, too_large
@@ -42,7 +43,7 @@ class LiveLora:
 
     identity: the same for the same file and settings; keyframes: its strength over time, None for constant; prompts: what that is
     multiplied by for (the positive, the negative) prompt; file: its name, for messages; node: the loader's id, for what only shows while
-    the model samples.
+    the model samples; mask: [batch, height, width] where in the picture it acts, None for everywhere.
     """
 
     changes: Changes
@@ -51,12 +52,18 @@ class LiveLora:
     file: str = "a LoRA"
     node: str | None = None
     prompts: tuple[float, float] = (1.0, 1.0)
+    mask: Tensor | None = None
 
     @cached_property
     def is_constant(self) -> bool:
-        """Whether patches can be the same: one strength all the time, for both prompts, of adapters that do not vary by themselves."""
+        """One strength all the time, for both prompts, of adapters that do not vary by themselves."""
         varies = any(adapter.varies for terms in self.changes.values() for _, adapter in terms)
         return self.keyframes is None and self.prompts == (1.0, 1.0) and not varies
+
+    @property
+    def is_patchable(self) -> bool:
+        """Whether patches can be the same."""
+        return self.is_constant and self.mask is None
 
 
 class Run:
@@ -65,6 +72,8 @@ class Run:
     def __init__(self, loras: Sequence[LiveLora], guider=None):
         self.loras, self.prompts = loras, Prompts(guider)
         self.layers = _by_layer(loras)
+        self.argument = f"{ARGUMENT}_{id(self)}"
+        self.masked = frozenset(group for group, lora in enumerate(loras) if lora.mask is not None)
         self.changing = frozenset(group for group, lora in enumerate(loras) if not lora.is_constant)
         self.thread: int | None = None
         self.copies: list[_Copy] = []
@@ -75,6 +84,8 @@ class Run:
 
     def prepare_sampling(self, executor, model, *args, **kwargs):
         """Makes room for the factors, lets ComfyUI load the model, and starts."""
+        if self.masked:
+            self._hand_over(*args, **kwargs)
         device = model.load_device
         if not need("comfy.model_management", "is_device_cpu", "apply = live")(device):
             terms = (term for terms in self.layers.values() for term in terms)
@@ -91,6 +102,9 @@ class Run:
             self.stop()
             raise
         return result
+
+    def _hand_over(self, noise_shape, conds, *_, **__) -> None:
+        hand_over(conds, noise_shape, [lora.mask for lora in self.loras], self.argument)
 
     def stop(self) -> None:
         """Takes every hook off and lets go of the factors. May be called twice."""
@@ -142,6 +156,9 @@ class _Copy:
         self.arguments: tuple[tuple, dict] | None = None  # of the call of the model that runs now
         self.finished_calls = 0
         self.followers: list[_Follower] = []
+        self.regions: Regions | None = None  # of the call of the model that runs now
+        self.unplaced: set[str] = set()
+        self.without_masks = 0  # calls of the model that the masks did not reach
         layers, device, dtype = layers_of(self.model), patcher.load_device, _dtype(patcher)
         for path, terms in run.layers.items():
             module = layers.get(path)
@@ -159,7 +176,7 @@ class _Copy:
 
             hook = _Hook(self, path, module, stack.build(terms, layer, self.gains, device, dtype, prepare), bias)
             self.hooks.append(hook)
-            self.followers += _followers(hook, terms, prepare, run.changing)
+            self.followers += _followers(hook, terms, prepare, run.changing, run.masked, run.loras)
         self.gains.complete(device)
         self.strengths, self.timestep = torch.ones(len(run.loras)), 0.0
 
@@ -175,7 +192,13 @@ class _Copy:
             follower.follow()
 
     def strength(self, group: int) -> float:
-        """Of a group now. Raises StrataError where it differs between the prompts of this call: then no weight can have it."""
+        """Of a group now. Raises StrataError where it differs between the prompts of this call, or from place to place: then no weight
+        can have it."""
+        if group in self.run.masked:
+            raise StrataError(
+                f"{self.run.loras[group].file} has a mask, and this model reads the weight of a layer itself, where no mask can be. "
+                "Take the mask away."
+            )
         found = self.strengths[..., group].unique()
         if len(found) > 1:
             raise StrataError(
@@ -200,6 +223,7 @@ class _Copy:
             hook.stop()
         if self.finished_calls:
             self._tell_unused()
+            self._tell_unplaced()
         self.handles, self.hooks, self.followers, self.gains = [], [], [], Gains()
 
     def _tell_unused(self) -> None:
@@ -213,14 +237,37 @@ class _Copy:
                     f"effect there: {some(unused)}",
                 )
 
-    def _before_call(self, module, args: tuple, kwargs: dict) -> None:
+    def _tell_unplaced(self) -> None:
+        for group in self.run.masked:
+            own = [path for path in self.unplaced if any(t.group == group for t in self.run.layers[path])]
+            if own:
+                lora = self.run.loras[group]
+                tell(
+                    lora.node,
+                    f"{lora.file}: the places of {len(own)} layers in the picture are not known, so that its mask could not act there; "
+                    f"it changed them as a whole, by the share of the picture that the mask covers: {some(sorted(own))}",
+                )
+            elif self.without_masks:
+                lora = self.run.loras[group]
+                tell(
+                    lora.node,
+                    f"{lora.file}: its mask did not reach the model in {self.without_masks} of {self.finished_calls} calls, as another "
+                    "node calls the model in its own way; there it changed the whole picture",
+                )
+
+    def _before_call(self, module, args: tuple, kwargs: dict):
         if not self.run.acts():
-            return
+            return None
+        kwargs, masks = taken_out(kwargs)  # of other runs with these conditionings too
+        mine = masks.get(self.run.argument)
+        self.regions = None if mine is None else Regions(mine, self.model, kwargs)
+        self.without_masks += mine is None and bool(self.run.masked)
         if self.run.changing:
             self._follow(kwargs.get("transformer_options") or {}, len(args[0] if args else kwargs["x"]))
         for hook in self.hooks:
             hook.begin()
         self.arguments = args, _fresh(kwargs)
+        return args, kwargs
 
     def _after_call(self, module, args: tuple, kwargs: dict, output):
         if not self.run.acts() or self.arguments is None:
@@ -238,6 +285,8 @@ class _Copy:
                 )
         if self.run.may_overflow and isinstance(output, Tensor) and not torch.isfinite(output).all():
             self._name_the_culprit(module, args, kwargs)
+        if self.regions is not None:
+            self.unplaced |= self.regions.unplaced
         self.finished_calls += 1
         return output
 
@@ -335,7 +384,10 @@ class _Hook:
         x = args[0] if args else kwargs["input"]
         options = {name: value for name, value in kwargs.items() if name != "input"}
         was_finite = self.is_checked and bool(torch.isfinite(y).all())
-        y = stack.run(self.steps, describe(module, self.bias, **options), x, y)
+        layer, regions = describe(module, self.bias, **options), self.copy.regions
+        if regions is not None and (where := regions.of(self.path, y, layer.is_conv)) is not None:
+            layer = replace(layer, where=where)
+        y = stack.run(self.steps, layer, x, y)
         if was_finite and not torch.isfinite(y).all():
             groups = dict.fromkeys(term.group for term in self.copy.run.layers[self.path])
             raise too_large((self.copy.run.loras[group].file for group in groups), f"{self.path}.weight")
@@ -360,11 +412,23 @@ class _Follower:
             self.known = mine
 
 
-def _followers(hook: _Hook, terms: Sequence[LiveTerm], prepare: stack.Prepare, changing: frozenset[int]) -> list:
+def _followers(
+    hook: _Hook,
+    terms: Sequence[LiveTerm],
+    prepare: stack.Prepare,
+    changing: frozenset[int],
+    masked: frozenset[int],
+    loras: Sequence[LiveLora],
+) -> list:
     weights, found = [term for term in terms if not term.is_bias], []
     for step in hook.steps:
         if isinstance(step, Single) and step.term.adapter.prepares_from_weight:
             earlier = weights[: weights.index(step.term)]
+            if behind := masked.intersection(term.group for term in earlier):
+                raise StrataError(
+                    f"{loras[step.term.group].file} depends on the weight that {loras[min(behind)].file} leaves before it, and that one "
+                    "has a mask: no weight can have it. Put the masked LoRA behind the other one."
+                )
             if changing.intersection(term.group for term in earlier):
                 found.append(_Follower(hook.copy, step, earlier, prepare))
     return found

@@ -209,14 +209,19 @@ def rounded_lines(keys: Iterable[Key], targets: Targets | None) -> list[str]:
     ]
 
 
-def live_lines(count: int, patched: Mapping[str, Sequence[str]], varies: str) -> list[str]:
+def live_lines(count: int, patched: Mapping[str, Sequence[str]], varies: str, masked: bool = False) -> list[str]:
     """What runs beside the layers. count: its weights; patched: reason -> weights that are patched instead; varies: how its strength
-    does, empty where it is constant."""
+    does, empty where it is constant; masked: whether it acts in a part of the picture only."""
     over_time = f", its strength follows the keyframes: {varies}" if varies else ""
     lines = [f"Live: {_weights(count)} beside the model{over_time}"] if count else ["Live: nothing of this LoRA can be"]
     for reason, names in patched.items():
         constant = ", at constant strength" if varies else ""
-        lines.append(f"Patched instead{constant}, {_weights(len(names))} ({reason}): {some(names)}")
+        everywhere = ", everywhere" if masked else ""
+        lines.append(f"Patched instead{constant}{everywhere}, {_weights(len(names))} ({reason}): {some(names)}")
+    if masked and count:
+        lines.append(
+            "Mask: acts where it is white; on text tokens, time and modulation by the share of the picture that it covers"
+        )
     return lines
 
 

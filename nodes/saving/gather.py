@@ -52,6 +52,8 @@ def sources_of(stack: Sequence[StackEntry], trained: Lora | None) -> list[Source
             raise StrataError(
                 f"{name} has a strength over time (keyframes), which no LoRA file can hold. Take the keyframes off before saving."
             )
+        if entry.mask is not None:
+            raise StrataError(f"{name} has a mask, which no LoRA file can hold. Take the mask off before saving.")
         lora = entry.opened()
         if lora.broken:
             raise StrataError(

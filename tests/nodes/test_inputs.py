@@ -27,6 +27,7 @@ GOOD = {
         "strength_clip": 1.0,
         "apply": "patch",
         "on_problem": "error",
+        "mask": None,
     },
     StrataLoraFromPrompt: {"text": "<lora:a>", "two_numbers": "model:clip", "on_problem": "error"},
     StrataLoraBlockWeights: {"layout": "auto", "preset": "none", "weights": "", "seed": 0, "invert": False},
@@ -68,7 +69,7 @@ FITS = {
     **dict.fromkeys(("positive", "negative", "spectral_limit", "drop_seed"), (None, 5)),
     "amount": (5,),
     "keep_empty_layers": (None, True),
-    **dict.fromkeys(("method", "shrink", "folder", "precision", "layout", "density", "thumbnail"), (None,)),
+    **dict.fromkeys(("method", "shrink", "folder", "precision", "layout", "density", "thumbnail", "mask"), (None,)),
 }
 
 

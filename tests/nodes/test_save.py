@@ -297,6 +297,12 @@ def test_keyframes_are_refused(lora_folder, output):
         save([StackEntry(name, 1.0, 1.0, None, object())])
 
 
+def test_a_mask_is_refused(lora_folder, output):
+    name = lora_folder.save("one.safetensors", lora_makers.full_lora(small_models.sd15()))
+    with pytest.raises(StrataError, match="has a mask, which no LoRA file can hold"):
+        save([StackEntry(name, 1.0, 1.0, mask=torch.ones(1, 8, 8))])
+
+
 def test_a_lora_of_another_model_is_refused(lora_folder, output):
     name = lora_folder.save("xl.safetensors", lora_makers.full_lora(small_models.sdxl()))
     with pytest.raises(StrataError, match="fit"):

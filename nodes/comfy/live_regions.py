@@ -1,0 +1,162 @@
+"""Where in the picture each live LoRA acts: masks, handed through ComfyUI's conditionings and laid onto what every layer computes.
+
+Text tokens, padding, and layers that compute one vector for the whole picture (time, modulation) have no place: there a LoRA acts by the
+share of the picture that its mask covers. So a white mask is none, a black one no LoRA, and masks that add up to white are one LoRA.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ...lora_math.errors import StrataError
+from .internals import need
+
+ARGUMENT = "strata_regions"  # how arguments of a call of the model begin that are ours, by ComfyUI's conditionings
+# Layers of text streams, as ComfyUI's models name them; FLUX's and Z-Image's joint layers hold text too, in front of the picture.
+_TEXT = re.compile(
+    r"(?:^|\.)(?:txt_\w+|text_\w+|context_\w+|cap_embedder|img_emb|add_[qkv]_proj|to_add_out|y_embedder)(?:\.|$)"
+    r"|\.attn2\.to_[kv]$|\.cross_attn\.[kv]"
+)
+_TEXT_FIRST = frozenset({"flux", "flux2", "chroma"})  # single_blocks: text, then the picture, then reference pictures
+_PADDED = frozenset({"lumina2"})  # layers and final_layer: padded text, then the padded picture
+_JOINT = re.compile(r"(?:^|diffusion_model\.)(?:layers|final_layer)\.")
+_REFERENCES_BEHIND = frozenset({*_TEXT_FIRST, "qwen_image"})
+_LEVELS = 8  # of a U-Net, each half as large as the one before
+
+
+def hand_over(
+    conds: Mapping[str, Sequence[dict]], noise_shape: Sequence[int], masks: Sequence[Tensor | None], argument: str
+) -> None:
+    """Puts the masks among the conditionings of a run, one picture for each LoRA, in the size of the latent: ComfyUI then cuts them to
+    areas, repeats and splits them with the batch, and hands them to each call of the model as ``argument``.
+
+    Raises StrataError for what is neither a picture nor a video.
+    """
+    if len(noise_shape) not in (4, 5):
+        raise StrataError(
+            "A LoRA's mask needs a picture or a video to lie on, which this model does not make. Take the mask away."
+        )
+    kind = need("comfy.conds", "CONDNoiseShape", "A LoRA's mask")
+    size, samples = tuple(noise_shape[-2:]), max(len(mask) for mask in masks if mask is not None)
+    whole = torch.ones(samples, len(masks), *size)
+    for group, mask in enumerate(masks):
+        if mask is not None:
+            repeated = mask[torch.arange(samples) % len(mask)]
+            whole[:, group] = resized(repeated[:, None].float(), size)[:, 0]
+    if len(noise_shape) == 5:
+        whole = whole[:, :, None].expand(-1, -1, noise_shape[2], -1, -1)
+    for side in conds.values():
+        for cond in side or ():
+            cond["model_conds"] = {**cond.get("model_conds", {}), argument: kind(whole)}
+
+
+def read_mask(value) -> Tensor | None:
+    """[batch, height, width] of what came as a MASK, None for everywhere. Raises StrataError for anything else."""
+    if value is None:
+        return None
+    if not isinstance(value, Tensor) or value.ndim not in (2, 3) or not value.numel() or value.is_complex():
+        shown = f"of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise StrataError(
+            f"mask is {shown}, which is no MASK: connect a mask of a picture, such as 'Load Image (as Mask)' gives."
+        )
+    mask = value.detach().float().cpu()
+    if not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise StrataError(
+            "mask holds numbers outside 0 to 1. Where it is 1 the LoRA acts fully, where it is 0 not at all."
+        )
+    return mask if mask.ndim == 3 else mask[None]
+
+
+def resized(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """[batch, n, height, width] in another size: what lies under a place is averaged."""
+    if tuple(masks.shape[-2:]) == size:
+        return masks
+    return torch.nn.functional.interpolate(masks, size, mode="bilinear", antialias=True)
+
+
+def taken_out(kwargs: Mapping) -> tuple[dict, dict[str, Tensor]]:
+    """(the arguments of a call as the model knows them, ours)."""
+    ours = {name: value for name, value in kwargs.items() if name.startswith(ARGUMENT)}
+    return {name: value for name, value in kwargs.items() if name not in ours}, ours
+
+
+class Regions:
+    """The masks in one call of a model."""
+
+    def __init__(self, masks: Tensor, model, arguments: Mapping):
+        """masks: [batch, LoRAs, (frames,) height, width] of the latent; arguments: of the call."""
+        self.masks = (masks[:, :, 0] if masks.ndim == 5 else masks).float()
+        self.frames = masks.shape[2] if masks.ndim == 5 else 1
+        config = model.model_config.unet_config
+        self.kind = config.get("image_model")
+        patch = getattr(model.diffusion_model, "patch_size", None)
+        self.patch = patch[-1] if isinstance(patch, (tuple, list)) else patch
+        self.multiple = getattr(model.diffusion_model, "pad_tokens_multiple", None) or 1
+        context = arguments.get("context")
+        self.text = context.shape[1] if isinstance(context, Tensor) and context.ndim == 3 else 0
+        self.has_references = bool(arguments.get("ref_latents"))
+        height, width = self.masks.shape[-2:]
+        sizes = [self.patch] if isinstance(self.patch, int) else [2**level for level in range(_LEVELS)]
+        self.grids = [(-(-height // size), -(-width // size)) for size in sizes]
+        self.shares = self.masks.mean((-2, -1)).T  # [LoRAs, batch]
+        self._known: dict[tuple, Tensor] = {}
+        self.unplaced: set[str] = set()  # layers whose places are not known
+
+    def of(self, path: str, y: Tensor, is_conv: bool) -> Tensor | None:
+        """[LoRAs, batch, *places] for what a layer computes, or of the batch's samples only; None where not even those are known."""
+        if len(y) % len(self.masks):
+            self.unplaced.add(path)
+            return None
+        found = None
+        if y.ndim > 2 and not _TEXT.search(path) and (is_conv or y.shape[1] > 1 or (1, 1) in self.grids):
+            if is_conv and y.ndim in (4, 5):
+                found = self._on_space(y.shape[2:])
+            elif not is_conv and y.ndim == 3:
+                found = self._on_tokens(path, y.shape[1])
+            if found is None:
+                self.unplaced.add(path)
+        if found is None:
+            found = self.shares.reshape(*self.shares.shape, *[1] * (y.ndim - 2))
+        return found if found.shape[1] == len(y) else found.repeat_interleave(len(y) // found.shape[1], 1)
+
+    def _on_space(self, space: Sequence[int]) -> Tensor:
+        """For a convolution."""
+        key = "space", tuple(space)
+        if key not in self._known:
+            found = resized(self.masks, tuple(space[-2:])).movedim(1, 0)
+            self._known[key] = found if len(space) == 2 else found[:, :, None].expand(-1, -1, space[0], -1, -1)
+        return self._known[key]
+
+    def _on_tokens(self, path: str, count: int) -> Tensor | None:
+        for grid in self.grids:
+            places = self.frames * grid[0] * grid[1]
+            start = self._start(path, count, places)
+            if start is not None:
+                return self._tokens(grid, start, count)
+        return None
+
+    def _start(self, path: str, count: int, places: int) -> int | None:
+        """Where the picture's tokens begin among so many, None where this is not known."""
+        padded = places + -places % self.multiple
+        if self.kind in _TEXT_FIRST and "single_blocks." in path:
+            return self.text if count >= self.text + places else None
+        if self.kind in _PADDED and not self.has_references and _JOINT.search(path):
+            return count - padded if count >= padded else None
+        if count == places or (self.kind in _PADDED and count == padded):
+            return 0
+        return 0 if self.kind in _REFERENCES_BEHIND and self.has_references and count > places else None
+
+    def _tokens(self, grid: tuple[int, int], start: int, count: int) -> Tensor:
+        key = "tokens", grid, start, count
+        if key not in self._known:
+            picture = resized(self.masks, grid).flatten(2).repeat(1, 1, self.frames).movedim(1, 0)
+            if picture.shape[-1] != count:
+                whole = self.shares[..., None].repeat(1, 1, count)
+                whole[..., start : start + picture.shape[-1]] = picture
+                picture = whole
+            self._known[key] = picture
+        return self._known[key]
