@@ -214,19 +214,40 @@ def live() -> Graph:
 def over_time() -> Graph:
     words = note(
         "Strength over time",
-        "Each **Create Hook Keyframe** multiplies **strength_model** from its point of the sampling on.",
+        "The curve multiplies **strength_model** while the image is made: press for a point, drag it, right click removes it.",
         "Here the composition comes from the model alone, and the LoRA sets in at 30 %.",
-        "With keyframes the LoRA always runs live. The text encoders keep one strength.",
+        "With **keyframes** the LoRA always runs live. The text encoders keep one strength.",
     )
-    start = Node("CreateHookKeyframe", (LEFT, 290), values={"strength_mult": 0.0, "start_percent": 0.0})
-    rise = Node(
-        "CreateHookKeyframe",
-        (LEFT, 460),
-        values={"strength_mult": 1.0, "start_percent": 0.3},
-        inputs={"prev_hook_kf": ("start", "HOOK_KF")},
+    curve = Node("StrataLoraSchedule", (LEFT, 290), (340, 0), {"strength": "hold: 0@0%, 1@30%"})
+    lora = loader(PIXEL_ART, strength_model=1.0, strength_clip=0.8, keyframes=("curve", "LORA_SCHEDULE"))
+    lora = replace(lora, at=(LOADER + 110, TOP))
+    graph = unet_graph(SD15, PIXEL_PROMPT, "strata_time", {"curve": curve, "lora": lora}, "lora")
+    return {**_shifted(graph, 110, keep=("checkpoint", "curve", "lora")), "note": words}
+
+
+def by_mask() -> Graph:
+    words = note(
+        "Two LoRAs by mask",
+        "Each loader has a **mask**: where it is white, its LoRA acts. Both act in one run of the model, at no extra cost.",
+        "**Feather Mask** makes the border soft. A painted mask does as well (*Load Image (as Mask)*), of any size.",
+        "Words have no place in the picture: **strength_clip** is 0 here, so that neither LoRA reaches over the border by them.",
     )
-    lora = loader(PIXEL_ART, strength_model=1.0, strength_clip=0.8, keyframes=("rise", "HOOK_KF"))
-    graph = unet_graph(SD15, PIXEL_PROMPT, "strata_time", {"start": start, "rise": rise, "lora": lora}, "lora")
+    mask = "MASK"
+    masks = {
+        "black": Node("SolidMask", (LEFT, 320), values={"value": 0.0, "width": 512, "height": 512}),
+        "half": Node("SolidMask", (LEFT, 490), values={"value": 1.0, "width": 304, "height": 512}),
+        "soft": Node("FeatherMask", (LEFT, 660), values={"right": 96}, inputs={"mask": ("half", mask)}),
+        "left": Node(
+            "MaskComposite",
+            (LEFT, 860),
+            values={"operation": "add"},
+            inputs={"destination": ("black", mask), "source": ("soft", mask)},
+        ),
+        "right": Node("InvertMask", (LOADER, 900), inputs={"mask": ("left", mask)}),
+    }
+    first = loader(PIXEL_ART, strength_model=0.9, strength_clip=0.0, mask=("left", mask))
+    second = loader(DETAIL, (LOADER, 520), "first", strength_model=1.0, strength_clip=0.0, mask=("right", mask))
+    graph = unet_graph(SD15, PIXEL_PROMPT, "strata_masks", {**masks, "first": first, "second": second}, "second")
     return {**graph, "note": words}
 
 
@@ -277,4 +298,5 @@ GRAPHS: dict[str, Graph] = {
     "Block weights": block_weights(),
     "Live strength": live(),
     "Strength over time": over_time(),
+    "Two LoRAs by mask": by_mask(),
 }

@@ -83,6 +83,7 @@ def thumbnails(toy: ServedToy) -> dict[str, Image.Image]:
     made["Block weights"] = quarters([toy.with_blocks(PANDA, weights)[0] for weights in blocks])
     made["Live strength"] = side_by_side([toy.at(BOAT, strength) for strength in (0.0, 0.4, 0.7, 1.0)])
     made["Strength over time"] = side_by_side([toy.from_start(CASTLE, percent) for percent in (0.0, 0.3, 0.5, 1.0)])
+    made["Two LoRAs by mask"] = toy.half(BOAT).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     return made
 
 

@@ -68,6 +68,15 @@ class ServedToy:
         picture, shown = self.draw(prompt, f"{row.words}_{row.lora}_{name}")
         return picture, shown["StrataLoraBlockWeights"]["strata_weights"][0]
 
+    def half(self, row: Row) -> Image.Image:
+        """With the LoRA in the right half of the picture only, by a mask."""
+        prompt = changed(self.asked(row.words), LOADER, lora_name=row.file, strength_model=1.0, strength_clip=0.0)
+        for key, value, width in (("black", 0.0, 128), ("white", 1.0, 64)):
+            prompt[key] = {"class_type": "SolidMask", "inputs": {"value": value, "width": width, "height": 128}}
+        inputs = {"destination": ["black", 0], "source": ["white", 0], "x": 64, "y": 0, "operation": "add"}
+        prompt["mask"] = {"class_type": "MaskComposite", "inputs": inputs}
+        return self.draw(changed(prompt, LOADER, mask=["mask", 0]), f"{row.words}_{row.lora}_half")[0]
+
     def from_start(self, row: Row, percent: float) -> Image.Image:
         """The picture with the LoRA at 0 until ``percent`` (0..1) of the sampling and at 1 from there on."""
         prompt = changed(self.asked(row.words), LOADER, lora_name=row.file, strength_model=1.0, strength_clip=0.0)

@@ -70,6 +70,15 @@ def test_strength_over_time(server):
     assert "\nLive: " in report
     always = run(server, changed(prompt, keyframes=None))[0]
     assert pixels != always
-    # Every keyframe at 0: the model alone, though the text encoders keep their strength.
-    off = changed(changed(prompt, "CreateHookKeyframe", strength_mult=0.0), strength_clip=0.0)
+    assert "its strength follows the keyframes: hold: 0@0%, 1@30%" in report
+    # A curve that stays at 0: the model alone, though the text encoders keep their strength.
+    off = changed(changed(prompt, "StrataLoraSchedule", strength="0@0%, 0@100%"), strength_clip=0.0)
     assert run(server, off)[0] == run(server, without_loader(prompt))[0]
+
+
+def test_two_loras_by_mask(server):
+    prompt = example(server, "Two LoRAs by mask")
+    pixels, reports = run(server, prompt)
+    assert len(reports) == 2 and all("\nMask: acts where it is white" in report for report in reports)
+    assert pixels != run(server, changed(prompt, mask=None))[0]
+    assert pixels != run(server, without_loader(prompt))[0]
