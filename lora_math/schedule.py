@@ -65,7 +65,7 @@ class Schedule:
         places = [self._time(place) for place, _ in self.points]
         if places != sorted(places):
             order = "from much noise to little" if self.unit == "sigma" else "from the beginning of the sampling on"
-            raise StrataError(f"The points of a strength over time stand in order, {order}: {self}")
+            raise StrataError(f"The points of a strength over time stand in order, {order}: {_shown(str(self))}")
 
     def at(self, place: Place) -> float:
         """The strength there."""

@@ -42,13 +42,7 @@ def save_numbered(choice: str, prefix: str, write: Callable[[str, str], Saved]) 
     prefix: a name, with folders before it if a person wants; dates in it as ``written_out`` has them.
     """
     root = folder_of(choice)
-    if not isinstance(prefix, str) or not os.path.basename(os.path.normpath(prefix or "")).strip(". "):
-        raise StrataError(f"filename_prefix is {reprlib.repr(prefix)}: it must be a name for the file.")
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in prefix.strip()):
-        raise StrataError(
-            f"filename_prefix is {reprlib.repr(prefix)}, with characters that no file name should hold. Choose another name."
-        )
-    whole = written_out(prefix.strip(), datetime.now())
+    whole = _written_out(prefix)
     try:
         folder, name, counter, *_ = folder_paths.get_save_image_path(whole, root)
     except OSError as problem:
@@ -67,6 +61,18 @@ def save_numbered(choice: str, prefix: str, write: Callable[[str, str], Saved]) 
             continue
         return saved, os.path.relpath(saved.path, root)
     raise StrataError(f"{TRIES} files of the name {name} are there already. Choose another filename_prefix.")
+
+
+def _written_out(prefix: str) -> str:
+    shown = reprlib.repr(prefix)
+    if isinstance(prefix, str) and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in prefix.strip()):
+        raise StrataError(
+            f"filename_prefix is {shown}, with characters that no file name should hold. Choose another name."
+        )
+    whole = written_out(prefix.strip(), datetime.now()) if isinstance(prefix, str) else ""
+    if not os.path.basename(os.path.normpath(whole)).strip(". "):
+        raise StrataError(f"filename_prefix is {shown}: it must be a name for the file.")
+    return whole
 
 
 def weight_of(owner, key: str) -> Tensor:

@@ -16,7 +16,8 @@ from ...lora_math.tags import MAX_STRENGTH, LoraTag, find_tags
 
 MAX_TEXT = 1_000_000
 _DEPTH = 12
-_NUMBERED = re.compile(r"(?:lora_(\d+)|loras\.(\d+)\.lora_name|lora_name_(\d+)|lora_(\d+)_name)")
+_DIGITS = r"([0-9]{1,4})"
+_NUMBERED = re.compile(rf"(?:lora_{_DIGITS}|loras\.{_DIGITS}\.lora_name|lora_name_{_DIGITS}|lora_{_DIGITS}_name)")
 # A row's fields by the number n in their names: (name, model, clip, on), the first that is there counts.
 _FIELDS = (
     ("loras.{n}.lora_name", ("loras.{n}.strength",), (), "loras.{n}.enabled"),  # ComfyUI's Load LoRA with rows
@@ -103,7 +104,7 @@ def _triple(data: list):
 
 def _node(node: Mapping) -> Iterator:
     """A node of a workflow, whose values stand in order. rgthree's and Lora Manager's are objects, wherever they stand."""
-    values, kind = node["widgets_values"], node.get("type")
+    values, kind = node["widgets_values"], str(node.get("type"))
     on = node.get("mode") not in (2, 4)  # muted, bypassed
     if isinstance(values, dict):
         yield from _rows(values, 1)

@@ -10,6 +10,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.nn import Linear
 
 from strata.lora_math.adapters import DoRA, LoRA, SetWeight, from_record
 from strata.lora_math.adapters.dora import IN
@@ -26,7 +27,7 @@ def peft_dora(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, magnit
     from peft import LoraConfig, get_peft_model
 
     model = nn.Sequential()
-    model.add_module("to_q", nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=torch.float64))
+    model.add_module("to_q", Linear(weight.shape[1], weight.shape[0], bias=False, dtype=torch.float64))
     model.to_q.weight.data = weight.clone()
     config = LoraConfig(r=len(down), lora_alpha=alpha, target_modules=["to_q"], use_dora=True)
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=False).double()

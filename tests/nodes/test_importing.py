@@ -3,8 +3,11 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from strata.lora_math.errors import StrataError
+from strata.lora_math.rows_text import read_rows, write_rows
 from strata.nodes.rows.importing import imported
 
 RGTHREE = [
@@ -116,6 +119,9 @@ def test_text(text, wanted):
         "[" * 5000,
         '{"lora_1": {"on": 1}}',
         '{"a": {"lora_name": 7}}',
+        '{"lora_name_%s": "a"}' % ("9" * 5000),
+        '{"type": ["StrataLoraStack"], "widgets_values": [5]}',
+        '{"strength": %s}' % ("9" * 5000),
     ],
 )
 def test_what_has_none_says_so(text):
@@ -128,3 +134,66 @@ def test_numbers_that_make_no_sense_are_the_usual_ones():
         {"on": True, "lora": "a", "strength": value, "strengthTwo": None} for value in ("x", None, True, 1e999, 5000)
     ]
     assert imported(json.dumps({"w": rows})) == "\n".join(["<lora:a:1>"] * 4 + ["<lora:a:100>"])
+
+
+KEYS = st.sampled_from(
+    [
+        "type",
+        "mode",
+        "widgets_values",
+        "inputs",
+        "nodes",
+        "rows",
+        "lora",
+        "on",
+        "strength",
+        "strengthTwo",
+        "name",
+        "active",
+        "lora_name",
+    ]
+    + [
+        "lora_1",
+        "lora_2_name",
+        "lora_name_3",
+        "lora_wt_3",
+        "model_str_3",
+        "switch_3",
+        "loras.4.lora_name",
+        "toggle",
+        "lora_count",
+    ]
+    + ["input_mode"]
+)
+LEAVES = st.sampled_from(
+    [
+        "a",
+        "None",
+        "",
+        "CR LoRA Stack",
+        "easy loraStack",
+        "LoRA Stacker",
+        "LoraLoader",
+        "StrataLoraStack",
+        "simple",
+        "<lora:a:1>",
+        "\ud800",
+    ]
+    + [1, 0.5, -1e308, 10**30, float("nan"), True, False, None, "Off", "1e999"]
+)
+TREES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(KEYS, inner, max_size=6), max_leaves=40
+)
+
+
+@given(TREES)
+def test_any_document_is_rows_or_a_sentence(tree):
+    try:
+        text = imported(json.dumps(tree))
+    except StrataError:
+        return
+    rows = read_rows(text)
+    assert rows and write_rows(rows) == text
+    for row in rows:
+        for tag in row.tags:
+            assert abs(tag.strength_model) <= 100 and abs(tag.strength_clip) <= 100

@@ -122,7 +122,7 @@ def test_whatever_is_left_out_has_its_default_or_a_sentence(lora_folder, output,
     [
         *(
             (value, "^filename_prefix is ")
-            for value in (None, 5, [1], "", " ", "..", "a\0b", "a\nb", "\ud800", "x" * 9)
+            for value in (None, 5, [1], "", " ", "..", r"x\..", "%date:.%", "a\0b", "a\nb", "\ud800", "x" * 9)
         ),
         ("../" + "x" * 5000, "^filename_prefix .{1,80} leads out"),
         ("/etc/x", "^filename_prefix '/etc/x' leads out"),

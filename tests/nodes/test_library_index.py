@@ -11,6 +11,7 @@ import folder_paths
 import pytest
 import torch
 
+from strata.lora_math.errors import StrataError
 from strata.lora_math.reading import files
 from strata.lora_math.reading.recommended import Recommended, recommended
 from strata.nodes.comfy import library, user_files
@@ -191,6 +192,32 @@ def test_sets_are_kept_and_a_broken_file_is_not_lost(user):
     save_set("new", "x")
     assert [one["name"] for one in read_sets()] == ["new"]
     assert pathlib.Path(f"{path}.broken").read_text() == "{broken"
+    with open(path, "w") as file:
+        file.write("{broken again")
+    save_set("newer", "x")
+    assert pathlib.Path(f"{path}.broken").read_text() == "{broken"
+    assert pathlib.Path(f"{path}.broken2").read_text() == "{broken again"
+
+
+def test_half_characters_are_kept_and_more_than_is_read_is_not_written(user, monkeypatch):
+    save_set("\ud800", "<lora:a\udcff:1>")
+    assert read_sets() == [{"name": "\ud800", "rows": "<lora:a\udcff:1>"}]
+    monkeypatch.setattr(user_files, "MAX_BYTES", 2000)
+    with pytest.raises(StrataError, match="it would become larger than"):
+        save_set("big", "x" * 3000)
+    assert [one["name"] for one in read_sets()] == ["\ud800"]
+
+
+def test_a_file_that_cannot_be_opened_is_left_alone(user, monkeypatch):
+    save_set("mine", "<lora:a:1>")
+    path = user_files.user_file("lora_sets.json")
+    with monkeypatch.context() as refusing:
+        real = open
+        refuse = lambda where, *more, **named: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))  # noqa: E731
+        refusing.setattr("builtins.open", lambda where, *a, **k: (refuse if where == path else real)(where, *a, **k))
+        with pytest.raises(StrataError, match=r"lora_sets\.json cannot be written: Permission denied"):
+            save_set("other", "<lora:b:1>")
+    assert [one["name"] for one in read_sets()] == ["mine"]
 
 
 def test_near_names():

@@ -6,7 +6,9 @@ import contextlib
 import http.client
 import json
 import os
+import pathlib
 import pickle
+import re
 import urllib.parse
 
 import psutil
@@ -23,6 +25,7 @@ ROUTES = [
     ("GET", "/strata/lora?name=sd15.safetensors", None),
     ("GET", "/strata/layout?family=SDXL", None),
     ("POST", "/strata/weights", {"text": "IN*=0.5"}),
+    ("POST", "/strata/schedule", {"text": "0@0, 1@0.5"}),
     ("GET", "/strata/presets", None),
     ("POST", "/strata/presets", {"name": "Crossed", "weights": "IN*=0.3", "family": "SDXL"}),
     ("DELETE", "/strata/presets", {"name": "Kept", "family": "SDXL"}),
@@ -37,6 +40,7 @@ ROUTES = [
     ("POST", "/strata/sets", {"name": "Crossed", "rows": ""}),
     ("DELETE", "/strata/sets", {"name": "Kept"}),
 ]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 JSON = {"Content-Type": "application/json"}
 SECRET = "the-secret-word"
 LORA = {"lora_unet_input_blocks_1_1_proj_in.diff": torch.zeros(320, 320)}
@@ -280,15 +284,74 @@ def test_no_other_site_is_invited(server, method, path, body):
         assert not [name for name, _ in answer.getheaders() if name.lower().startswith("access-control")]
 
 
-@pytest.mark.parametrize("path", ["lora?name=sd15.safetensors", "layout?family=SDXL", "weights", "presets"])
+@pytest.mark.parametrize("path", sorted({target for _, target, _ in ROUTES}))
 def test_other_methods_are_refused(server, path):
-    known = {method for method, target, _ in ROUTES if target.split("?")[0] == f"/strata/{path.split('?')[0]}"}
+    known = {method for method, target, _ in ROUTES if target == path}
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE"} - known:
-        status, _ = ask(server, method, f"/strata/{path}", b"{}", **JSON)
+        status, _ = ask(server, method, path, b"{}", **JSON)
         assert status in (404, 405), method
 
 
+def test_every_route_is_tried_here(server):
+    nodes = {f"{method} {target.partition('?')[0]}" for method, target, _ in ROUTES}
+    source = "".join((ROOT / "nodes" / name).read_text() for name in ("routes.py", "stack_routes.py"))
+    registered = re.findall(r'routes\.(get|post|delete)\("([^"]+)"\)', source)
+    assert {f"{method.upper()} {path}" for method, path in registered} == nodes
+
+
 CHANGING = [(method, path) for method, path, body in ROUTES if body is not None]
+DEEP = "x"
+for _ in range(500):
+    DEEP = [DEEP]
+ODD = [
+    *(None, True, -1, 1e308, 10**4000, "", " ", "\0", "\ud800", "none", "\u0130" * 90, "<lora:" * 9000, "x" * 90_000),
+    *([], {}, [None], {"a": "b"}, DEEP),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"), [route for route in ROUTES if route[2]], ids=lambda value: str(value)[:24]
+)
+def test_any_value_of_any_field_is_answered(server, method, path, body):
+    """Missing, null, of another type, deep, or of any length: an answer or a refusal, and never an error of the server's own."""
+    fields = {*body, "seed", "invert", "about", "favourite", "used", "blocks"}
+    tried = [{name: body[name] for name in body if name != left_out} for left_out in body]
+    tried += [{**body, name: value} for name in fields for value in ODD]
+    for asked in tried:
+        status, answer = ask(server, method, path, json.dumps(asked).encode(), **JSON)
+        said = str(asked)[:200]
+        assert status in (200, 400), said
+        assert isinstance(json.loads(answer), dict), said
+        assert status == 200 or list(json.loads(answer)) == ["error"], said
+        if (
+            method == "POST"
+            and status == 200
+            and "error" not in json.loads(answer)
+            and path.endswith(("sets", "presets"))
+        ):
+            name = {"name": asked["name"], "family": asked.get("family")}
+            assert ask(server, "DELETE", path, json.dumps(name).encode(), **JSON)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        *("start=-1", "start=x", "count=0", "count=99999", "sort=x", "start=" + "9" * 5000),
+        *(
+            "words=" + "%F0%9F%8C%8A" * 500,
+            "folder=..%2F..",
+            "fits=x",
+            "start=" + "9" * 4000,
+            "favourites=2",
+            "count=%D9%A1",
+        ),
+    ],
+    ids=lambda text: text[:16],
+)
+def test_any_question_to_the_library_is_answered(server, question):
+    status, answer = ask(server, "GET", f"/strata/library?{question}")
+    assert status in (200, 400)
+    assert (status == 400) == (list(json.loads(answer)) == ["error"])
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGING)

@@ -243,11 +243,18 @@ def in_pieces(server, method, path, *pieces, pause=0.05):
     return int(head.split()[1]), json.loads(body)
 
 
-def test_a_body_may_arrive_in_pieces(server):
-    text = json.dumps({"text": "IN4=0.5", "family": "SDXL"}).encode()
-    code, answer = in_pieces(server, "POST", "/strata/weights", text[:10], text[10:20], text[20:])
+@pytest.mark.parametrize("path", ["weights", "rows", "import", "presets", "sets"])
+def test_a_body_may_arrive_in_pieces(server, path):
+    body = {"text": "<lora:a:1>"} if path in ("rows", "import") else {"text": "IN4=0.5", "family": "SDXL"}
+    body |= {"name": "In pieces", "weights": "IN4=0.5", "rows": "<lora:a:1>"}
+    text = json.dumps(body).encode()
+    code, answer = in_pieces(server, "POST", f"/strata/{path}", text[:10], text[10:20], text[20:])
     assert code == 200
-    assert answer["values"]["IN04"] == 0.5
+    assert "error" not in answer
+    if path == "weights":
+        assert answer["values"]["IN04"] == 0.5
+    if path in ("presets", "sets"):
+        assert send(server, "DELETE", f"/strata/{path}", body)[0] == 200
 
 
 def test_too_long_a_body(server):
