@@ -103,6 +103,31 @@ def test_the_verdict_is_of_the_chosen_lora_only(page, ran):
     assert verdict(page, loader).text_content() == before
 
 
+def test_what_comes_while_the_model_samples_is_whole_on_the_loader(page, ran):
+    """By ComfyUI's own event for a text about a node, which a layer that did not run sends."""
+    _, loader = ran
+    before = verdict(page, loader).text_content()
+    text = (
+        f"{LORAS[0]}: 2 of 40 layers with this LoRA did not run in this sampling, so it had no effect there: {'x' * 60}"
+    )
+    page.evaluate(
+        "([id, text]) => comfyAPI.api.api.dispatchCustomEvent('progress_text', { nodeId: id, text })", [loader, text]
+    )
+    page.wait_for_timeout(400)
+    line = verdict(page, loader)
+    assert line.text_content() == text.removeprefix(f"{LORAS[0]}: ")
+    assert line.evaluate("(e) => e.classList.contains('wrong') && e.scrollHeight <= e.clientHeight + 1")
+    assert text in line.get_attribute("title")
+    d.screenshot(page, f"notice-{d.renderer(page)}", loader)
+    d.choose(page, loader, "lora_name", LORAS[1])
+    page.wait_for_timeout(600)
+    assert "did not run" not in line.text_content()
+    d.choose(page, loader, "lora_name", LORAS[0])
+    page.evaluate("() => comfyAPI.api.api.dispatchCustomEvent('execution_start', { prompt_id: 'next', timestamp: 0 })")
+    page.wait_for_timeout(600)
+    assert line.text_content() == before
+
+
 def test_a_new_page_knows_the_model_at_once_and_the_verdict_after_a_cached_run(page, server, ran):
     desk, loader = ran
     told = verdict(page, loader).text_content()

@@ -1,5 +1,5 @@
 // @ts-check
-// What runs told: outputs that ComfyUI keeps, and failures, which it keeps nowhere that a node could ask.
+// What runs told: outputs that ComfyUI keeps, and failures and notices, which it keeps nowhere that a node could ask.
 import { app } from './comfy.js'
 import { pathsOf } from './graph.js'
 
@@ -14,28 +14,41 @@ import { pathsOf } from './graph.js'
 /** Node by its path ("3", or "7:3" inside a subgraph) -> what the run that failed there said. @type {Map<string, Failure>} */
 const failures = new Map()
 
+/** The same for what a node had to say after it had run, while some later node sampled. @type {Map<string, Failure>} */
+const notices = new Map()
+
 /** What stays the same through the undo of a workflow, and is another in another tab. */
 const workflowNow = () => app.extensionManager?.workflow?.activeWorkflow?.changeTracker
 
 /** The events of ComfyUI's socket that tell of runs. */
-export const RUN_EVENTS = ['execution_start', 'executed', 'execution_error']
+export const RUN_EVENTS = ['execution_start', 'executed', 'execution_error', 'progress_text']
 
 /** @param {Event} event one of them */
 export function note(event) {
   const { detail } = /** @type {CustomEvent} */ (event)
-  if (event.type === 'execution_start') failures.clear()
-  else if (event.type === 'executed') failures.delete(String(detail.node))
+  if (event.type === 'execution_start') {
+    failures.clear()
+    notices.clear()
+  } else if (event.type === 'progress_text') {
+    notices.set(String(detail.nodeId), { text: String(detail.text).trim(), workflow: workflowNow() })
+  } else if (event.type === 'executed') failures.delete(String(detail.node))
   else if (event.type === 'execution_error') {
     failures.set(String(detail.node_id), { text: String(detail.exception_message).trim(), workflow: workflowNow() })
   }
 }
 
-/** What stopped the last run, where it was this node. @param {GraphNode} node @returns {Failure | null} */
-export function failureOf(node) {
-  if (!failures.size) return null
+/** What stopped the last run, where it was this node. @param {GraphNode} node */
+export const failureOf = (node) => ofNode(failures, node)
+
+/** What this node said while the last run sampled, the last of it. @param {GraphNode} node */
+export const noticeOf = (node) => ofNode(notices, node)
+
+/** @param {Map<string, Failure>} told @param {GraphNode} node @returns {Failure | null} */
+function ofNode(told, node) {
+  if (!told.size) return null
   for (const path of pathsOf(node)) {
-    const failure = failures.get(path)
-    if (failure && failure.workflow === workflowNow()) return failure
+    const found = told.get(path)
+    if (found && found.workflow === workflowNow()) return found
   }
   return null
 }

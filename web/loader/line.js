@@ -6,7 +6,7 @@ import { isLinked, NO_LORA, setWidget, valueOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { leave, takePlace } from '../lib/place.js'
-import { failureOf, outputOf } from '../lib/runs.js'
+import { failureOf, noticeOf, outputOf } from '../lib/runs.js'
 import { forget, getLora, knownLora } from '../lib/server.js'
 import { TriggerWords } from '../lib/trigger_words.js'
 import { oneStep } from '../lib/undo.js'
@@ -227,11 +227,13 @@ function lastRun(node, lora) {
   const output = outputOf(node)
   const verdict = output?.strata_verdict?.[0]
   if (verdict === undefined || (lora !== null && output?.strata_lora?.[0] !== lora)) return null
-  return {
-    verdict: withoutName(String(verdict), lora),
-    report: String(output?.strata_report?.[0] ?? ''),
-    wrong: Boolean(output?.strata_warned?.[0]),
+  const report = String(output?.strata_report?.[0] ?? '')
+  // What came while the model sampled corrects what the loader could say before.
+  const notice = noticeOf(node)
+  if (notice) {
+    return { verdict: withoutName(notice.text, lora), report: `${notice.text}\n\n${report}`, wrong: true }
   }
+  return { verdict: withoutName(String(verdict), lora), report, wrong: Boolean(output?.strata_warned?.[0]) }
 }
 
 /** @param {string} title @param {Node[]} children */
