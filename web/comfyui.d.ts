@@ -149,7 +149,7 @@ export interface Extension {
   setup?(): Promise<void> | void
   beforeRegisterNodeDef?(type: unknown, definition: { name: string }): void
   nodeCreated?(node: GraphNode): void
-  refreshComboInNodes?(definitions: Record<string, unknown>): void
+  refreshComboInNodes?(definitions?: Record<string, unknown>): void
   getNodeMenuItems?(node: GraphNode): { content: string; callback: () => void }[]
 }
 

@@ -44,7 +44,7 @@ app.registerExtension({
   },
   getNodeMenuItems: (node) => replacements(node),
   refreshComboInNodes(definitions) {
-    learnFiles(definitions[LOADER])
+    learnFiles(definitions?.[LOADER])
     forget()
     refreshStacks()
     refreshTags()
