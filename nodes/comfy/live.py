@@ -154,7 +154,8 @@ class Live:
     def _patched(self, guider, executor, *args, **kwargs):
         """The same LoRAs as patches, for a compiled model: it would run the code from before the hooks."""
         if not all(lora.is_patchable for lora in self.loras):
-            raise StrataError(f"{COMPILED} Disconnect keyframes and masks, or remove torch.compile.")
+            what = "mask" if all(lora.is_constant for lora in self.loras) else "keyframes"
+            raise StrataError(f"{COMPILED} Disconnect the {what} or remove torch.compile.")
         logging.warning("[Strata] %s They are patched for this run instead.", COMPILED)
         original = guider.model_patcher
         patched = original.clone()

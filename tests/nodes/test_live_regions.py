@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from strata.lora_math.errors import StrataError
+from strata.lora_math.schedule import parse
 from strata.nodes.comfy import patch
 from strata.nodes.comfy.live import LiveLora, attach, into_patches
 from strata.nodes.comfy.live_layers import layers_of
@@ -262,6 +263,24 @@ def test_white_is_everywhere_black_nowhere_and_two_halves_are_one(models):
     assert (halves - everywhere).norm() < 1e-4 * everywhere.norm()
 
 
+def test_a_mask_and_a_strength_that_varies(models):
+    """Over time and by prompt, on a batch: two halves of it are the whole."""
+    model, one, _ = models("SD1.5")
+    sample = sample_of("SD1.5", (2, 4, 8, 8))
+    varies = {"keyframes": parse("0.2@0%, 1@100%"), "prompts": (1.0, 0.3)}
+
+    def with_both(*masks):
+        clone = model.clone()
+        for mask in masks:
+            attach(clone, LiveLora(one, "one", mask=mask, **varies))
+        return sample(clone)
+
+    whole = with_both(None)
+    assert (whole - sample(model)).norm() > 1e-3 * whole.norm()
+    assert (with_both(left(), 1 - left()) - whole).norm() < 1e-4 * whole.norm()
+    assert (with_both(left()) - whole).norm() > 1e-3 * whole.norm()
+
+
 def test_a_layer_whose_places_are_unknown_is_said(models):
     model, _, _ = models("SD3")
     regions = Regions(torch.full((2, 1, 8, 8), 0.5), model.model, {"context": torch.zeros(2, TEXT, 96)})
@@ -363,5 +382,5 @@ def test_what_has_no_places_is_refused(models):
     with pytest.raises(StrataError, match=r"0\.safetensors: it acts in a part of the picture only"):
         into_patches(clone.clone())
     clone = compiling.TorchCompileModel.execute(clone, "eager").result[0]
-    with pytest.raises(StrataError, match="Disconnect keyframes and masks"):
+    with pytest.raises(StrataError, match=r"Disconnect the mask or remove torch\.compile"):
         sampling.sample(clone, "FLUX.1")
