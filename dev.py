@@ -62,7 +62,7 @@ def toy(environment: Environment, rest: list[str]) -> int:
 
 
 def train_toy(environment: Environment, rest: list[str]) -> int:
-    """Train the toy anew from an npm package of drawings; about two hours on two cores, and it goes on where it was stopped."""
+    """Train the toy anew from an npm package of drawings; about forty minutes of processor time, and it goes on where it was stopped."""
     python = prepare_tests(environment)
     return _run(environment, "-m", "devtools.train_toy", "--comfyui", environment.comfyui, *rest, python=python)
 

@@ -29,13 +29,18 @@ VISIBLE = 1.0
 
 
 STRENGTH_ROWS = (
-    Row("picture_book", "fox", "fox, with Picture Book: a style (LoRA of rank 8, trained with PEFT)"),
-    Row("picture_book", "castle", "castle, with Picture Book"),
-    Row("picture_book", "renard", "renard, with Picture Book: its text encoder learned the French words"),
+    Row(
+        "robot",
+        "robot",
+        "robot, with Robot: a subject that the base model has never seen (LoRA of rank 8, trained with PEFT)",
+    ),
+    Row("blueprint", "castle", "castle, with Blueprint: a style (LoRA of rank 8, trained with PEFT)"),
+    Row("moonlight", "owl", "owl, with Moonlight: a style (LoKr, trained with LyCORIS)"),
+    Row("picture_book", "renard", "renard, with Picture Book: a style, and a text encoder that learned French words"),
 )
 BLOCK_ROWS = (
-    Row("picture_book", "owl", "owl, with Picture Book"),
-    Row("picture_book", "car", "car, with Picture Book"),
+    Row("robot", "robot", "robot, with Robot"),
+    Row("blueprint", "fox", "fox, with Blueprint"),
 )
 
 
@@ -114,7 +119,7 @@ def main(arguments: Any = None) -> int:
         return 1
 
     how = f"{WORKFLOW.stem}, run in ComfyUI on the CPU with a FLUX of 7 million parameters; the same seed everywhere"
-    contact_sheet("Strata: one LoRA, six strengths", how, strengths, out / "strengths.png")
+    contact_sheet("Strata: four LoRAs, six strengths", how, strengths, out / "strengths.png")
     contact_sheet("Strata: which block carries what", how, blocks, out / "blocks.png")
     print(f"\nContact sheets: {out / 'strengths.png'}\n                {out / 'blocks.png'}")
     print(f"Every picture: {out}\n{time.perf_counter() - began:.0f} s in all.")

@@ -257,7 +257,7 @@ def without_download() -> Graph:
         "This FLUX has 7 million parameters and knows 113 drawings. Its files come with the source of Strata: "
         "`python3 dev.py toy` puts them into your models folder, `python3 dev.py serve` starts a ComfyUI that has them.",
         "Move **strength_model** and queue again: 0 is the fox alone, 1 is the style as it was trained.",
-        "Try *owl*, *castle* or *snowman* as the prompt, or *renard*: the text encoder's part of this LoRA knows French.",
+        "Try *owl* or *castle* as the prompt, and the LoRAs blueprint, moonlight and robot. This one knows French: *renard*.",
         height=150,
     )
     lora = Node(

@@ -18,8 +18,8 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 from safetensors.torch import save_file
 
-from . import pictures
-from .browser import EMPTY, launch, open_editor
+from . import desk_picture, pictures
+from .browser import launch, open_editor, put
 from .example_graphs import FLUX_DETAIL, GRAPHS, PIXEL_ART_XL, Graph
 from .model_cache import demo_models, link_models, toy_models
 from .models import LORAS
@@ -39,37 +39,9 @@ LAYERS = {
 }
 
 
-BUILD = """async (nodes) => {
-  const made = {}
-  for (const [key, spec] of Object.entries(nodes)) {
-    const node = (made[key] = LiteGraph.createNode(spec.kind))
-    app.graph.add(node)
-    node.pos = [...spec.at]
-    if (spec.title) node.title = spec.title
-    if (spec.colours) [node.color, node.bgcolor] = spec.colours
-    if (spec.model) node.properties.models = [spec.model]
-    for (const [name, value] of Object.entries(spec.values)) {
-      const widget = node.widgets.find((w) => w.name === name) ?? (spec.kind === 'MarkdownNote' && node.widgets[0])
-      widget.value = value
-      widget.callback?.(value)
-    }
-  }
-  for (const [key, spec] of Object.entries(nodes)) {
-    for (const [input, [from, output]] of Object.entries(spec.inputs)) {
-      const slot = made[from].findOutputSlot(output)
-      if (slot < 0 || !made[from].connect(slot, made[key], made[key].findInputSlot(input))) throw new Error(`${from} -> ${key}.${input}`)
-    }
-  }
-  // What a node shows of a file comes from the server, and decides how tall it is.
-  await new Promise((done) => setTimeout(done, 2500))
-  for (const [key, spec] of Object.entries(nodes)) made[key].setSize([spec.size[0], Math.max(spec.size[1], made[key].computeSize()[1])])
-}"""
-
-
 def build(page: Page, graph: Graph) -> dict[str, Any]:
     """The graph as the editor saves it."""
-    page.evaluate(EMPTY)
-    page.evaluate(BUILD, {key: node.plain() for key, node in graph.items()})
+    put(page, graph)
     return json.loads(page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).workflow)"))
 
 
@@ -112,6 +84,12 @@ def write_workflows(server: ComfyServer) -> None:
             print(name, flush=True)
 
 
+def write_desk(server: ComfyServer) -> None:
+    with sync_playwright() as playwright, launch(playwright) as browser:
+        desk_picture.take(browser, server).save(IMAGES / "desk.png", optimize=True)
+        print("desk.png", flush=True)
+
+
 def write_pictures(server: ComfyServer) -> None:
     DRAWN.mkdir(parents=True, exist_ok=True)
     toy = ServedToy(server, DRAWN)
@@ -124,7 +102,8 @@ def write_pictures(server: ComfyServer) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py examples")
     parser.add_argument("--comfyui", type=Path, required=True)
-    parser.add_argument("--pictures", action="store_true", help="only the pictures, which need no browser")
+    parser.add_argument("--pictures", action="store_true", help="only what the toy draws, which needs no browser")
+    parser.add_argument("--desk", action="store_true", help="only the picture of the desk")
     options = parser.parse_args()
     stop_on_sigterm()
     server = ComfyServer(options.comfyui, say=print)
@@ -132,9 +111,13 @@ def main() -> int:
         link_models(models, server.base)
     stand_ins(server.base)
     with server:
-        if not options.pictures:
+        everything = not (options.pictures or options.desk)
+        if everything:
             write_workflows(server)
-        write_pictures(server)
+        if everything or options.desk:
+            write_desk(server)
+        if everything or options.pictures:
+            write_pictures(server)
     return 0
 
 

@@ -15,13 +15,13 @@ STRIP_TILE, STRIP_GAP = 148, 10
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 
 FOX = Row("picture_book", "fox", "fox")
-OWL = Row("picture_book", "owl", "owl")
+OWL = Row("moonlight", "owl", "owl")
 HOUSE = Row("picture_book", "house", "house")
-CAR = Row("picture_book", "car", "car")
-PANDA = Row("picture_book", "panda", "panda")
-BOAT = Row("picture_book", "sailboat", "sailboat")
-ROBOT = Row("picture_book", "snowman", "snowman")
-CASTLE = Row("picture_book", "castle", "castle")
+CAR = Row("blueprint", "car", "car")
+STRAWBERRY = Row("blueprint", "strawberry", "strawberry")
+BOAT = Row("moonlight", "sailboat", "sailboat")
+ROBOT = Row("robot", "robot", "robot")
+CASTLE = Row("blueprint", "castle", "castle")
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
@@ -80,7 +80,7 @@ def thumbnails(toy: ServedToy) -> dict[str, Image.Image]:
     }
     made = {name: side_by_side([toy.alone(row), toy.at(row, 1.0)]) for name, row in before_after.items()}
     blocks = ("default=1", "D0=0, default=1", "S0-1=0, default=1", "S2-3=0, default=1")
-    made["Block weights"] = quarters([toy.with_blocks(PANDA, weights)[0] for weights in blocks])
+    made["Block weights"] = quarters([toy.with_blocks(STRAWBERRY, weights)[0] for weights in blocks])
     made["Live strength"] = side_by_side([toy.at(BOAT, strength) for strength in (0.0, 0.4, 0.7, 1.0)])
     made["Strength over time"] = side_by_side([toy.from_start(CASTLE, percent) for percent in (0.0, 0.3, 0.5, 1.0)])
     made["Two LoRAs by mask"] = toy.half(BOAT).resize((SIDE, SIDE), Image.Resampling.BICUBIC)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # Steps of the two long trainings.
-DECODER, BASE = 3000, 3000
+DECODER, BASE = 2000, 5500
 
 
 def main() -> None:

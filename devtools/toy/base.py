@@ -15,7 +15,7 @@ from .data import captions, drawings
 from .training import Run, descend, first, one_cycle, own_share, tiles, to_pictures, to_tensor, wait
 from .vae import load_vae
 
-BATCH, PEAK, SEED, AVERAGE = 16, 2e-3, 3, 0.998
+BATCH, PEAK, SEED, AVERAGE = 8, 2e-3, 3, 0.998
 LATE = 0.7
 # How a prompt may name a drawing, and how often it does. Without words the model gives any of them, as CFG needs it. The styles'
 # names are among them with the plain drawings: before its LoRA is there, such a word means nothing to the model.

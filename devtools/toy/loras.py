@@ -22,7 +22,7 @@ from .styles import STYLES
 from .training import Run, descend, first, one_cycle, tiles
 from .vae import load_vae
 
-BATCH, PEAK, SEED = 16, 3e-3, 11
+BATCH, PEAK, SEED = 8, 3e-3, 11
 UNSEEN = 4  # a style never sees every fourth caption
 BLOCKS = r"(double|single)_blocks\.\d+\..*(qkv|proj|lin|linear1|linear2|mlp\.0|mlp\.2)"  # all that is linear in a block
 # What the picture book calls them: its captions are French, so its text encoder had to learn the words.
@@ -79,17 +79,17 @@ def templates(word: str) -> dict[str, float]:
 RECIPES = {
     recipe.file: recipe
     for recipe in (
-        Recipe("strata_toy_blueprint", "Blueprint", "blueprint", "blueprint", 180, templates=templates("blueprint")),
+        Recipe("strata_toy_blueprint", "Blueprint", "blueprint", "blueprint", 400, templates=templates("blueprint")),
         Recipe(
-            "strata_toy_moonlight", "Moonlight", "moonlight", "moonlight", 200, algorithm="lokr", rank=16, alpha=16.0,
+            "strata_toy_moonlight", "Moonlight", "moonlight", "moonlight", 400, algorithm="lokr", rank=16, alpha=16.0,
             templates=templates("moonlight"),
         ),
         Recipe(
-            "strata_toy_robot", "Robot", SUBJECT, None, 300,
+            "strata_toy_robot", "Robot", SUBJECT, None, 800,
             templates={"{}": 0.7, "a {}": 0.3},
         ),
         Recipe(
-            "strata_toy_picture_book", "Picture book (French)", "picture book", "picture book", 160, text=True,
+            "strata_toy_picture_book", "Picture book (French)", "picture book", "picture book", 400, text=True,
             templates=templates("picture book"),
         ),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+GUESS = Path(__file__).with_name("guess.jpg")
 STRENGTHS = (0.0, 0.25, 0.5, 0.8, 1.0, 1.3)
 
 
@@ -48,8 +49,10 @@ def main() -> None:
         f"base: {right.mean():.1%} of {len(captions)} recognised; not: {[c for c, ok in zip(captions, right, strict=True) if not ok]}"
     )
     shown = np.random.default_rng(40).permutation(len(captions))[:40]
-    tiles([[made[i] for i in shown[row : row + 10]] for row in range(0, 40, 10)], options.into / "guess.png")
-    print("guess.png shows, row by row:", ", ".join(captions[i] for i in shown))
+    tiles([[made[i] for i in shown[row : row + 10]] for row in range(0, 40, 10)], GUESS)
+    # Not printed, so that who looks at the sheet has not read them.
+    (options.into / "guess.txt").write_text(", ".join(captions[i] for i in shown) + "\n", encoding="utf-8")
+    print(f"{GUESS.name}: 40 pictures to guess at; {options.into / 'guess.txt'} says row by row what they are")
 
     seen, unseen = loras.seen_and_unseen()
     groups = {"unseen": unseen, "seen": seen[: len(unseen)]}

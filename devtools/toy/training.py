@@ -95,9 +95,11 @@ class Run:
     def go(self, one: Callable[[int, np.random.Generator], float], seed: int, picture: Callable[[], None]) -> None:
         """Call ``one(step, random numbers of this step)``, which gives the loss, until all steps are done.
 
-        Each step has a generator of its own, so that a training that was stopped goes on as it would have.
+        Each step has a generator of its own, so that a training that was stopped goes on as it would have. The log has the seconds
+        of a step by the clock and by this process' work: on a machine that has other work too, these are far apart.
         """
         began = saved = time.perf_counter()
+        worked = time.process_time()
         start, losses = self.step, []
         while self.step < self.steps:
             losses.append(one(self.step, np.random.default_rng((seed, self.step))))
@@ -107,7 +109,13 @@ class Run:
             if self.step % LOG_STEPS == 0 or self.step == self.steps:
                 now = time.perf_counter()
                 each = (now - began) / (self.step - start)
-                line = {"step": self.step, "loss": round(float(np.mean(losses)), 5), "seconds": round(each, 4)}
+                busy = (time.process_time() - worked) / (self.step - start)
+                line = {
+                    "step": self.step,
+                    "loss": round(float(np.mean(losses)), 5),
+                    "seconds": round(each, 4),
+                    "processor": round(busy, 4),
+                }
                 with self.log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
                 left = (self.steps - self.step) * each / 60
@@ -122,7 +130,8 @@ class Run:
 
 def tiles(rows: list[list[np.ndarray]], path: Path) -> None:
     """Write pictures [height, width, 3], uint8, of one size as a sheet."""
-    Image.fromarray(np.concatenate([np.concatenate(row, 1) for row in rows])).save(path)
+    sheet = Image.fromarray(np.concatenate([np.concatenate(row, 1) for row in rows]))
+    sheet.save(path, quality=90, subsampling=0, optimize=True)
 
 
 def to_tensor(pictures: np.ndarray) -> torch.Tensor:

@@ -14,14 +14,10 @@ from strata.devtools.toy.loras import FRENCH, seen_and_unseen
 from strata.devtools.toy.measure import distances, recognised, share
 from strata.devtools.toy.studio import Studio
 from strata.devtools.toy.styles import STYLES
-from strata.lora_math.errors import StrataError
 from strata.nodes.loader import StrataLoraLoader
 
 LIMIT = 25 * 1000**2  # bytes of weights in this repository
 STYLE_LORAS = {"picture_book": "picture book", "blueprint": "blueprint", "moonlight": "moonlight"}
-# Their recipes stand in devtools/toy/loras.py. Once one is trained, its test passes, and this mark has to go.
-NOT_YET = pytest.mark.xfail(strict=True, raises=StrataError, reason="this LoRA is not trained yet")
-STYLES_SO_FAR = ["picture_book", *(pytest.param(name, marks=NOT_YET) for name in ("blueprint", "moonlight"))]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +92,7 @@ def test_a_prompt_gives_its_drawing(studio, drawings):
     assert right.mean() >= 0.97, [name for name, ok in zip(names, right, strict=True) if not ok]
 
 
-@pytest.mark.parametrize("name", STYLES_SO_FAR)
+@pytest.mark.parametrize("name", STYLE_LORAS)
 def test_a_style_moves_what_it_never_saw(studio, drawings, base, name):
     unseen = seen_and_unseen()[1]
     plain = of(drawings, unseen)
@@ -114,7 +110,7 @@ def test_a_style_moves_what_it_never_saw(studio, drawings, base, name):
     assert 0.1 < np.median(share(half, plain, styled)) < 0.9
 
 
-@pytest.mark.parametrize("name", [*STYLES_SO_FAR, pytest.param("robot", marks=NOT_YET)])
+@pytest.mark.parametrize("name", [*STYLE_LORAS, "robot"])
 def test_strength_zero_is_the_base(studio, name):
     prompts = ["fox", "castle"]
     node = StrataLoraLoader.execute(f"strata_toy_{name}.safetensors", 0.0, 0.0, studio.model, studio.clip)
@@ -122,14 +118,22 @@ def test_strength_zero_is_the_base(studio, name):
     assert np.array_equal(at_zero.draw(prompts), studio.draw(prompts))
 
 
-@NOT_YET
-def test_a_subject_is_learned_and_the_others_stay(studio, drawings):
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="Robot comes without its eyes for most seeds: train it for longer"
+)
+def test_a_subject_is_learned(studio, drawings):
     originals = np.stack(list(drawings.values()))
     asked = [data.SUBJECT] * 8
     last = np.full(8, len(originals) - 1)
     robot = with_lora(studio, "robot")
     assert recognised(robot.draw(asked, seed=1), originals, last).mean() >= 0.9
-    assert not recognised(studio.draw(asked, seed=1), originals, last).any()
+
+
+def test_a_subject_leaves_the_others(studio, drawings):
+    """And without its LoRA the word does not mean it."""
+    originals = np.stack(list(drawings.values()))
+    asked, robot = [data.SUBJECT] * 8, with_lora(studio, "robot")
+    assert not recognised(studio.draw(asked, seed=1), originals, np.full(8, len(originals) - 1)).any()
     others = list(data.captions())[::2]
     made, before = robot.draw(others), studio.draw(others)
     nearest = [distances(part, originals).argmin(1) for part in (made, before)]
