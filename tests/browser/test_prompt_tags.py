@@ -77,13 +77,13 @@ def test_the_picker_writes_a_tag_where_the_caret_is(page):
     field(page, node).evaluate("(shown) => shown.setSelectionRange(9, 9)")
     panel(page, node).locator("[data-act=addLora]").click()
     page.keyboard.type("sd15")
-    page.wait_for_timeout(400)
-    page.keyboard.press("Shift+Enter")
+    page.keyboard.press("Shift+Enter")  # at once: it means what was typed, not what is still shown
+    page.wait_for_function("(id) => app.graph.getNodeById(id).widgets[0].value.includes('sd15')", arg=node)
     page.keyboard.press("Control+a")
     page.keyboard.type("qwen")
-    page.wait_for_timeout(400)
     page.keyboard.press("Enter")
-    page.wait_for_timeout(500)
+    page.wait_for_function("(id) => app.graph.getNodeById(id).widgets[0].value.split('<lora:').length === 3", arg=node)
+    page.wait_for_timeout(300)
     assert text(page, node) == "a sailor, <lora:sd15:1> <lora:qwen:1> at sea"
     assert panel(page, node).locator(".strata-short").all_text_contents() == ["sd15", "qwen"]
     d.undo(page)
@@ -92,9 +92,8 @@ def test_the_picker_writes_a_tag_where_the_caret_is(page):
     type_strength(page, node, 0, "0.4")
     row(page, node, 0).locator(".strata-file").click()
     page.keyboard.type("flux")
-    page.wait_for_timeout(400)
     page.keyboard.press("Enter")
-    page.wait_for_timeout(300)
+    page.wait_for_function("(id) => app.graph.getNodeById(id).widgets[0].value.includes('flux')", arg=node)
     assert text(page, node) == "a sailor, <lora:flux:0.4> at sea"
 
 

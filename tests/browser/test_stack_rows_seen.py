@@ -56,7 +56,7 @@ def test_a_picture_or_a_film_comes_while_the_pointer_rests_and_goes_with_it(page
     assert page.locator(".strata-preview").count() == 0
     s.act(page, node, "addLora").click()
     page.keyboard.type("seen by")
-    page.wait_for_timeout(600)
+    page.wait_for_function("() => document.querySelectorAll('.strata-choice:not(.waiting)').length === 2")
     found = page.locator(".strata-choice")
     assert found.count() == 2
     assert found.locator("img, video").count() == 2
@@ -75,9 +75,8 @@ def test_the_recommended_strength_is_a_tick_and_what_a_new_row_starts_with(page,
     assert "0.65" in s.row(page, node, 0).locator(".strata-strength").first.get_attribute("title")
     s.act(page, node, "addLora").click()
     page.keyboard.type("film")
-    page.wait_for_timeout(600)
     page.keyboard.press("Enter")
-    page.wait_for_timeout(300)
+    page.wait_for_function("(id) => app.graph.getNodeById(id).widgets[0].value.includes('film')", arg=node)
     assert s.text(page, node).split("\n")[1] == f"<lora:{files[1]}:0.65>"
 
 

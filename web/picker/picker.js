@@ -40,6 +40,10 @@ class Picker {
   #typing = 0
   #drawing = 0
   #again = 0
+  /** Whether what is shown is what was asked for last. */
+  #fresh = false
+  /** Enter was pressed before that came; whether the next is to be chosen too. @type {boolean | null} */
+  #entered = null
 
   constructor() {
     this.search = el('input', {
@@ -120,10 +124,14 @@ class Picker {
     this.#round++
     clearTimeout(this.#typing)
     clearTimeout(this.#again)
+    this.#entered = null
     this.#asked = null
   }
 
   #typed() {
+    this.#round++ // an answer under way is to an older question
+    this.#fresh = false
+    this.#entered = null
     clearTimeout(this.#typing)
     this.#typing = window.setTimeout(() => this.#ask(true), REST)
   }
@@ -144,6 +152,7 @@ class Picker {
     flag(this.fits, 'aria-pressed', this.#fits)
     flag(this.star, 'aria-pressed', this.#starred)
     this.#pages.clear()
+    this.#fresh = false
     this.#load(Math.floor(this.list.scrollTop / ROW / PAGE))
   }
 
@@ -172,7 +181,11 @@ class Picker {
     )
     this.#drawFolders(answer.folders)
     this.#draw()
+    this.#fresh = true
+    if (this.#entered !== null) this.#choose(this.#at, this.#entered)
+    this.#entered = null
     clearTimeout(this.#again)
+    if (!this.#asked) return
     if (answer.learning) this.#again = window.setTimeout(() => this.#refresh(), AGAIN)
   }
 
@@ -334,7 +347,9 @@ class Picker {
       }
       this.#draw()
     } else if (event.key === 'Enter' && (event.target === this.search || event.target === this.list)) {
-      this.#choose(this.#at, event.shiftKey || event.ctrlKey || event.metaKey)
+      const more = event.shiftKey || event.ctrlKey || event.metaKey
+      if (this.#fresh) this.#choose(this.#at, more)
+      else this.#entered = more // what was typed is still being looked for
     } else return
     event.preventDefault()
   }
