@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,9 +13,9 @@ from . import names
 from .adapters import Adapter
 from .adapters.base import KOHYA
 from .algebra.budget import Budget
-from .algebra.change import Change, Term, change_of
-from .algebra.merge import METHODS, Method, merge
-from .algebra.shrink import Quality, Stored, quality, shrink
+from .algebra.change import Change, OnDemand, Term, change_of
+from .algebra.merge import METHODS, Method, compares, merge
+from .algebra.shrink import Quality, Stored, passes, quality, shrink
 from .errors import StrataError
 from .family import component
 from .reading.state_dict import Entry
@@ -27,7 +28,7 @@ class Layer:
 
     module: its name in the file to be; parameter: "weight" or "bias"; terms: place among the sources -> (coefficient, adapter) in order;
     shape: the weight's, None where no model tells; weight: gives W in float32 or wider, for what depends on it; shown: its name in
-    messages.
+    messages; cut: takes the rows out that this layer of the file holds, None for all.
     """
 
     module: str
@@ -36,6 +37,7 @@ class Layer:
     shape: tuple[int, ...] | None = None
     weight: Callable[[], Tensor] | None = None
     shown: str = ""
+    cut: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,18 +76,23 @@ class Baked:
         return [layer.rank for layer in self.layers.values() if layer.rank]
 
 
+def rounds(recipe: Recipe) -> int:
+    """How many times ``bake`` goes through the layers."""
+    return passes(recipe.budget) + compares(recipe.method)
+
+
 def bake(
     layers: Sequence[Layer], weights: Sequence[float], recipe: Recipe, tick: Callable[[], None] = lambda: None
 ) -> Baked:
-    """One LoRA out of ``layers``, at the sources' ``weights``.
+    """One LoRA out of ``layers``, at the sources' ``weights``, a layer at a time.
 
-    tick: called often, may raise to stop. Raises StrataError naming the layer that cannot be done.
+    tick: called at most ``rounds`` times for each layer, may raise to stop. Raises StrataError naming the layer that cannot be done.
     """
     places = {f"{layer.module}\0{layer.parameter}": layer for layer in layers}
     if len(places) < len(layers):
         raise StrataError("Two layers have one name in the file.")
     if recipe.method == "sum":
-        merged = {}
+        makers = {}
         for place, layer in places.items():
             terms = [
                 (weights[i] * coefficient, adapter)
@@ -94,18 +101,18 @@ def bake(
             ]
             terms = [(coefficient, adapter) for coefficient, adapter in terms if coefficient != 0]
             if terms:
-                merged[place] = _change(layer, terms)
-            tick()
+                makers[place] = partial(_change, layer, terms)
+        merged = OnDemand(makers)
     else:
-        loras: list[dict[str, Change]] = [{} for _ in weights]
+        loras: list[dict[str, Callable[[], Change]]] = [{} for _ in weights]
         for place, layer in places.items():
             for i, terms in layer.terms.items():
-                loras[i][place] = _change(layer, terms)
-            tick()
+                loras[i][place] = partial(_change, layer, terms)
         used = [i for i, weight in enumerate(weights) if weight != 0 and loras[i]]
         if not used:
             raise StrataError("Every strength is 0: there is nothing to save.")
-        merged = merge([loras[i] for i in used], [weights[i] for i in used], recipe.method, recipe.density, recipe.seed)
+        given = [OnDemand(loras[i]) for i in used]
+        merged = merge(given, [weights[i] for i in used], recipe.method, recipe.density, recipe.seed, tick)
     if not merged:
         raise StrataError("Nothing would change: every strength is 0, or no layer fits. There is nothing to save.")
     stored = shrink(
@@ -129,7 +136,8 @@ def _change(layer: Layer, terms: Sequence[Term]) -> Change:
         weight = (
             layer.weight() if layer.weight is not None and any(adapter.needs_weight for _, adapter in terms) else None
         )
-        return change_of(terms, layer.shape, weight)
+        found = change_of(terms, layer.shape, weight)
+        return found if layer.cut is None else found.rows(layer.cut)
     except StrataError as problem:
         raise StrataError(f"{layer.shown or layer.module}: {problem}.") from None
 

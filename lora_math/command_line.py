@@ -22,7 +22,8 @@ from .inspecting.library import look_through, read_index, write_index
 from .inspecting.one import numbers
 from .reading import state_dict
 from .reading.checkpoints import open_checkpoint, pairs, place_of
-from .reading.files import LoraFile, non_finite, read_lora_file, show_size
+from .reading.files import LoraFile, data_sha256, non_finite, read_lora_file, show_size
+from .reading.trigger_words import trigger_words
 from .writing.file import save
 from .writing.header import Parent, header
 from .writing.lora import overhead, tensors
@@ -69,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     _output(one)
     one.set_defaults(run=_merge, method="sum", density=0.5, seed=0)
     one = commands.add_parser("extract", help="the difference of two model files as a LoRA")
-    one.add_argument("base")
-    one.add_argument("tuned")
+    one.add_argument("base", help="a checkpoint, a diffusion model or a text encoder, as .safetensors")
+    one.add_argument("tuned", help="what the LoRA shall make of it")
     one.add_argument("--largest-rank", type=int, default=64, help="of any layer, before --rank and the like choose")
     _output(one)
     one.set_defaults(run=_extract)
@@ -166,10 +167,21 @@ def _merge(chosen: argparse.Namespace) -> None:
     said = sum(len(value.encode()) for file, _ in opened for value in file.metadata.values())
     baked = bake(layers_by_name(entries), weights, _recipe(chosen, said))
     families = {detect(of, file.metadata) for (file, _), of in zip(opened, entries, strict=True)}
-    parents = [Parent(os.path.splitext(os.path.basename(file.path))[0], file.metadata) for file, _ in opened]
+    parents = [
+        Parent(
+            os.path.splitext(os.path.basename(file.path))[0],
+            file.metadata,
+            data_sha256(file.path),
+            trigger_words(file.path, file.metadata),
+        )
+        for file, _ in opened
+    ]
     told = {
         "method": chosen.method,
-        "sources": [{"name": parent.name, "strength": weight} for parent, weight in zip(parents, weights, strict=True)],
+        "sources": [
+            {"name": parent.name, "hash": parent.sha256, "strength": weight}
+            for parent, weight in zip(parents, weights, strict=True)
+        ],
     }
     _save(chosen, baked, parents, families.pop() if len(families) == 1 else None, told)
 
@@ -200,7 +212,7 @@ def _extract(chosen: argparse.Namespace) -> None:
     layers = {place_of(name): layer for name, layer in stored.items()}
     baked = Baked(tensors(layers, recipe.style, recipe.stubs), layers)
     told = {"method": "extract", "base": os.path.basename(chosen.base), "tuned": os.path.basename(chosen.tuned)}
-    _save(chosen, baked, [], None, told)
+    _save(chosen, baked, [], detect(state_dict.parse(baked.tensors).entries, {}), told)
 
 
 def _read(path: str) -> tuple[LoraFile, state_dict.StateDict]:

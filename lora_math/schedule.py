@@ -49,6 +49,18 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """One place of a sampling, in one unit; a percent as a fraction of 1."""
+
+    place: float
+    unit: Unit
+
+    def __str__(self) -> str:
+        suffix = next(suffix for suffix, unit in SUFFIXES.items() if unit == self.unit)
+        return _number(_place(self.place, self.unit)) + suffix
+
+
+@dataclass(frozen=True)
 class Schedule:
     """points: (place, strength) in the order of the sampling, at least one; places in ``unit``, a percent as a fraction of 1."""
 
@@ -81,6 +93,17 @@ class Schedule:
         if self.shape == "smooth":
             share = share * share * (3 - 2 * share)
         return before + share * (self.points[after][1] - before)
+
+    def at_moment(self, moment: Moment) -> float:
+        """The strength there. Raises StrataError where the two count in different units: only a sampler knows which step is which noise."""
+        if self.is_constant:
+            return self.points[0][1]
+        if moment.unit != self.unit:
+            example = {"percent": "50%", "step": "4s", "sigma": "2sigma"}[self.unit]
+            raise StrataError(
+                f"the strength over time counts otherwise ({_shown(str(self))}): choose a moment like {example}"
+            )
+        return self.at(Place(moment.place, moment.place, moment.place))
 
     @property
     def furthest(self) -> float:
@@ -165,16 +188,32 @@ def parse(text: str) -> Schedule:
     return _of_points([_point(piece) for piece in pieces], shape)
 
 
+def parse_moment(text: str) -> Moment:
+    """50%, 4s or 2sigma. Raises StrataError."""
+    place, unit = _with_unit(text.strip())
+    try:
+        number = math.nan if unit is None or "_" in place else float(place)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0) or (unit == "percent" and number > 100):
+        raise StrataError(f"{_shown(text)} is no moment of a sampling: write it like 50%, 4s or 2sigma.")
+    return Moment(number / 100 if unit == "percent" else number, unit)
+
+
+def _with_unit(text: str) -> tuple[str, Unit | None]:
+    """(the number's text, its unit where it is written)."""
+    for suffix in ("sigma", "%", "s"):
+        if text.endswith(suffix):
+            return text[: -len(suffix)].strip(), SUFFIXES[suffix]
+    return text, None
+
+
 def _point(piece: str) -> tuple[float, float, Unit | None, str]:
     """(place, strength, its unit where it is written, the text)."""
     strength, at, place = piece.partition("@")
     if not at:
         raise StrataError(f"{_shown(piece)} says no place: write strength@place, like 0.8@50%.")
-    place, unit = place.strip(), None
-    for suffix in ("sigma", "%", "s"):
-        if place.endswith(suffix):
-            place, unit = place[: -len(suffix)].strip(), SUFFIXES[suffix]
-            break
+    place, unit = _with_unit(place.strip())
     where = _read(place, piece)
     return (where / 100 if unit == "percent" else where), _read(strength.strip(), piece), unit, piece
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
+import torch
 from comfy_api.latest import io
+from torch import Tensor
 
-from ..lora_math.algebra.budget import show
+from ..lora_math.algebra.budget import show as shown
 from ..lora_math.algebra.extract import Pair, extract
 from ..lora_math.algebra.shrink import TYPES, quality
 from ..lora_math.errors import StrataError
@@ -15,11 +18,12 @@ from ..lora_math.writing.file import save
 from ..lora_math.writing.header import header
 from ..lora_math.writing.layouts import LAYOUTS, Naming, naming
 from . import inputs
+from .comfy.notices import show
 from .comfy.saving import OUTPUT, Progress, save_numbered, weight_of
 from .comfy.targets import Targets, clip_targets, model_targets
 from .fitting.block_spec import layout_for
 from .report import saved as report
-from .saving.gather import named, names_of, split
+from .saving.gather import Cut, Known, named, split
 from .saving.options import AMOUNT, budget_of, file_inputs, now, place_of, result_outputs, shrink_inputs
 
 RANK, MAX_RANK = 32, 1024
@@ -50,6 +54,7 @@ class StrataLoraExtract(io.ComfyNode):
                 *file_inputs("strata_extracted"),
             ],
             outputs=result_outputs(),
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -99,7 +104,7 @@ class StrataLoraExtract(io.ComfyNode):
             encoders = len({key.split(".", 1)[0] for key in targets[1].shapes})
             pairs += _pairs(targets[1], clip_targets(clip), base_clip, clip, names, places, encoders)
         for key, place in places.items():
-            found = located.locate(key)
+            found = located.locate(key.partition(", ")[0])
             blocks[place] = found.group if found.index is None else found.block
         progress = Progress(len(pairs))
         stored = extract(
@@ -113,12 +118,12 @@ class StrataLoraExtract(io.ComfyNode):
             "model",
         )
         layers = {places[key]: layer for key, layer in stored.items()}
-        tensors = writing.tensors(layers, names.style)
+        tensors = names.spelled(writing.tensors(layers, names.style))
         quality_of_all = quality(layers)
         told = {
             "method": "extract",
             "rank": rank,
-            "shrink": show(budget),
+            "shrink": shown(budget),
             "error": round(quality_of_all.error, 6),
             "gain": round(quality_of_all.gain, 6),
         }
@@ -129,13 +134,21 @@ class StrataLoraExtract(io.ComfyNode):
 
         saved, name = save_numbered(folder, filename_prefix, write)
         how = [
-            f"rank {rank} at most, {show(budget)}, {precision}, names as {names.layout} has them for {family or 'an unknown model'}",
+            f"rank {rank} at most, {shown(budget)}, {precision}, names as {names.layout} has them for {family or 'an unknown model'}",
             f"{len(pairs) - len(layers)} of {len(pairs)} weights are the same in both",
         ]
+        advice = f"no layer may have more than rank {rank}. Raise it."
+        notes = report.unmet(budget, quality_of_all, TYPES[precision], advice)
         verdict = report.verdict(name, saved, list(layers.values()))
-        text = report.text(name, saved, layers, blocks, how, [])
-        ui = {"strata_verdict": [verdict], "strata_report": [text], "strata_warned": [False], "strata_lora": [name]}
-        return io.NodeOutput(name, dict(tensors), text, ui=ui)
+        show(getattr(cls.hidden, "unique_id", None), verdict)
+        text = report.text(name, saved, layers, blocks, how, notes)
+        ui = {
+            "strata_verdict": [verdict],
+            "strata_report": [text],
+            "strata_warned": [bool(notes)],
+            "strata_lora": [name],
+        }
+        return io.NodeOutput(name, tensors, text, ui=ui)
 
 
 def _pairs(
@@ -148,18 +161,28 @@ def _pairs(
     encoders: int,
 ) -> Iterator[Pair]:
     """Every weight and bias of both; ``places`` learns where in the file each belongs. Raises StrataError for models of two kinds."""
-    known = names_of(base)
+    known = Known(base, names)
     if not base.shapes.keys() & tuned.shapes.keys():
         raise StrataError("The two models have no weight of the same name: they are of different families.")
     for key, shape in base.shapes.items():
         other = tuned.shapes.get(key)
         module, _ = split(key)
-        if other is None or (f"{module}.weight" not in known and key not in known):
+        if other is None or not any(
+            name in of for of in (known.whole, known.parts) for name in (f"{module}.weight", key)
+        ):
             continue
         if other != shape:
             raise StrataError(
                 f"{key} is {'x'.join(map(str, shape))} in one model and {'x'.join(map(str, other))} in the other: they are of "
                 "different families."
             )
-        places[key] = named(names, key, known, encoders)
-        yield Pair(key, shape, lambda key=key: weight_of(base_owner, key), lambda key=key: weight_of(tuned_owner, key))
+        for place, cut in named(names, key, known, encoders):
+            piece = key if cut is None else f"{key}, {place[0]}"
+            places[piece] = place
+            rows = shape if cut is None else tuple(cut(torch.empty(shape, device="meta")).shape)
+            yield Pair(piece, rows, partial(_part, base_owner, key, cut), partial(_part, tuned_owner, key, cut))
+
+
+def _part(owner, key: str, cut: Cut) -> Tensor:
+    weight = weight_of(owner, key)
+    return weight if cut is None else cut(weight).clone()

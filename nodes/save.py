@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora_math.algebra.budget import show
+from ..lora_math.algebra import budget
 from ..lora_math.algebra.merge import METHODS
 from ..lora_math.algebra.shrink import TYPES
-from ..lora_math.baking import Recipe, bake
+from ..lora_math.baking import Recipe, bake, rounds
 from ..lora_math.family import detect
+from ..lora_math.schedule import parse_moment
 from ..lora_math.writing.file import save
 from ..lora_math.writing.header import header
 from ..lora_math.writing.layouts import LAYOUTS, naming
 from . import inputs
+from .comfy.notices import show
 from .comfy.saving import OUTPUT, Progress, save_numbered
 from .comfy.targets import clip_targets, model_targets
 from .loader import LoraStackType
@@ -104,11 +106,21 @@ class StrataLoraSave(io.ComfyNode):
                     advanced=True,
                     tooltip="Writes layers of which nothing is left as zeros of rank 1: some programs tell the model by a single layer.",
                 ),
+                io.String.Input(
+                    "moment",
+                    default="",
+                    placeholder="50%",
+                    optional=True,
+                    advanced=True,
+                    tooltip="For LoRAs with a strength over time, which a file cannot hold: the place in the sampling whose strengths are "
+                    "saved, like 50%, 4s (steps) or 2sigma. Empty: such a LoRA is an error.",
+                ),
                 io.Image.Input(
                     "thumbnail", optional=True, tooltip="A picture for the file's header, which LoRA managers show."
                 ),
             ],
             outputs=result_outputs(),
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -130,6 +142,7 @@ class StrataLoraSave(io.ComfyNode):
         density: float = 0.5,
         drop_seed: int = 0,
         keep_empty_layers: bool = False,
+        moment: str | None = "",
         thumbnail=None,
     ) -> io.NodeOutput:
         method = inputs.choice(method, "method", METHODS)
@@ -143,7 +156,12 @@ class StrataLoraSave(io.ComfyNode):
         keep_empty_layers = inputs.switch(keep_empty_layers, "keep_empty_layers")
         model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
         picture = thumbnail_of(thumbnail)
-        sources = sources_of(read_stack(lora_stack), None if lora_model is None else trained_lora(lora_model))
+        chosen = inputs.text(
+            "" if moment is None else moment, "moment", "Write a place in the sampling like 50%, or nothing."
+        ).strip()
+        moment = parse_moment(chosen) if chosen else None
+        trained = None if lora_model is None else trained_lora(lora_model)
+        sources = sources_of(read_stack(lora_stack), trained, moment)
         targets = (None if model is None else model_targets(model), None if clip is None else clip_targets(clip))
         entries = [entry for source in sources for entry in source.entries]
         family = targets[0].family if targets[0] is not None else detect(entries, sources[0].metadata)
@@ -161,12 +179,13 @@ class StrataLoraSave(io.ComfyNode):
             names.style,
             keep_empty_layers,
         )
-        progress = Progress(3 * len(gathered.layers))
+        progress = Progress(rounds(recipe) * len(gathered.layers))
         baked = bake(gathered.layers, gathered.weights, recipe, progress.step)
+        tensors = names.spelled(baked.tensors)
         found = baked.quality
         told = {
             "method": method,
-            "shrink": show(recipe.budget),
+            "shrink": budget.show(recipe.budget),
             "spectral_limit": spectral_limit,
             "error": round(found.error, 6),
             "gain": round(found.gain, 6),
@@ -177,6 +196,7 @@ class StrataLoraSave(io.ComfyNode):
                     "strength_model": source.strength_model,
                     "strength_clip": source.strength_clip,
                     "block_weights": None if source.blocks is None else source.blocks.text,
+                    **({"over_time": source.over_time, "moment": str(moment)} if source.over_time else {}),
                 }
                 for source in sources
             ],
@@ -185,21 +205,33 @@ class StrataLoraSave(io.ComfyNode):
 
         def write(path: str, stem: str):
             metadata = header(stem, parents, family, baked.ranks, told, now(), picture)
-            return save(path, baked.tensors, metadata, progress.tick)
+            return save(path, tensors, metadata, progress.tick)
 
         saved, name = save_numbered(folder, filename_prefix, write)
         whose = "the first file" if targets == (None, None) else names.layout
         how = [
-            f"{method}, {show(recipe.budget)}, {precision}, names as {whose} has them, for {family or 'an unknown model'}"
+            f"{method}, {budget.show(recipe.budget)}, {precision}, names as {whose} has them, for {family or 'an unknown model'}"
         ]
+        if targets == (None, None) and layout not in LAYOUTS[:2]:
+            how.append(f"layout {layout} had no effect: connect the MODEL or CLIP that the LoRAs are for")
         if spectral_limit:
             how.append(f"singular values above {spectral_limit:g} cut to it; the error counts from there")
+        how += [
+            f"{source.name}: its strength over time as it is at {moment}: model {source.strength_model:g}"
+            for source in sources
+            if source.over_time
+        ]
+        if moment is not None and not any(source.over_time for source in sources):
+            how.append(f"moment {moment} had no effect: no LoRA here has a strength over time")
+        advice = "of DoRA, OFT, elementwise merges and the like the first 256 directions are looked at. Choose a rank, or exact."
+        notes = [*gathered.notes, *report.unmet(recipe.budget, found, recipe.dtype, advice)]
         verdict = report.verdict(name, saved, list(baked.layers.values()))
-        text = report.text(name, saved, baked.layers, gathered.blocks, how, gathered.notes)
+        show(getattr(cls.hidden, "unique_id", None), verdict)
+        text = report.text(name, saved, baked.layers, gathered.blocks, how, notes)
         ui = {
             "strata_verdict": [verdict],
             "strata_report": [text],
-            "strata_warned": [bool(gathered.notes)],
+            "strata_warned": [bool(notes)],
             "strata_lora": [name],
         }
-        return io.NodeOutput(name, dict(baked.tensors), text, ui=ui)
+        return io.NodeOutput(name, tensors, text, ui=ui)

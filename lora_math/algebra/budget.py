@@ -44,10 +44,13 @@ class Budget:
             raise StrataError(f"{self.kind} is {self.amount:g}: it must be {needs.get(self.kind, 'above 0')}.")
 
 
-def choose(budget: Budget, spectra: Sequence[Tensor], costs: Sequence[int], fixed: int = 0) -> list[int]:
+def choose(
+    budget: Budget, spectra: Sequence[Tensor], costs: Sequence[int], fixed: int = 0, beyond: float = 0.0
+) -> list[int]:
     """How many singular values of each layer to keep.
 
-    spectra: [k] each, descending; costs: bytes of one more rank in that layer; fixed: bytes that the file takes with none.
+    spectra: [k] each, descending; costs: bytes of one more rank in that layer; fixed: bytes that the file takes with none; beyond: norm of
+    what no spectrum holds any more. It counts as lost: where too much of it is, everything else is kept.
     Raises StrataError where not even one rank of one layer fits into the size.
     """
     full = [int((s > 0).sum()) for s in spectra]
@@ -73,7 +76,8 @@ def choose(budget: Budget, spectra: Sequence[Tensor], costs: Sequence[int], fixe
         return _prefixes(layer[order], taken, len(full))
     share = budget.amount if budget.kind == "energy" else 1 - budget.amount**2
     running = torch.cumsum(energy[order], 0)
-    count = int(torch.searchsorted(running, share * running[-1] * (1 - 1e-12))) + 1
+    wanted = share * (float(running[-1]) + beyond**2) * (1 - 1e-12)
+    count = int(torch.searchsorted(running, wanted)) + 1
     return torch.bincount(layer[order[: min(count, len(order))]], minlength=len(full)).tolist()
 
 

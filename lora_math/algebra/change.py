@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -43,10 +43,38 @@ class Change:
         """In float64, shaped as the weight."""
         return (self.low.dense() if self.low is not None else self.whole).reshape(self.shape)
 
+    def rows(self, cut: Callable[[Tensor], Tensor]) -> Change:
+        """Of some rows only, or of all in another order; cut: takes them out of a tensor [out, ...]."""
+        if self.low is not None:
+            up = cut(self.low.up)
+            return Change(LowRank(up, self.low.down), None, (len(up), *self.shape[1:]))
+        whole = cut(self.whole)
+        return Change(None, whole, tuple(whole.shape))
+
     def scaled(self, factor: float) -> Change:
         if self.low is not None:
             return Change(self.low.scaled(factor), None, self.shape)
         return Change(None, self.whole * factor, self.shape)
+
+
+class OnDemand(Mapping[str, Change]):
+    """name -> Change, each computed anew whenever it is asked for, and kept by nobody: all layers of a large model at once, in float64, do
+    not fit into memory."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Change]]):
+        self._makers = makers
+
+    def __getitem__(self, name: str) -> Change:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
 
 
 def total(parts: Sequence[tuple[Change, float]]) -> Change:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,35 +11,46 @@ ELEMENTWISE = ("ties", "dare", "della", "magnitude")
 WINDOW = 0.3  # DELLA: how far the chance to be dropped moves between the smallest and the largest entry
 
 
-def combine(tensors: Sequence[Tensor], weights: Sequence[float], method: str, density: float, seed: int) -> Tensor:
+def combine(tensors: Iterable[Tensor], weights: Sequence[float], method: str, density: float, seed: int) -> Tensor:
     """One tensor from several of one shape. The weights, signs included, come first: a negative one votes for the opposite.
 
+    tensors: gone through once or twice, one held at a time.
     ties (Yadav et al. 2023, arXiv 2306.01708): each cut to its largest entries, the sign of the sum elected, the mean of those that
-    agree. magnitude: each cut to its largest entries, then
-    added. dare (Yu et al. 2023, arXiv 2311.03099): entries dropped at random, the rest divided by the density, then added. della (Deep et
-    al. 2024, arXiv 2406.11617): as dare, the smaller the likelier to be dropped.
+    agree. magnitude: each cut to its largest entries, then added. dare (Yu et al. 2023, arXiv 2311.03099): entries dropped at random, the
+    rest divided by the density, then added. della (Deep et al. 2024, arXiv 2406.11617): as dare, the smaller the likelier to be dropped.
     """
     generator = torch.Generator().manual_seed(seed)
-    scaled = [tensor * weight for tensor, weight in zip(tensors, weights, strict=True)]
+    scaled = lambda: (tensor * weight for tensor, weight in zip(tensors, weights, strict=True))  # noqa: E731
     if method == "dare":
-        return sum(t * (torch.rand(t.shape, generator=generator) < density) / density for t in scaled)
+        return _total(t * (torch.rand(t.shape, generator=generator) < density) / density for t in scaled())
     if method == "della":
-        return sum(_della(t, density, generator) for t in scaled)
-    kept = [_largest(t, density) for t in scaled]
+        return _total(_della(t, density, generator) for t in scaled())
     if method == "magnitude":
-        return sum(kept)
-    elected = torch.sign(sum(kept))
-    agreeing = [torch.where(torch.sign(t) == elected, t, 0) for t in kept]
-    count = sum((t != 0).to(t.dtype) for t in agreeing)
-    return sum(agreeing) / count.clamp_min(1)
+        return _total(_largest(t, density) for t in scaled())
+    elected = _total(_largest(t, density) for t in scaled()).sign_()
+    found, count = torch.zeros_like(elected), torch.zeros_like(elected, dtype=torch.int32)
+    for tensor in scaled():
+        kept = _largest(tensor, density)
+        agreeing = (kept != 0) & (kept.sign() == elected)
+        found += kept.mul_(agreeing)
+        count += agreeing
+    return found / count.clamp_min(1)
+
+
+def _total(tensors: Iterable[Tensor]) -> Tensor:
+    found = None
+    for tensor in tensors:
+        found = tensor if found is None else found.add_(tensor)
+    return found
 
 
 def _largest(tensor: Tensor, density: float) -> Tensor:
     keep = max(1, round(density * tensor.numel()))
     if keep >= tensor.numel():
         return tensor
-    threshold = tensor.abs().flatten().kthvalue(tensor.numel() - keep + 1).values
-    return torch.where(tensor.abs() >= threshold, tensor, 0)
+    sizes = tensor.abs()
+    threshold = sizes.flatten().kthvalue(tensor.numel() - keep + 1).values
+    return torch.where(sizes >= threshold, tensor, 0)
 
 
 def _della(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:

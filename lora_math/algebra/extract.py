@@ -12,8 +12,8 @@ from torch import Tensor
 from ..errors import StrataError
 from ..low_rank import LowRank
 from .budget import Budget
-from .change import Change
-from .shrink import Stored, shrink
+from .change import Change, OnDemand
+from .shrink import Stored, passes, shrink
 from .sketch import leading_svd
 
 SAME = 1e-6  # of a weight's norm: a difference below is what converting between types leaves
@@ -60,6 +60,16 @@ def differences(
         tick()
 
 
+def _packed(change: Change, dtype: torch.dtype) -> Callable[[], Change]:
+    """The change again, out of what takes less room than its float64."""
+    shape = change.shape
+    if change.low is None:
+        whole = change.whole.to(dtype)
+        return lambda: Change(None, whole.double(), shape)
+    up, down = change.low.up.to(dtype), change.low.down.to(dtype)
+    return lambda: Change(LowRank(up, down), None, shape)
+
+
 def extract(
     pairs: Iterable[Pair],
     largest_rank: int,
@@ -78,17 +88,18 @@ def extract(
     if largest_rank < 1:
         raise StrataError(f"The rank is {largest_rank}: it must be 1 or more.")
     found: dict[str, Stored] = {}
-    held: dict[str, Change] = {}
+    held: dict[str, Callable[[], Change]] = {}
     beyond: dict[str, float] = {}
     for name, change, cut in differences(pairs, largest_rank, tick):
         beyond[name] = cut
-        if budget.kind in ("exact", "rank"):
+        if passes(budget) == 1:
             found.update(shrink({name: change}, budget, dtype, clip))
         else:
-            held[name] = change
+            held[name] = _packed(change, torch.promote_types(dtype, torch.float32))
     if not beyond:
         raise StrataError(f"{tuned} has the same weights as its base: there is nothing to extract.")
-    found.update(shrink(held, budget, dtype, clip, overhead, tick))
+    rest = math.hypot(*beyond.values()) if held else 0.0
+    found.update(shrink(OnDemand(held), budget, dtype, clip, overhead, tick, beyond=rest))
     return {
         name: replace(layer, norm=math.hypot(layer.norm, beyond[name]), error=math.hypot(layer.error, beyond[name]))
         for name, layer in found.items()

@@ -6,7 +6,9 @@ A LoRA counts as one vector over all its layers: lengths and angles are of the w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..low_rank import LowRank, gram_matrix
-from .change import Change, total
+from .change import Change, OnDemand, total
 from .elementwise import ELEMENTWISE, combine
 
 Method = Literal[
@@ -40,40 +42,54 @@ Lora = Mapping[str, Change]
 
 
 def merge(
-    loras: Sequence[Lora], weights: Sequence[float], method: Method = "sum", density: float = 0.5, seed: int = 0
-) -> dict:
-    """name -> Change of the merged LoRA; weights: one for each, of any sign.
+    loras: Sequence[Lora],
+    weights: Sequence[float],
+    method: Method = "sum",
+    density: float = 0.5,
+    seed: int = 0,
+    tick: Callable[[], None] = lambda: None,
+) -> Mapping[str, Change]:
+    """name -> Change of the merged LoRA, computed when it is asked for; weights: one for each, of any sign.
 
     sum: sum w_i D_i. average: that over sum |w_i|. normalize: each brought to the mean length first. orthogonalize: of each only what
     those before it lack (Gram-Schmidt). slerp: the mean on the sphere (Karcher; slerp for two), as long as the weighted mean of
     lengths. knots: TIES or DARE among the layers' common directions (Stoica et al. 2024, arXiv 2410.19735). ties, dare, della, magnitude:
     entry by entry over the whole differences, which the result has to be stored as, or cut.
-    density: the share that ties, dare, della and magnitude keep, 0 to 1; seed: of dare and della.
-    Raises StrataError where a LoRA that the method compares is zero, or layers of one name do not fit.
+    density: the share that ties, dare, della and magnitude keep, 0 to 1; seed: of dare and della; tick: called for each layer that is
+    compared (see ``compares``), may raise to stop.
+    Raises StrataError where a LoRA that the method compares is zero, or, when a layer is asked for, where those of its name do not fit.
     """
     if len(loras) != len(weights) or not loras:
         raise StrataError("Merging needs a weight for each LoRA, and at least one of both.")
     if not 0 < density <= 1:
         raise StrataError(f"density is {density:g}: it must be above 0 and at most 1.")
-    _check_shapes(loras)
     if method in ("knots ties", "knots dare"):
         return _by_layer(loras, weights, lambda parts: _knots(parts, method.split()[1], density, seed))
     if method in ELEMENTWISE:
         return _by_layer(loras, weights, lambda parts: _elementwise(parts, method, density, seed))
-    return weighted_sum(loras, coefficients(gram(loras), list(map(float, weights)), method))
+    numbers = list(map(float, weights))
+    products = gram(loras, tick) if compares(method) else torch.zeros(len(loras), len(loras), dtype=torch.float64)
+    return weighted_sum(loras, coefficients(products, numbers, method))
 
 
-def weighted_sum(loras: Sequence[Lora], factors: Sequence[float]) -> dict[str, Change]:
+def compares(method: Method) -> bool:
+    """Whether all layers of all LoRAs are looked at before the first is merged."""
+    return method in ("normalize", "orthogonalize", "slerp")
+
+
+def weighted_sum(loras: Sequence[Lora], factors: Sequence[float]) -> Mapping[str, Change]:
     """sum of factor * LoRA, exactly."""
     return _by_layer(loras, factors, total)
 
 
-def gram(loras: Sequence[Lora]) -> Tensor:
+def gram(loras: Sequence[Lora], tick: Callable[[], None] = lambda: None) -> Tensor:
     """[N, N] inner products of whole LoRAs, from their factors."""
     found = torch.zeros(len(loras), len(loras), dtype=torch.float64)
     for name in _names(loras):
         at = [i for i, lora in enumerate(loras) if name in lora]
         changes = [loras[i][name] for i in at]
+        _check_shapes(name, changes)
+        tick()
         if all(change.low is not None for change in changes):
             products = gram_matrix([change.low for change in changes])
         else:
@@ -163,27 +179,37 @@ def _knots(parts: Sequence[tuple[Change, float]], inner: str, density: float, se
 
 def _elementwise(parts: Sequence[tuple[Change, float]], method: str, density: float, seed: int) -> Change:
     shape = parts[0][0].shape
-    dense = [change.dense() for change, _ in parts]
+    dense = _Dense([change for change, _ in parts])
     return Change(None, combine(dense, [factor for _, factor in parts], method, density, seed), shape)
 
 
-def _by_layer(loras: Sequence[Lora], factors: Sequence[float], join) -> dict[str, Change]:
-    found = {}
-    for name in _names(loras):
-        parts = [(lora[name], factor) for lora, factor in zip(loras, factors, strict=True) if name in lora]
-        parts = [(change, factor) for change, factor in parts if factor != 0]
-        if parts:
-            found[name] = join(parts)
-    return found
+@dataclass(frozen=True, eq=False)
+class _Dense:
+    """Changes as whole tensors of one shape, one at a time."""
+
+    changes: Sequence[Change]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (change.dense().reshape(self.changes[0].shape) for change in self.changes)
+
+
+def _by_layer(loras: Sequence[Lora], factors: Sequence[float], join: Callable) -> OnDemand:
+    used = [(lora, factor) for lora, factor in zip(loras, factors, strict=True) if factor != 0]
+
+    def make(name: str) -> Change:
+        parts = [(lora[name], factor) for lora, factor in used if name in lora]
+        _check_shapes(name, [change for change, _ in parts])
+        return join(parts)
+
+    return OnDemand({name: partial(make, name) for name in _names([lora for lora, _ in used])})
 
 
 def _names(loras: Sequence[Lora]) -> list[str]:
     return list(dict.fromkeys(name for lora in loras for name in lora))
 
 
-def _check_shapes(loras: Sequence[Lora]) -> None:
-    for name in _names(loras):
-        shapes = {(lora[name].shape[0], math.prod(lora[name].shape[1:])) for lora in loras if name in lora}
-        if len(shapes) > 1:
-            sizes = " and ".join(f"{out}x{columns}" for out, columns in sorted(shapes))
-            raise StrataError(f"{name} is {sizes}: these LoRAs were made for different models.")
+def _check_shapes(name: str, changes: Sequence[Change]) -> None:
+    shapes = {(change.shape[0], math.prod(change.shape[1:])) for change in changes}
+    if len(shapes) > 1:
+        sizes = " and ".join(f"{out}x{columns}" for out, columns in sorted(shapes))
+        raise StrataError(f"{name} is {sizes}: these LoRAs were made for different models.")

@@ -15,7 +15,7 @@ from .budget import Budget, choose
 from .change import Change
 from .sketch import leading_svd
 
-SKETCHED = 256  # ranks of a dense change that are looked at when it is to become low-rank
+SKETCHED = 256  # ranks of a dense change that are looked at where no budget says how many
 ZERO = 1e-13  # of the largest singular value: what lies below is the rounding of float64
 NOISE = 4e-15  # of |up| |down|: a few roundings of float64
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -53,50 +53,38 @@ def shrink(
     overhead: Callable[[str], int] = lambda name: 0,
     tick: Callable[[], None] = lambda: None,
     stubs: bool = False,
+    beyond: float = 0.0,
 ) -> dict[str, Stored]:
     """Every layer as the file will hold it.
 
-    clip: singular values above it are cut to it, 0 for none; overhead: bytes that a file takes for a layer besides its numbers; tick:
-    called after each layer, may raise to stop; stubs: whether layers of which nothing is left are written all the same. A dense matrix
-    becomes low-rank only where a budget or ``clip`` asks for it, and 256 ranks are looked at; vectors stay whole. Raises StrataError
-    naming a layer whose numbers the type cannot hold.
+    changes: each is asked for once, or, where a budget chooses over all layers, twice, and not kept (see ``OnDemand``); clip: singular
+    values above it are cut to it, 0 for none; overhead: bytes that a file takes for a layer besides its numbers; tick: called ``passes``
+    times for each layer, may raise to stop; stubs: whether layers of which nothing is left are written all the same. A dense matrix
+    becomes low-rank only where a budget or ``clip`` asks for it, and 256 ranks are looked at unless the budget is a rank; vectors stay
+    whole. beyond: norm of what the changes lack already, which counts as lost.
+    Raises StrataError naming a layer whose numbers the type cannot hold.
     """
-    spectra: dict[str, tuple[SVD, float]] = {}
-    for name, change in changes.items():
-        low = change.low
-        if low is not None:
-            svd = low.svd()
-            # Factors that cancel leave the rounding of their own size.
-            noise = NOISE * float(torch.linalg.vector_norm(low.up) * torch.linalg.vector_norm(low.down))
-            spectra[name] = _nonzero(svd, noise), 0.0
-        elif change.is_matrix and (budget.kind != "exact" or clip):
-            matrix = change.whole.reshape(change.shape[0], -1)
-            wanted = int(budget.amount) if budget.kind == "rank" else SKETCHED
-            svd = leading_svd(matrix, min(wanted, SKETCHED, *matrix.shape))
-            rest = max(float(matrix.square().sum() - svd.s.square().sum()), 0.0)
-            spectra[name] = _nonzero(svd), math.sqrt(rest)
-        tick()
-    asked = {name: _clipped(svd, clip) for name, (svd, _) in spectra.items()}
-    size = dtype.itemsize
-    fixed = sum(
-        overhead(name) + (0 if name in spectra else change.whole.numel() * size) for name, change in changes.items()
-    )
-    costs = [(len(svd.u) + svd.vh.shape[1]) * size for svd, _ in spectra.values()]
-    values = [asked[name].s for name in spectra]
-    kept = choose(budget, values, costs, fixed)
-    if budget.kind == "size" and not all(kept) and not stubs:
-        # Layers of which nothing is left are not written, and need no names: their room goes to the others.
-        free = sum(overhead(name) for name, rank in zip(spectra, kept, strict=True) if not rank)
-        left = [s[: len(s) if rank else 0] for s, rank in zip(values, kept, strict=True)]
-        kept = choose(budget, left, costs, fixed - free)
+    ranks, sketches = None, {}
+    if passes(budget) > 1:
+        ranks, sketches = _ranks(changes, budget, dtype, clip, overhead, tick, stubs, beyond)
     found = {}
-    ranks = dict(zip(spectra, kept, strict=True))
-    for name, change in changes.items():
+    for name in changes:
+        change = None
         try:
-            if name in spectra:
-                found[name] = _stored(asked[name], ranks[name], spectra[name][1], change, dtype)
-            else:
+            spectrum = sketches.pop(name, None)
+            if spectrum is None:
+                change = changes[name]
+                spectrum = _spectrum(change, budget, clip)
+            if spectrum is None:
                 found[name] = _whole(change, dtype)
+            else:
+                asked = spectrum.clipped(clip)
+                count = len(asked.s)
+                if budget.kind == "rank":
+                    count = min(count, int(budget.amount))
+                elif ranks is not None:
+                    count = min(count, ranks[name])
+                found[name] = _stored(asked, count, spectrum, dtype)
         except OverflowError:
             raise StrataError(
                 f"{name} has numbers that {_name(dtype)} cannot hold. Save it as bf16 or fp32, or lower the strength."
@@ -105,17 +93,99 @@ def shrink(
     return found
 
 
+def passes(budget: Budget) -> int:
+    """How many times ``shrink`` goes through all layers: what chooses over all of them looks at all before it stores the first."""
+    return 1 if budget.kind in ("exact", "rank") else 2
+
+
+@dataclass(frozen=True, eq=False)
+class _Spectrum:
+    """svd: of a change, without its zeros; beyond: norm of what the SVD itself left out; shape: the weight's."""
+
+    svd: SVD
+    beyond: float
+    shape: tuple[int, ...]
+
+    def clipped(self, limit: float) -> SVD:
+        return SVD(self.svd.u, self.svd.s.clamp(max=limit), self.svd.vh) if limit > 0 else self.svd
+
+    def to(self, dtype: torch.dtype) -> _Spectrum:
+        return _Spectrum(SVD(self.svd.u.to(dtype), self.svd.s, self.svd.vh.to(dtype)), self.beyond, self.shape)
+
+
+def _spectrum(change: Change, budget: Budget, clip: float) -> _Spectrum | None:
+    """None for what stays whole."""
+    low = change.low
+    if low is not None:
+        return _Spectrum(_nonzero(low.svd(), _noise(low)), 0.0, change.shape)
+    if not change.is_matrix or (budget.kind == "exact" and not clip):
+        return None
+    matrix = change.whole.reshape(change.shape[0], -1)
+    wanted = int(budget.amount) if budget.kind == "rank" else SKETCHED
+    svd = leading_svd(matrix, min(wanted, *matrix.shape))
+    squared = float(torch.linalg.vector_norm(matrix)) ** 2
+    return _Spectrum(_nonzero(svd), math.sqrt(max(squared - float(svd.s.square().sum()), 0.0)), change.shape)
+
+
+def _ranks(
+    changes: Mapping[str, Change],
+    budget: Budget,
+    dtype: torch.dtype,
+    clip: float,
+    overhead: Callable[[str], int],
+    tick: Callable[[], None],
+    stubs: bool,
+    beyond: float,
+) -> tuple[dict[str, int], dict[str, _Spectrum]]:
+    """(how many singular values each layer keeps, what is too dear to be computed again for those that were whole)."""
+    values: dict[str, Tensor] = {}
+    sketches: dict[str, _Spectrum] = {}
+    costs, fixed = [], 0
+    for name in changes:
+        change = changes[name]
+        fixed += overhead(name)
+        if change.low is not None:
+            s = change.low.singular_values()
+            values[name] = s[: _count(s, _noise(change.low))]
+            costs.append(sum(change.low.shape) * dtype.itemsize)
+        else:
+            spectrum = _spectrum(change, budget, clip)
+            if spectrum is None:
+                fixed += change.whole.numel() * dtype.itemsize
+            else:
+                sketches[name] = spectrum.to(torch.promote_types(dtype, torch.float32))
+                beyond = math.hypot(beyond, spectrum.beyond)
+                values[name] = spectrum.svd.s
+                costs.append((change.shape[0] + math.prod(change.shape[1:])) * dtype.itemsize)
+        if clip > 0 and name in values:
+            values[name] = values[name].clamp(max=clip)
+        tick()
+    kept = choose(budget, list(values.values()), costs, fixed, beyond)
+    if budget.kind == "size" and not all(kept) and not stubs:
+        # Layers of which nothing is left are not written, and need no names: their room goes to the others.
+        free = sum(overhead(name) for name, rank in zip(values, kept, strict=True) if not rank)
+        left = [s[: len(s) if rank else 0] for s, rank in zip(values.values(), kept, strict=True)]
+        kept = choose(budget, left, costs, fixed - free)
+    return dict(zip(values, kept, strict=True)), sketches
+
+
+def _noise(low: LowRank) -> float:
+    """Factors that cancel leave the rounding of their own size."""
+    return NOISE * float(torch.linalg.vector_norm(low.up) * torch.linalg.vector_norm(low.down))
+
+
+def _count(s: Tensor, noise: float = 0.0) -> int:
+    return int((s > max(ZERO * float(s[0]), noise)).sum()) if s.numel() else 0
+
+
 def _nonzero(svd: SVD, noise: float = 0.0) -> SVD:
-    count = int((svd.s > max(ZERO * float(svd.s[0]), noise)).sum()) if svd.s.numel() else 0
+    count = _count(svd.s, noise)
     return SVD(svd.u[:, :count], svd.s[:count], svd.vh[:count])
 
 
-def _clipped(svd: SVD, limit: float) -> SVD:
-    return SVD(svd.u, svd.s.clamp(max=limit), svd.vh) if limit > 0 else svd
-
-
-def _stored(svd: SVD, rank: int, beyond: float, change: Change, dtype: torch.dtype) -> Stored:
-    """beyond: norm of what the SVD itself left out."""
+def _stored(svd: SVD, rank: int, spectrum: _Spectrum, dtype: torch.dtype) -> Stored:
+    """svd: what was asked for, as far as ``spectrum`` knows it."""
+    beyond, shape = spectrum.beyond, spectrum.shape
     root = svd.s[:rank].sqrt()
     up, down = svd.u[:, :rank] * root, root[:, None] * svd.vh[:rank]
     small_up, small_down = up.to(dtype), down.to(dtype)
@@ -129,7 +199,7 @@ def _stored(svd: SVD, rank: int, beyond: float, change: Change, dtype: torch.dty
     norm = math.hypot(float(torch.linalg.vector_norm(svd.s)), beyond)
     error = math.hypot(lost, beyond, rounding.frobenius_norm() if rank else 0.0)
     inner = LowRank(small_up, small_down).inner(LowRank(svd.u * svd.s, svd.vh)) if rank else 0.0
-    return Stored(small_up, small_down, None, change.shape, norm, error, inner)
+    return Stored(small_up, small_down, None, shape, norm, error, inner)
 
 
 def _whole(change: Change, dtype: torch.dtype) -> Stored:

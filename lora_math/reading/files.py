@@ -6,6 +6,7 @@ Nothing in a file is ever run: safetensors cannot carry code, and pickled files 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -28,6 +29,7 @@ from . import pickles
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 MAX_VALUES = 300_000  # names, numbers and texts in a header; a tensor takes eight or nine of them
+HASHED = 8 << 20  # bytes at a time
 MAX_AXES, MAX_AXIS = 8, 1 << 31
 MAX_KEY = 512  # letters of a tensor's name; the longest of any trainer has some 150
 MAX_NUMBER = 1e6  # no trained weight comes near
@@ -139,6 +141,24 @@ class Header:
 
 # From the names of a file's tensors: (what is wrong with it, what to do), None for a file that should be read.
 Refuse = Callable[[Collection[str]], tuple[str, str] | None]
+
+
+def data_sha256(path: str) -> str:
+    """Of all bytes behind a safetensors file's header, which Civitai knows a LoRA by; empty for files of other kinds.
+
+    Computed, as tools that shrink or convert copy the hash that the header of the older file says. Raises LoraFileError.
+    """
+    if path.lower().endswith(PICKLED):
+        return ""
+    with _opened(path) as (file, status):
+        length = int.from_bytes(file.read(8), "little")
+        if length > status.st_size:
+            raise LoraFileError(path, status.st_size, *_CHANGED)
+        file.seek(8 + length)
+        digest = hashlib.sha256()
+        while chunk := file.read(HASHED):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def read_lora_file(path: str, refuse: Refuse = lambda keys: None) -> LoraFile:

@@ -14,11 +14,13 @@ TAGS = 20_000  # names of tags and datasets that are taken over: a header is rea
 
 @dataclass(frozen=True)
 class Parent:
-    """One LoRA that went in: its name, its header, and its own hash (``sha256`` of the bytes behind its header), where it is known."""
+    """One LoRA that went in: its name, its header, its own hash (``sha256`` of the bytes behind its header) where it is known, and its
+    trigger words, where something besides the header tells them."""
 
     name: str
     metadata: Mapping[str, str]
     sha256: str = ""
+    words: Sequence[str] = ()
 
 
 def header(
@@ -59,7 +61,7 @@ def header(
     phrases = dict.fromkeys(
         word
         for parent in parents
-        for word in map(str.strip, parent.metadata.get("modelspec.trigger_phrase", "").split(","))
+        for word in parent.words or map(str.strip, parent.metadata.get("modelspec.trigger_phrase", "").split(","))
         if word
     )
     if phrases:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from .. import families
 from ..adapters.base import KOHYA, PEFT
 from ..names import plain
@@ -39,11 +41,30 @@ class Naming:
             row = families.FAMILIES.get(self.family)
             return others[0] if others and row is not None and row.kohya_bodies == DIFFUSERS else own
         if self.layout == DIFFUSERS:
-            for prefix in ("transformer.", "unet."):
-                found = [name for name in known if name.startswith(prefix)]
-                if found:
-                    return found[0]
+            return next(filter(self.is_diffusers, known), weight)
         return weight
+
+    def is_diffusers(self, name: str) -> bool:
+        """Whether diffusers calls a layer of this family so. ComfyUI knows the layers of FLUX.1 by names of FLUX.2 too."""
+        foreign = self.family != families.FLUX2 and name.endswith("attn.to_qkv_mlp_proj")
+        return name.startswith(("transformer.", "unet.")) and not foreign
+
+    def spelled(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A file's tensors as this layout's readers know them.
+
+        UNets have two spellings in diffusers, and ComfyUI reads the older one: attention processors and ``.lora.up``.
+        """
+        if self.layout != DIFFUSERS:
+            return dict(tensors)
+        found = {}
+        for key, tensor in tensors.items():
+            if key.startswith("unet."):
+                dot = "_" if ".processor.to_" in key else "."
+                for old, new in ((".lora_A.weight", "lora.down.weight"), (".lora_B.weight", "lora.up.weight")):
+                    if key.endswith(old):
+                        key = f"{key.removesuffix(old)}{dot}{new}"
+            found[key] = tensor
+        return found
 
     def _of_encoder(self, weight: str, known: list[str], encoders: int) -> str:
         if self.layout == KOHYA_NAMES:
@@ -52,6 +73,9 @@ class Naming:
             found = (numbered or plain_names) if encoders > 1 else (plain_names or numbered)
             if found:
                 return found[0]
+        if self.layout == DIFFUSERS:
+            own = (name for name in known if name.startswith(("text_encoder.", "text_encoder_")))
+            return next(own, f"text_encoders.{weight}")
         return f"text_encoders.{weight}"
 
 

@@ -12,7 +12,7 @@ import torch
 from ...lora_math import schedule
 from ...lora_math.errors import StrataError
 from ...lora_math.extremes import FURTHEST
-from ...lora_math.schedule import Place, Schedule, Variation
+from ...lora_math.schedule import Moment, Place, Schedule, Variation
 from .internals import find
 
 if TYPE_CHECKING:
@@ -82,6 +82,25 @@ def furthest(value: Time | None) -> float:
     if isinstance(value, Schedule):
         return value.furthest
     return max((abs(keyframe.strength) for keyframe in value.keyframes), default=1.0)
+
+
+def strength_at(variation: Variation, moment: Moment) -> float:
+    """What a strength is multiplied by at one moment of a sampling. Raises StrataError where the moment does not tell it, or the two
+    prompts have different strengths."""
+    if variation.positive != variation.negative:
+        raise StrataError("it acts differently on the positive and the negative prompt, which no file can")
+    time = variation.time
+    if time is None:
+        return variation.positive
+    if isinstance(time, Schedule):
+        return variation.positive * time.at_moment(moment)
+    if moment.unit != "percent":
+        raise StrataError("its keyframes count in percent: choose a moment like 50%")
+    strength = 1.0
+    for at, keyframe in enumerate(time.keyframes):  # in order; before the second one the first one holds
+        if at == 0 or keyframe.start_percent <= moment.place:
+            strength = keyframe.strength
+    return variation.positive * strength
 
 
 class Clock:

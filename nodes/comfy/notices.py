@@ -1,4 +1,4 @@
-"""What a node has to say after it has run: while some later node samples, its own outputs and report are long out."""
+"""What a node has to say on itself: when it has no place of its own for it, or after it has run, while some later node samples."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def tell(node: str | None, text: str) -> None:
     node: the loader's id in the prompt that ran, None where it is not known. Without a server, only the log has it.
     """
     logging.warning("[Strata] %s", text)
+    show(node, text)
+
+
+def show(node: str | None, text: str) -> None:
+    """As ``tell``, in the browser alone."""
     server = web_server()
     if node is not None and server is not None:
         server.send_progress_text(text, node)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
-from ...lora_math.algebra.shrink import Stored, quality
+import torch
+
+from ...lora_math.algebra.budget import Budget
+from ...lora_math.algebra.shrink import Quality, Stored, quality
 from ...lora_math.reading.files import show_size
 from ...lora_math.writing.file import Saved
+
+ROUNDING = 2.0  # of the type's step: both factors, with room
 
 
 def percent(error: float) -> str:
@@ -25,6 +31,14 @@ def ranks(layers: Sequence[Stored]) -> str:
 def verdict(name: str, saved: Saved, layers: Sequence[Stored]) -> str:
     found = quality(list(layers))
     return f"Saved {name}: {show_size(saved.size)}, {ranks(layers)}, error {percent(found.error)}"
+
+
+def unmet(budget: Budget, found: Quality, precision: torch.dtype, advice: str) -> list[str]:
+    """A line where more is lost than ``budget`` allows: changes without factors are looked at up to a rank only. advice: what to do."""
+    allowed = {"error": budget.amount, "energy": math.sqrt(max(1 - budget.amount, 0.0))}.get(budget.kind)
+    if allowed is None or found.error <= math.hypot(allowed, ROUNDING * torch.finfo(precision).eps):
+        return []
+    return [f"The error is larger than was asked for ({percent(allowed)}): {advice}"]
 
 
 def text(

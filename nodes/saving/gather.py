@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,10 +14,13 @@ from ...lora_math.algebra.change import Term
 from ...lora_math.baking import Layer, layers_by_name
 from ...lora_math.blocks import Layout
 from ...lora_math.errors import StrataError
+from ...lora_math.reading.files import data_sha256
 from ...lora_math.reading.state_dict import Entry
+from ...lora_math.schedule import Moment
 from ...lora_math.writing.header import Parent
-from ...lora_math.writing.layouts import Naming
+from ...lora_math.writing.layouts import DIFFUSERS, Naming
 from ..comfy.library import Lora
+from ..comfy.live_time import read_variation, strength_at
 from ..comfy.saving import weight_of
 from ..comfy.targets import Target, Targets, taken_apart
 from ..fitting.block_spec import BlockSpec, layout_for, resolved
@@ -26,7 +30,8 @@ from ..stack import StackEntry
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One LoRA that goes in. keys: of its file; blocks: its block weights."""
+    """One LoRA that goes in. keys: of its file; blocks: its block weights; over_time: how its strength varied, before a moment of that was
+    chosen."""
 
     name: str
     entries: tuple[Entry, ...]
@@ -36,22 +41,23 @@ class Source:
     strength_clip: float
     blocks: BlockSpec | None
     leftovers: Mapping[str, str]
-
-    @property
-    def parent(self) -> Parent:
-        return Parent(self.name, self.metadata, self.metadata.get("sshs_model_hash", ""))
+    over_time: str
+    parent: Parent
 
 
-def sources_of(stack: Sequence[StackEntry], trained: Lora | None) -> list[Source]:
-    """trained: one more, at strength 1. Raises StrataError for files that cannot be read, broken numbers, and strengths over time."""
+def sources_of(stack: Sequence[StackEntry], trained: Lora | None, moment: Moment | None = None) -> list[Source]:
+    """trained: one more, at strength 1; moment: whose strengths are taken where they vary over time.
+
+    Raises StrataError for files that cannot be read, broken numbers, and strengths over time that no moment tells.
+    """
     found = []
     entries = [*stack, *([] if trained is None else [StackEntry(trained.name, 1.0, 1.0, lora=trained)])]
     for entry in entries:
         name, strength_model, strength_clip = entry
+        over_time = ""
         if entry.keyframes is not None:
-            raise StrataError(
-                f"{name} has a strength over time (keyframes), which no LoRA file can hold. Take the keyframes off before saving."
-            )
+            strength, over_time = _at_moment(name, entry.keyframes, moment)
+            strength_model *= strength
         if entry.mask is not None:
             raise StrataError(f"{name} has a mask, which no LoRA file can hold. Take the mask off before saving.")
         lora = entry.opened()
@@ -59,6 +65,17 @@ def sources_of(stack: Sequence[StackEntry], trained: Lora | None) -> list[Source
             raise StrataError(
                 f"{name}: {len(lora.broken)} tensors hold NaN or infinity, such as {min(lora.broken)}. A file with them would turn "
                 "every image black. Take this LoRA out."
+            )
+        varying = next((entry for entry in lora.contents.entries if entry.adapter.varies), None)
+        if varying is not None:
+            raise StrataError(
+                f"{name} holds {varying.adapter.name}, which is another LoRA at each step of a sampling. A plain file cannot hold that: "
+                "take it out."
+            )
+        if lora.contents.orphans:
+            raise StrataError(
+                f"{name} has DoRA magnitudes without a layer, such as {min(lora.contents.orphans)}: what it was trained to do is not "
+                "known. Convert it again, or take it out."
             )
         keys = dict.fromkeys(key for of in lora.contents.entries for key in of.keys)
         found.append(
@@ -71,11 +88,29 @@ def sources_of(stack: Sequence[StackEntry], trained: Lora | None) -> list[Source
                 strength_clip,
                 entry.block_weights,
                 lora.contents.leftovers,
+                over_time,
+                Parent(name, lora.metadata, data_sha256(lora.path) if lora.path else "", lora.trigger_words),
             )
         )
     if not found:
         raise StrataError("Nothing is connected: connect a LORA_STACK or a LORA_MODEL to Save LoRA.")
     return found
+
+
+def _at_moment(name: str, keyframes, moment: Moment | None) -> tuple[float, str]:
+    """(what the model's strength is multiplied by, how it varied; empty where it did not)."""
+    variation = read_variation(keyframes)
+    if variation.constant is not None:
+        return variation.constant, ""
+    if moment is None:
+        raise StrataError(
+            f"{name} has a strength over time, which no LoRA file can hold. Write into 'moment' whose strengths shall be saved, such as "
+            "50%, or take the keyframes off."
+        )
+    try:
+        return strength_at(variation, moment), str(variation)
+    except StrataError as problem:
+        raise StrataError(f"{name} at the moment {moment}: {problem}.") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,13 +170,13 @@ def gather(
         if not fitted:
             raise StrataError(f"{source.name} fits nothing that is connected: it was made for another model.")
     layers, places = [], {}
-    known = tuple(None if side is None else names_of(side) for side in targets)
+    known = tuple(None if side is None else Known(side, naming) for side in targets)
     encoders = 0 if targets[1] is None else len({key.split(".", 1)[0] for key in targets[1].shapes})
     for (key, clip_side), terms in by_key.items():
         side, owner = targets[clip_side], (clip if clip_side else model)
-        name, parameter = named(naming, key, known[clip_side], encoders if clip_side else 0)
-        layers.append(Layer(name, parameter, terms, side.shapes[key], _weight(owner, key), key))
-        places[name, parameter] = _block(layout, key)
+        for (name, parameter), cut in named(naming, key, known[clip_side], encoders if clip_side else 0):
+            layers.append(Layer(name, parameter, terms, side.shapes[key], _weight(owner, key), key, cut))
+            places[name, parameter] = _block(layout, key)
     for layer in layers_by_name(unconnected):
         layers.append(layer)
         places[layer.module, layer.parameter] = (
@@ -156,12 +191,62 @@ def split(key: str) -> tuple[str, str]:
     return (module, parameter) if parameter in ("weight", "bias") else (key, "weight")
 
 
-def named(naming: Naming, key: str, known: Mapping[str, Sequence[str]], encoders: int) -> tuple[str, str]:
-    """(module in the file, parameter) of a state-dict key. known: key -> ComfyUI's names for it; encoders: as ``Naming.module`` has it."""
+Cut = Callable[[Tensor], Tensor] | None  # takes rows out of a tensor [out, ...], None for all
+
+
+class Known:
+    """What ComfyUI knows the weights of a MODEL or CLIP by.
+
+    whole: key -> names; parts: key -> (name, the rows it means) in order, where diffusers has as several layers what ComfyUI has as one,
+    and the naming is diffusers'.
+    """
+
+    def __init__(self, side: Targets, naming: Naming):
+        self.whole: dict[str, list[str]] = {}
+        found: dict[str, dict[int, tuple[str, Cut, int]]] = {}
+        for name, patch_key in side.names.items():
+            key, part, rows = taken_apart(patch_key)
+            if part is None and rows is None:
+                self.whole.setdefault(key, []).append(name)
+            elif naming.layout == DIFFUSERS and naming.is_diffusers(name):
+                if part is None:  # halves in the other order, which the same function puts back
+                    found.setdefault(key, {}).setdefault(0, (name, rows, side.shapes[key][0]))
+                elif rows is None and part[0] == 0:
+                    found.setdefault(key, {}).setdefault(part[1], (name, partial(_rows, part[1], part[2]), part[2]))
+        self.parts = {key: self._tiling(of, side.shapes[key][0]) for key, of in found.items()}
+
+    @staticmethod
+    def _tiling(found: Mapping[int, tuple[str, Cut, int]], total: int) -> list[tuple[str, Cut]]:
+        """Empty where the parts leave rows out or overlap."""
+        at, names = 0, []
+        for start in sorted(found):
+            name, cut, length = found[start]
+            if start != at:
+                return []
+            names.append((name, cut))
+            at += length
+        return names if at == total else []
+
+
+def _rows(start: int, length: int, tensor: Tensor) -> Tensor:
+    return tensor[start : start + length]
+
+
+def named(naming: Naming, key: str, known: Known, encoders: int) -> list[tuple[tuple[str, str], Cut]]:
+    """((module in the file, parameter), its rows) of a state-dict key: one, or several where the file has it in parts.
+
+    encoders: as ``Naming.module`` has it. Biases are never in parts: ComfyUI's loader drops those.
+    """
     module, parameter = split(key)
     if module == key:  # ComfyUI knows such a one by its own name only
-        return key, parameter
-    return naming.module(module, known.get(f"{module}.weight", ()), encoders), parameter
+        return [((key, parameter), None)]
+    parts = known.parts.get(key, ()) if parameter == "weight" else ()
+    own = known.whole.get(f"{module}.weight", ())
+    if parts and not any(map(naming.is_diffusers, own)):
+        return [((name, parameter), cut) for name, cut in parts]
+    if parameter == "bias" and known.parts.get(f"{module}.weight"):
+        return [((module, parameter), None)]
+    return [((naming.module(module, own, encoders), parameter), None)]
 
 
 def placed(adapter: Adapter, target: Target, side: Targets) -> Adapter:
@@ -169,18 +254,23 @@ def placed(adapter: Adapter, target: Target, side: Targets) -> Adapter:
     key, part, rows = taken_apart(target.patch_key)
     if part is None and rows is None:
         return adapter
-    low = adapter.low_rank()
-    if low is None and adapter.needs_weight:
+    shape = side.shapes[key]
+    low = None if adapter.is_product else adapter.low_rank()
+    if adapter.is_product:
+        # In the file's own type, which takes a quarter of float64's room, unless a core has to be multiplied in.
+        up, down, scale = adapter.product(None if getattr(adapter, "mid", None) is None else torch.float64)
+    elif low is not None:
+        up, down, scale = low.up, low.down, 1.0
+    elif adapter.needs_weight:
         raise StrataError(
             f"{target.key}: {adapter.name} changes a part of a weight by what is in it, which cannot be saved as one file."
         )
-    shape = side.shapes[key]
-    if low is None:
+    else:
         delta = adapter.delta(torch.empty(target.shape), 1.0, torch.float64)
         whole = torch.zeros(shape, dtype=torch.float64)
         (whole if part is None else whole.narrow(*part)).copy_(delta if rows is None else rows(delta))
         return Diff(whole)
-    up, down = (low.up if rows is None else rows(low.up)), low.down
+    up = up if rows is None else rows(up)
     if part is not None and part[0] == 0:
         whole = up.new_zeros(shape[0], up.shape[1])
         whole[part[1] : part[1] + part[2]] = up
@@ -189,7 +279,7 @@ def placed(adapter: Adapter, target: Target, side: Targets) -> Adapter:
         whole = down.new_zeros(down.shape[0], shape[1], down.shape[1] // part[2])
         whole[:, part[1] : part[1] + part[2]] = down.unflatten(1, (part[2], -1))
         down = whole.flatten(1)
-    return LoRA(up, down)
+    return LoRA(up, down, None, scale)
 
 
 def _times(entry: Entry, strength: float) -> Entry:
@@ -207,15 +297,6 @@ def _times(entry: Entry, strength: float) -> Entry:
     raise StrataError(
         f"{entry.module}: {adapter.name} at a strength of its own needs the CLIP or MODEL that it changes: connect it."
     )
-
-
-def names_of(side: Targets) -> dict[str, list[str]]:
-    """Key of a whole weight -> what ComfyUI knows it by."""
-    found: dict[str, list[str]] = {}
-    for name, key in side.names.items():
-        if isinstance(key, str):
-            found.setdefault(key, []).append(name)
-    return found
 
 
 def _weight(owner, key: str) -> Callable[[], Tensor]:

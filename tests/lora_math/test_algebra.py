@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from strata.benchmarks.machine import peak_memory
 from strata.lora_math.adapters import DoRA, LoHa, LoKr, LoRA, SetWeight
 from strata.lora_math.algebra.budget import Budget, choose
-from strata.lora_math.algebra.change import Change, change_of, total
+from strata.lora_math.algebra.change import Change, OnDemand, change_of, total
 from strata.lora_math.algebra.elementwise import combine
 from strata.lora_math.algebra.merge import METHODS, coefficients, gram, merge
 from strata.lora_math.algebra.shrink import quality, shrink
@@ -171,6 +173,40 @@ class TestShrink:
         values = torch.linalg.svdvals(dense.whole)
         assert math.isclose(cut["x"].error, float(values[2:].norm()), rel_tol=1e-6)
 
+    @pytest.mark.parametrize("kind, allowed", [("error", 0.3), ("energy", 0.91), ("error", 0.02)])
+    def test_what_no_rank_was_looked_at_for_counts_as_lost(self, kind, allowed):
+        """A dense change of 320 ranks, of which 256 are looked at: what lies beyond them is part of the error."""
+        g = torch.Generator().manual_seed(7)
+        dense = Change(None, torch.randn(320, 320, generator=g, dtype=torch.float64), (320, 320))
+        stored = shrink({"x": dense, "y": change((60, 50), 4, 1)}, Budget(kind, allowed), torch.float64)
+        x = stored["x"]
+        lost = float((x.up.double() @ x.down.double() - dense.whole).norm())
+        assert math.isclose(lost, x.error, rel_tol=1e-5)
+        asked = allowed if kind == "error" else math.sqrt(1 - allowed)
+        if asked == 0.02:  # out of reach: everything that was looked at is kept
+            assert x.rank == 256 and quality(stored).error > 0.05
+        else:
+            assert 0.9 * asked < quality(stored).error <= asked and x.rank < 256
+
+    def test_a_rank_is_kept_however_large(self):
+        dense = Change(None, torch.randn(320, 300, dtype=torch.float64), (320, 300))
+        assert shrink({"x": dense}, Budget("rank", 290), torch.float32)["x"].rank == 290
+
+    @pytest.mark.parametrize("budget", [Budget(), Budget("rank", 4), Budget("energy", 0.5)])
+    @pytest.mark.parametrize("method", ["sum", "slerp", "ties", "knots dare"])
+    def test_one_layer_is_held_at_a_time(self, method, budget):
+        """Not the changes of all layers in float64, however they are merged and shrunk."""
+        shape, count, rank = (256, 192), 24, 4
+        makers = [
+            {str(i): partial(change, shape, rank, 100 * one + i) for i in range(count)} for one in range(2)
+        ]  # fmt: skip
+        one = math.prod(shape) * 8
+        # What is stored, or, to choose over all layers, up to 256 singular triplets of a matrix without factors, in float32.
+        share = {"exact": 0.5, "rank": 0.1, "energy": 1.0}[budget.kind] if method == "ties" else 0.1
+        kept = share * count * one
+        run = lambda: shrink(merge([OnDemand(m) for m in makers], [1, 0.5], method), budget, torch.float32)  # noqa: E731
+        assert peak_memory(run) < 12 * one + kept < 2 * count * one
+
     @pytest.mark.parametrize(
         "kind, amount",
         [
@@ -325,7 +361,7 @@ class TestMerge:
     def test_layers_of_different_sizes_are_refused_by_name(self, method):
         other = {"a": change((20, 15), 2, 1)}
         with pytest.raises(StrataError, match="a is 20x14 and 20x15: these LoRAs were made for different models"):
-            merge([lora(1), other], [1, 1], method)
+            dict(merge([lora(1), other], [1, 1], method))  # each layer when it is asked for
 
     def test_nothing_to_go_by(self):
         zero = {name: c.scaled(0.0) for name, c in lora(1).items()}

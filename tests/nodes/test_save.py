@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 
+import comfy.hooks
 import comfy.lora
 import comfy.model_management
 import comfy.sd
@@ -16,6 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from strata.lora_math import schedule
 from strata.lora_math.adapters.base import KOHYA, PEFT
 from strata.lora_math.errors import StrataError
 from strata.lora_math.reading.state_dict import Entry
@@ -24,8 +27,8 @@ from strata.nodes.fitting.block_spec import BlockSpec
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.save import StrataLoraSave
 from strata.nodes.stack import StackEntry
-from strata.tests.nodes.helpers import adapter_makers, core_models, lora_makers, small_models
-from strata.tests.nodes.helpers.saved_loras import assert_same, by_core, weights
+from strata.tests.nodes.helpers import adapter_makers, lora_makers, small_models
+from strata.tests.nodes.helpers.saved_loras import assert_same, by_core, family_models, weights
 
 # The others depend on the weight, or have too high a rank: so does a Kronecker product of two whole matrices.
 FACTORED = {"LoRA", "Tucker", "LoHa", "GLoRA"}
@@ -78,37 +81,15 @@ def test_what_needs_the_model_is_refused_by_name_without_it(algorithm, lora_fold
     assert not os.path.exists(output / "loras") or not os.listdir(output / "loras")
 
 
-NARROW = {
-    "Z-Image": {
-        "dim": 120,
-        "cap_feat_dim": 64,
-        "n_layers": 2,
-        "n_heads": 4,
-        "n_kv_heads": 4,
-        "axes_dims": [10, 10, 10],
-    },
-    "Wan 14B": {"dim": 96, "num_heads": 4, "ffn_dim": 128, "num_layers": 2},
-    "Qwen-Image": {"num_layers": 2, "attention_head_dim": 24, "num_attention_heads": 4, "joint_attention_dim": 48},
-}
-MODELS = {
-    "SD1.5": small_models.sd15,
-    "SDXL": small_models.sdxl,
-    "FLUX.1": small_models.flux,
-    **{name: lambda name=name, changes=changes: _narrow(name, changes) for name, changes in NARROW.items()},
-}
-
-
-def _narrow(name: str, changes: dict):
-    config = {**core_models.CONFIGS[name], **changes}
-    import comfy.model_detection
-
-    kind = type(comfy.model_detection.model_config_from_unet_config(dict(core_models.CONFIGS[name])))
-    return small_models.build(kind, config)
+MODELS = family_models()
 
 
 @pytest.mark.parametrize(
     ("family", "layout"),
-    [*((family, "best") for family in MODELS), ("FLUX.1", "comfyui"), ("Wan 14B", "kohya"), ("Qwen-Image", "comfyui")],
+    [
+        *((family, layout) for family in MODELS for layout in ("best", "diffusers")),
+        *(("FLUX.1", "comfyui"), ("Wan 14B", "kohya"), ("Qwen-Image", "comfyui")),
+    ],
 )
 def test_every_family_and_layout(family, layout, lora_folder, output):
     model = MODELS[family]()
@@ -237,7 +218,20 @@ def test_the_header_is_fresh(lora_folder, output):
     assert told["modelspec.architecture"] == "stable-diffusion-v1/lora" and told["modelspec.trigger_phrase"] == "ohwx"
     assert told["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
     (source,) = json.loads(told["strata.recipe"])["sources"]
-    assert (source["name"], source["strength_model"], source["hash"]) == (name, 0.5, "0" * 64)
+    raw = (lora_folder.path / name).read_bytes()
+    own = hashlib.sha256(raw[8 + int.from_bytes(raw[:8], "little") :]).hexdigest()
+    assert (source["name"], source["strength_model"], source["hash"]) == (name, 0.5, own), "not the hash in its header"
+
+
+def test_trigger_words_of_sidecars_are_united(lora_folder, output):
+    model = small_models.sd15()
+    names = [lora_folder.save(f"{n}.safetensors", lora_makers.full_lora(model)) for n in ("one", "two")]
+    for name, words in zip(names, ("ohwx, cat", "cat, dog"), strict=True):
+        side = (lora_folder.path / name).with_suffix(".json")
+        side.write_text(json.dumps({"activation text": words}), encoding="utf-8")
+    saved, _, _ = save([(name, 1.0, 1.0) for name in names], model=model)
+    with safetensors.safe_open(folder_paths.get_full_path_or_raise("loras", saved), "pt") as file:
+        assert file.metadata()["modelspec.trigger_phrase"] == "ohwx, cat, dog"
 
 
 class Stopped(BaseException):
@@ -291,10 +285,66 @@ def test_faults_are_sentences(settings, says, lora_folder, output):
         save(**{"stack": [(name, 1.0, 1.0)], **settings})
 
 
-def test_keyframes_are_refused(lora_folder, output):
+def over_time(value, name):
+    if value == "keyframes":
+        value = comfy.hooks.HookKeyframeGroup()
+        for strength, start in ((0.2, 0.0), (0.5, 0.3), (2.0, 0.8)):
+            value.add(comfy.hooks.HookKeyframe(strength, start))
+    return StackEntry(name, 0.8, 0.6, None, value)
+
+
+# How the strength varies, the moment, and the factor by hand.
+MOMENTS = [
+    ("0@0%, 1@50%, 0@100%", "25%", 0.5),
+    ("hold: 1@0s, -0.5@4s", "5s", -0.5),
+    ("1@14sigma, 0@4sigma", "9 sigma", 0.5),
+    ([0.1, 0.2, 0.3], "2s", 0.3),
+    ({"points": [[0.0, 0.0], [1.0, 0.6]], "interpolation": "linear"}, "50%", 0.3),
+    ("keyframes", "0%", 0.2),
+    ("keyframes", "50%", 0.5),
+    ("keyframes", "100%", 2.0),
+    (schedule.Variation(schedule.parse("0@0%, 1@100%"), 0.5, 0.5), "50%", 0.25),
+    ("0.4", "3s", 0.4),  # constant: any moment does
+]
+
+
+@pytest.mark.parametrize("varies, moment, factor", MOMENTS)
+def test_a_moment_of_a_strength_over_time(varies, moment, factor, lora_folder, output):
+    model, clip = small_models.sd15(), small_models.sd15_clip()
+    name = lora_folder.save("full.safetensors", lora_makers.full_lora(model, clip, dtype=torch.float32))
+    ours = StrataLoraLoader.execute(name, 0.8 * factor, 0.6, model=model, clip=clip).result
+    saved, _, report = save([over_time(varies, name)], model=model, clip=clip, moment=moment)
+    core = by_core(model, clip, saved)
+    assert_same(ours[0], core[0], model, 5e-6)
+    assert_same(ours[1].patcher, core[1].patcher, clip.patcher, 5e-6)
+    assert (f"at {moment.replace(' ', '')}: model {0.8 * factor:g}" in report) == (varies != "0.4")
+
+
+@pytest.mark.parametrize(
+    "varies, moment, says",
+    [
+        ("0@0%, 1@100%", "", "has a strength over time, which no LoRA file can hold. Write into 'moment'"),
+        ("0@0%, 1@100%", "4s", "at the moment 4s: the strength over time counts otherwise"),
+        ("keyframes", "4s", "count in percent"),
+        (schedule.Variation(None, 1.0, 0.0), "50%", "differently on the positive and the negative prompt"),
+        ("0@0%, 1@100%", "50", "'50' is no moment of a sampling: write it like 50%"),
+        ("0@0%, 1@100%", "150%", "is no moment"),
+        ("0@0%, 1@100%", "nan%", "is no moment"),
+        ("0@0%, 1@100%", 7, "moment is 7, which is not a text"),
+        (object(), "50%", "keyframes input takes a strength over time"),
+    ],
+)
+def test_a_strength_over_time_that_no_moment_tells_is_refused(varies, moment, says, lora_folder, output):
     name = lora_folder.save("one.safetensors", lora_makers.full_lora(small_models.sd15()))
-    with pytest.raises(StrataError, match="strength over time"):
-        save([StackEntry(name, 1.0, 1.0, None, object())])
+    with pytest.raises(StrataError, match=says):
+        save([over_time(varies, name)], moment=moment)
+
+
+def test_what_has_no_effect_is_said(lora_folder, output):
+    name = lora_folder.save("one.safetensors", lora_makers.full_lora(small_models.sd15()))
+    assert "moment 50% had no effect" in save([(name, 1.0, 1.0)], moment="50%")[2]
+    assert "layout kohya had no effect: connect the MODEL or CLIP" in save([(name, 1.0, 1.0)], layout="kohya")[2]
+    assert "had no effect" not in save([(name, 1.0, 1.0)])[2]
 
 
 def test_a_mask_is_refused(lora_folder, output):

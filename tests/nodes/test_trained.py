@@ -16,10 +16,8 @@ from strata.tests.nodes.helpers.saved_loras import assert_same, by_core, weights
 
 
 def trained(model, seed: int = 0, prefix: str = "diffusion_model.") -> dict[str, torch.Tensor]:
-    torch.manual_seed(seed)
-    return lora_makers.kohya(
-        lora_makers.unet_names(model, prefix), lora_makers.shapes(model.model), dtype=torch.float32
-    )
+    names, shapes = lora_makers.unet_names(model, prefix), lora_makers.shapes(model.model)
+    return lora_makers.kohya(names, shapes, dtype=torch.float32, seed=seed)
 
 
 def load(lora_model, model, strength=0.7, **more):
