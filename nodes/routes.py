@@ -11,7 +11,7 @@ from aiohttp import web
 from ..lora_math import families, schedule
 from ..lora_math.blocks import FAMILIES, BlockTextError, Layout, builtin_layout, delete_preset, save_preset
 from ..lora_math.errors import StrataError
-from . import stack_routes
+from . import inspect_routes, stack_routes
 from .desk import words as desk
 from .desk.profile import profile
 from .fitting.block_spec import BlockSpec, preset_names, presets_of, user_preset_file
@@ -29,6 +29,7 @@ def register(server) -> None:
     routes.delete("/strata/presets")(as_json(_delete_preset))
     routes.post("/strata/schedule")(as_json(_schedule))
     stack_routes.register(routes)
+    inspect_routes.register(routes)
 
 
 async def _lora(request: web.Request) -> dict:

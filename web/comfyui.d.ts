@@ -79,6 +79,8 @@ export interface GraphNode {
   size: [number, number]
   pos: [number, number]
   flags?: { collapsed?: boolean }
+  /** 4: bypassed. */
+  mode?: number
   setSize(size: [number, number]): void
   computeSize(): [number, number]
   getWidgetFromSlot(slot: Slot): Widget | undefined

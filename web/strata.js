@@ -2,6 +2,7 @@
 // What the browser adds to this pack's nodes. Every node works without it.
 import { installCurve } from './curve/install.js'
 import { installDesk } from './desk/install.js'
+import { installInspect } from './inspect/install.js'
 import { app } from './lib/comfy.js'
 import { loadStyles } from './lib/dom.js'
 import { loadWords } from './lib/i18n.js'
@@ -41,6 +42,7 @@ app.registerExtension({
     if (node.comfyClass === 'StrataLoraStack') installStack(node)
     if (node.comfyClass === 'StrataLoraSchedule') installCurve(node)
     if (node.comfyClass === 'StrataLoraFromPrompt') installPrompt(node)
+    if (node.comfyClass === 'StrataLoraInspect') installInspect(node)
   },
   getNodeMenuItems: (node) => replacements(node),
   refreshComboInNodes(definitions) {

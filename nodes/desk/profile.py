@@ -49,12 +49,7 @@ def profile(name: str) -> Profile:
 
     A link that leads out of the ``loras`` folders is one: the loader follows it as ComfyUI does, but a web page is told nothing.
     """
-    listed, path = locate(name)
-    if place_in_folders(path) is None:
-        raise StrataError(
-            f"LoRA '{name}' is a link to a file outside of your loras folders. The loader uses it, but it is not shown here: "
-            "name the folder where it really is as a loras folder in extra_model_paths.yaml."
-        )
+    listed, path = shown_file(name)
     stamp = file_key(path)
     key = (path, stamp, _known_models(repr(stamp)))
     with _lock:
@@ -67,6 +62,17 @@ def profile(name: str) -> Profile:
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
     return found
+
+
+def shown_file(name: str) -> tuple[str, str]:
+    """(name of the list, path) of a file that a web page may be told of. Raises StrataError."""
+    listed, path = locate(name)
+    if place_in_folders(path) is None:
+        raise StrataError(
+            f"LoRA '{name}' is a link to a file outside of your loras folders. The loader uses it, but it is not shown here: "
+            "name the folder where it really is as a loras folder in extra_model_paths.yaml."
+        )
+    return listed, path
 
 
 def _known_models(identity: str) -> tuple[tuple[int, bool], ...]:

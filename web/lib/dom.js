@@ -80,6 +80,7 @@ const SHEETS = [
   './strength.css',
   '../stack/stack.css',
   '../curve/curve.css',
+  '../inspect/inspect.css',
 ]
 
 /** Loads this pack's style sheets, for whatever document they are in. */

@@ -12,6 +12,7 @@ import { app } from './comfy.js'
 const SUBGRAPH_INPUT = -10
 const SUBGRAPH_OUTPUT = -20
 const FARTHEST = 32
+const BYPASSED = 4 // a node's mode
 
 /** What a loader holds before a file is chosen. */
 export const NO_LORA = 'Choose a LoRA'
@@ -65,7 +66,7 @@ export function showWidget(node, name, shown) {
 /** @param {GraphNode} node @param {string} name */
 const slotOf = (node, name) => node.inputs?.find((slot) => slot.name === name)
 
-/** @param {Slot | undefined} slot @returns {slot is Slot & {link: number}} */
+/** @param {Slot | null | undefined} slot @returns {slot is Slot & {link: number}} */
 const isTaken = (slot) => slot?.link !== null && slot?.link !== undefined
 
 /**
@@ -142,6 +143,50 @@ function* consumers(graph, linkIds, depth) {
       yield* consumers(graph, target.outputs[0].links ?? [], depth + 1)
     }
   }
+}
+
+/**
+ * Where a wire into an input begins, through reroutes, bypassed nodes and subgraphs.
+ *
+ * @param {GraphNode} node
+ * @param {string} name
+ * @param {number} [depth]
+ * @returns {{node: GraphNode, slot: number} | null} null without a wire, or where it is lost
+ */
+export function sourceOf(node, name, depth = 0) {
+  const slot = slotOf(node, name)
+  return isTaken(slot) ? origin(node.graph, slot.link, depth) : null
+}
+
+/**
+ * @param {Graph | null} graph
+ * @param {number} id of a link
+ * @param {number} depth
+ * @returns {{node: GraphNode, slot: number} | null}
+ */
+function origin(graph, id, depth) {
+  const link = linkOf(graph, id)
+  if (!link || depth > FARTHEST) return null
+  if (Number(link.origin_id) === SUBGRAPH_INPUT) {
+    const hosts = [...hostsOf(graph)]
+    const outer = hosts[0]?.inputs?.[link.origin_slot]
+    return hosts.length === 1 && isTaken(outer) ? origin(hosts[0].graph, outer.link, depth + 1) : null
+  }
+  const from = graph?.getNodeById(link.origin_id)
+  if (!from) return null
+  if (from.subgraph) {
+    const inner = from.subgraph.outputs?.[link.origin_slot]?.linkIds?.[0]
+    return inner === undefined ? null : origin(from.subgraph, inner, depth + 1)
+  }
+  const isReroute = from.inputs?.length === 1 && from.outputs?.length === 1 && !from.widgets?.length
+  const type = from.outputs?.[link.origin_slot]?.type
+  const passes = isReroute ?
+    from.inputs?.[0] :
+    from.mode === BYPASSED ?
+    from.inputs?.find((s) => s.type === type) :
+    null
+  if (passes) return isTaken(passes) ? origin(graph, passes.link, depth + 1) : null
+  return from.mode === BYPASSED ? null : { node: from, slot: link.origin_slot }
 }
 
 /**

@@ -185,6 +185,13 @@ const ENGLISH = {
   added: 'Added {name}',
   addTag: 'Write a LoRA into the text, where its caret is',
   textLinked: 'The text comes from a wire. Edit it at its other end.',
+  // Inspect LoRA
+  inspect: 'What these LoRAs are',
+  inspectNothing: 'Connect a LORA_STACK, or choose a LoRA.',
+  inspectRun: 'These LoRAs come from another node: run once to see them.',
+  inspectOld: 'As of the last run',
+  inspectMemory: 'One of these LoRAs has no file: it is in the outputs, not here.',
+  inspectReading: 'Reading the files ...',
   importRows: 'Replace by LoRA Stack (Strata)',
   importChain: 'Replace this chain by LoRA Stack (Strata)',
   // A strength over time

@@ -29,6 +29,11 @@ import { t } from './i18n.js'
  * @typedef {WrittenCurve & {presets: (WrittenCurve & {name: string})[], error?: string}} Schedule a strength over time, and the ready-made ones
  * @typedef {{pieces: string[], tags: import('../stack/text.js').Row[], relatives: string[][], error?: string}} PromptTags pieces: what stands
  *   before, between and behind the tags
+ * @typedef {{kind: 'rect' | 'line' | 'text', role: string, x?: number, y?: number, w?: number, h?: number, radius?: number,
+ *   points?: [number, number][], width?: number, text?: string, size?: number, anchor?: string, hover?: string,
+ *   act?: {do: string, rank?: number, factor?: number}}} Shape of a picture
+ * @typedef {{width: number, height: number, said: string, shapes: Shape[], colours: Record<string, string>, notes: string[],
+ *   error?: string, offline?: boolean}} Picture of LoRAs
  * @typedef {{sets: {name: string, rows: string}[], error?: string}} Sets
  */
 
@@ -102,6 +107,9 @@ export const findLoras = (question) =>
 
 /** @param {{name: string, favourite?: boolean, used?: boolean}} what */
 export const markLora = (what) => send('POST', '/strata/library/mark', what)
+
+/** @param {{sources: object[], width: number, theme: string}} question @returns {Promise<Picture>} */
+export const getPicture = (question) => send('POST', '/strata/inspect', question)
 
 /** @returns {Promise<Sets>} */
 export const getSets = () => ask('/strata/sets')

@@ -22,7 +22,7 @@ export class Scaling {
 
   /** All rows, on or off. @param {number} by */
   multiply(by) {
-    this.#scale(by, this.stack.rows.map(() => true))
+    this.stack.write(scaled(this.stack.rows, by))
   }
 
   /** The rows that act, so that their strengths add up to a total. @param {number} total */
@@ -56,12 +56,20 @@ export class Scaling {
 
   /** @param {number} by @param {boolean[]} which */
   #scale(by, which) {
-    const times = (/** @type {number} */ value) => snapTo(value * by, FINEST)
-    this.stack.write(this.stack.rows.map((row, at) => {
-      const { model = 1, clip = model } = row
-      return which[at] && isFree(row) ? changed(row, { model: times(model), clip: times(clip) }) : row
-    }))
+    this.stack.write(scaled(this.stack.rows, by, which))
   }
+}
+
+/** A strength times a factor. @param {number} value @param {number} by */
+export const times = (value, by) => snapTo(value * by, FINEST)
+
+/** Rows whose strengths are multiplied; locked ones stay. @param {Row[]} rows @param {number} by @param {boolean[]} [which] all without */
+export function scaled(rows, by, which) {
+  return rows.map((row, at) => {
+    const { model = 1, clip = model } = row
+    const change = (!which || which[at]) && isFree(row)
+    return change ? changed(row, { model: times(model, by), clip: times(clip, by) }) : row
+  })
 }
 
 /** @param {Row} row */

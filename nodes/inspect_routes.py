@@ -1,0 +1,81 @@
+"""The picture of Inspect LoRA for the page, made of what stands in the nodes before it: nothing is run, and nothing is written."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from aiohttp import web
+
+from ..lora_math.errors import StrataError
+from . import inputs
+from .desk.profile import met, shown_file
+from .fitting.block_spec import BlockSpec
+from .inspecting.look import NO_SIDES, Sides
+from .inspecting.shapes import THEMES
+from .inspecting.view import view
+from .lora_stack import choose
+from .requests import BadRequest, as_json, body_of, optional_text, text_of
+from .stack import StackEntry, of_tag
+
+MAX_BODY = 1_000_000  # bytes, as of rows
+MAX_SOURCES = 64
+WIDTHS = (220, 1600)  # px
+
+_one_at_a_time = threading.Lock()  # files are read and measured by all cores
+
+
+def register(routes: web.RouteTableDef) -> None:
+    routes.post("/strata/inspect")(as_json(_inspect))
+
+
+async def _inspect(request: web.Request) -> dict:
+    """``{"sources": [{"rows", "seed"} or {"name", "model", "clip", "blocks" or null}], "width", "theme"}``: a picture as shapes.
+
+    sources: what the nodes before it hold, in order; blocks: ``{"text", "family" or null, "seed", "invert"}``; width: px that there are.
+    """
+    body = await body_of(request, MAX_BODY)
+    sources, width, theme = body.get("sources"), body.get("width"), text_of(body, "theme")
+    if not isinstance(sources, list) or len(sources) > MAX_SOURCES or not all(isinstance(s, dict) for s in sources):
+        raise BadRequest(f"sources is a list of at most {MAX_SOURCES} objects.")
+    if isinstance(width, bool) or not isinstance(width, int) or not WIDTHS[0] <= width <= WIDTHS[1]:
+        raise BadRequest(f"width is a whole number from {WIDTHS[0]} to {WIDTHS[1]}.")
+    if theme not in THEMES:
+        raise BadRequest(f"theme is one of {', '.join(THEMES)}.")
+    return await asyncio.to_thread(_picture, sources, width, theme)
+
+
+def _picture(sources: list[dict], width: int, theme: str) -> dict:
+    stack = [entry for source in sources for entry in _entries(source)]
+    with _one_at_a_time:
+        found = view(stack, _sides(stack))
+    return {**found.picture(width).for_browser(), "colours": THEMES[theme], "notes": list(found.notes)}
+
+
+def _entries(source: dict) -> list[StackEntry]:
+    if "rows" in source:
+        chosen = choose(text_of(source, "rows"), inputs.whole(source.get("seed"), "seed"))
+        entries = [of_tag(tag) for tag in chosen.tags]
+    else:
+        strengths = [inputs.number(source.get(name), name) for name in ("model", "clip")]
+        entries = [StackEntry(text_of(source, "name"), *strengths, _blocks(source.get("blocks")))]
+    for entry in entries:
+        shown_file(entry[0])
+    return entries
+
+
+def _blocks(given) -> BlockSpec | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict):
+        raise BadRequest("blocks is an object.")
+    seed, invert = inputs.whole(given.get("seed"), "seed"), inputs.switch(given.get("invert"), "invert")
+    return BlockSpec(text_of(given, "text"), optional_text(given, "family"), seed, invert)
+
+
+def _sides(stack: list[StackEntry]) -> Sides:
+    """The loaded model that these files have met, if any: all of them have to be measured on the same."""
+    if not stack:
+        raise StrataError("No LoRA is here to be inspected. Connect a LORA_STACK, or choose a LoRA.")
+    model, clip = met(stack[0].opened())
+    return (model[0] if model else None, clip[0] if clip else None) if model or clip else NO_SIDES
