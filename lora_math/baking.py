@@ -142,15 +142,18 @@ def _change(layer: Layer, terms: Sequence[Term]) -> Change:
         raise StrataError(f"{layer.shown or layer.module}: {problem}.") from None
 
 
-def layers_by_name(sources: Sequence[Iterable[Entry]]) -> list[Layer]:
+def layers_by_name(
+    sources: Sequence[Iterable[Entry]], coefficients: Sequence[Mapping[Entry, float]] = ()
+) -> list[Layer]:
     """The layers of several files where no model tells which names mean the same: those whose names do without their wrappings.
 
-    Each is called as the first file calls it.
+    coefficients: for each file, what its entries are multiplied by, all by 1 where there are none. A layer is called as the first file
+    calls it.
     """
     found: dict[tuple[str, str, str], tuple[str, dict[int, list[tuple[float, Adapter]]]]] = {}
     for i, entries in enumerate(sources):
         for entry in entries:
             part = component(entry.module)
             place = found.setdefault((part, names.read(entry.module).body, entry.parameter), (entry.module, {}))
-            place[1].setdefault(i, []).append((1.0, entry.adapter))
+            place[1].setdefault(i, []).append((coefficients[i][entry] if coefficients else 1.0, entry.adapter))
     return [Layer(module, parameter, terms) for (_, _, parameter), (module, terms) in found.items()]

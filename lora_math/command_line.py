@@ -91,7 +91,8 @@ def _output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stubs", action="store_true", help="zeros for layers of which nothing is left")
 
 
-HEADER_ROOM = 4096  # bytes for metadata; more where the parents' tags take more
+# Bytes for metadata; more where the tags of the parents take more.
+HEADER_ROOM = 4096
 
 
 def _recipe(chosen: argparse.Namespace, said: int = 0) -> Recipe:

@@ -6,14 +6,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BAND = 64  # rows of a Gram matrix at once: narrower ones save less than their calls cost
-CHUNK = 1536 * 128  # numbers of it that one thread works on at a time: its cache holds them
-ROUND = 4  # chunks for each thread that are cast together
+# Rows of a Gram matrix at once: narrower ones save less than their calls cost.
+BAND = 64
+# Numbers of it that one thread works on at a time: its cache holds them.
+CHUNK = 1536 * 128
+# Chunks for each thread that are cast together.
+ROUND = 4
 
 
 def product_norm(up: Tensor, down: Tensor) -> float:
     """||up @ down||_F^2 = sum((up^T up) * (down down^T)) of up [out, r], down [r, in]; O((out + in) r^2)."""
-    if max(up.numel(), down.numel()) <= CHUNK:  # the calls cost more than the half of the products that they save
+    # The calls cost more than the half of the products that they save.
+    if max(up.numel(), down.numel()) <= CHUNK:
         up, down = up.float(), down.float()
         return max(float((up.T @ up).mul_(down @ down.T).sum(dtype=torch.float64)), 0.0)
     together = upper_gram(up.T) * upper_gram(down)

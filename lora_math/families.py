@@ -600,13 +600,15 @@ FAMILIES: Mapping[str, Family] = {family.name: family for family in TABLE}
 
 # A layer that only one family has, None for those that no row is about. In order: the first hit decides.
 ONLY: tuple[tuple[str, str | None], ...] = (
-    (rf"{_UNET}.*(time_stack|time_mixer|temporal|motion_module)", None),  # video models on the UNet's skeleton
+    # Video models on the UNet's skeleton.
+    (rf"{_UNET}.*(time_stack|time_mixer|temporal|motion_module)", None),
     (
         r"audio_attn1|audio_ff_|audio_to_video_attn|video_to_audio_attn|^av_(ca|cross_attn)_|^audio_(adaln_single|time_embed)",
         LTX2,
     ),
     (r"^(double|single)_stream_blocks_\d", HIDREAM),
-    (r"^double_blocks_\d+_attn_(img|txt)_attn_", None),  # JoyImage
+    # JoyImage.
+    (r"^double_blocks_\d+_attn_(img|txt)_attn_", None),
     (r"^joint_blocks_\d", SD3),
     (
         r"^joint_transformer_blocks_\d|^(double|single)_layers_\d+_(attn_w\d|mlp)|^single_transformer_blocks_\d+_ff_",
@@ -629,7 +631,8 @@ ONLY: tuple[tuple[str, str | None], ...] = (
     (r"^single_transformer_blocks_\d+_attn_to_out$|^transformer_blocks_\d+_ff(_context)?_linear_(in|out)$", FLUX2),
     (r"^distilled_guidance_layer_", CHROMA),
     (r"^transformer_blocks_\d+_(attn_(img|txt)_qkv|(img|txt)_mlp_w\d)$", LENS),
-    (r"^layers_\d+_(self_attn_to_qkv|cross_attn_to_kv)$", None),  # Stable Audio
+    # Stable Audio.
+    (r"^layers_\d+_(self_attn_to_qkv|cross_attn_to_kv)$", None),
     (r"^encoder_(lyric|timbre)_encoder_|^(decoder_)?layers_\d+_(self|cross)_attn_(to_[qkv]|[qkv]_proj)$", ACE_STEP_15),
     (
         r"lyric_encoder|speaker_embedder|genre_embedder|^transformer_blocks_\d+_(cross_attn_|ff_(inverted|depth|point)_conv)",

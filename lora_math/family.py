@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
-from math import prod
 from typing import NamedTuple
-
-from torch import Tensor
 
 from . import families
 from .families import Family
@@ -22,18 +18,18 @@ from .reading.state_dict import Entry
 
 __all__ = [
     "Guess",
-    "Trained",
     "candidates",
     "component",
     "detect",
     "guess",
     "guess_of",
     "is_text_encoder",
-    "trained_parts",
 ]
 
-SMALLEST = 1024  # hidden width: what is narrower is no published model, and its width tells nothing
-Shapes = Mapping[str, tuple[int, int] | None]  # layer body -> (out, in * kernel), None where the tensors do not say
+# The least hidden width of a published model: what is narrower tells nothing.
+SMALLEST = 1024
+# Layer body -> (out, in * kernel), None where the tensors do not say.
+Shapes = Mapping[str, tuple[int, int] | None]
 
 
 def component(module: str) -> str:
@@ -44,38 +40,6 @@ def component(module: str) -> str:
     if name.encoder is not None:
         return name.encoder
     return "text encoder" if name.number is None else f"text encoder {name.number}"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a file changes. text_encoders: by the file's names for them; convolutions: with a kernel larger than 1; norms: norm layers."""
-
-    model: bool
-    text_encoders: tuple[str, ...]
-    convolutions: bool
-    norms: bool
-
-
-def trained_parts(entries: Iterable[Entry]) -> Trained:
-    """Which parts of the pipeline a file was trained on."""
-    entries = tuple(entries)
-    parts = dict.fromkeys(component(entry.module) for entry in entries)
-    return Trained(
-        "model" in parts,
-        tuple(part for part in parts if part != "model"),
-        any(_has_kernel(entry.adapter.record()) for entry in entries),
-        any(re.search(r"norm", entry.module) and _is_vector(entry) for entry in entries if entry.parameter == "weight"),
-    )
-
-
-def _has_kernel(value) -> bool:
-    if isinstance(value, Tensor):
-        return value.ndim > 2 and prod(value.shape[2:]) > 1 and value.numel() > prod(value.shape[2:])
-    return isinstance(value, tuple) and any(_has_kernel(item) for item in value)
-
-
-def _is_vector(entry: Entry) -> bool:
-    return any(isinstance(value, Tensor) and value.ndim == 1 for value in entry.adapter.record())
 
 
 class Guess(NamedTuple):
@@ -117,7 +81,8 @@ def guess_of(shapes: Shapes, second_encoder: bool = False, metadata: Mapping[str
     """``guess`` for the bodies of a diffusion model's layers and the shapes of their weights."""
     if not shapes:
         return Guess()
-    kinds = {_NUMBER.sub("_0", body) for body in shapes}  # a file repeats its few kinds of layer in every block
+    # A file repeats its few kinds of layer in every block.
+    kinds = {_NUMBER.sub("_0", body) for body in shapes}
     for pattern, family in families.ONLY:
         if any(_compiled(pattern).search(kind) for kind in kinds):
             return Guess() if family is None else Guess((family,), family)

@@ -15,7 +15,8 @@ from .adapters import Adapter
 from .adapters.base import RowMap, add_product_
 from .adapters.dense import within
 
-Term = tuple[float, Adapter]  # (coefficient, adapter)
+# (coefficient, adapter).
+Term = tuple[float, Adapter]
 
 
 def apply_all_(weight: Tensor, terms: Iterable[Term], dtype: torch.dtype, rows: RowMap | None = None) -> Tensor:
@@ -23,7 +24,8 @@ def apply_all_(weight: Tensor, terms: Iterable[Term], dtype: torch.dtype, rows: 
 
     As ``Adapter.apply_`` on each term in order, for any float dtype and memory layout; dtype and rows are as there.
     """
-    shape = weight.shape  # what all that follow a padding were made for
+    # All that follow a padding were made for this shape.
+    shape = weight.shape
     for is_product, run in groupby(terms, key=lambda term: term[1].is_product):
         if is_product:
             up, down, scale = joined(list(run), torch.promote_types(weight.dtype, dtype))

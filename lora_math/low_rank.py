@@ -77,41 +77,14 @@ class LowRank:
         """[min(out, in, rank)], descending; half the cost of ``svd``."""
         return torch.linalg.svdvals(self._core())
 
-    def truncate(self, rank: int) -> tuple[LowRank, float]:
-        """The nearest matrix of that rank and its relative error, exact: sqrt(1 - retained energy) (Eckart and Young 1936).
-
-        The factors come balanced. A rank at or above the matrix's own returns the same matrix with error 0.
-        """
-        if rank < 0:
-            raise LoraShapeError(f"rank {rank} is negative")
-        svd = self.svd()
-        total = torch.linalg.vector_norm(svd.s)
-        lost = torch.linalg.vector_norm(svd.s[rank:])
-        error = float(lost / total) if total > 0 else 0.0
-        return _balanced(svd, rank), error
-
-    def balance(self) -> LowRank:
-        """The same matrix as (U sqrt(S)) @ (sqrt(S) Vh): both factors equally large, which half precision stores best."""
-        return _balanced(self.svd(), self.rank)
-
     def frobenius_norm(self) -> float:
         """sqrt of the sum of squares of all entries. Through QR, so that small norms of large factors are right too."""
         return float(torch.linalg.vector_norm(self._core()))
-
-    def spectral_norm(self) -> float:
-        """The largest singular value; 0 for rank 0."""
-        values = self.singular_values()
-        return float(values[0]) if values.numel() else 0.0
 
     def inner(self, other: LowRank) -> float:
         """tr(self^T other) = sum((up1^T up2) * (down1 down2^T)), O((out + in) rank1 rank2)."""
         _same_shape(self, other)
         return float(((self.up.T @ other.up) * (self.down @ other.down.T)).sum())
-
-    def distance(self, other: LowRank) -> float:
-        """Frobenius norm of self - other. Never through Gram matrices, which cancel: the norm of the concatenation instead."""
-        _same_shape(self, other)
-        return LowRank.concat([(self, 1.0), (other, -1.0)]).frobenius_norm()
 
     def _core(self) -> Tensor:
         """A small matrix with the same singular values."""
@@ -157,11 +130,6 @@ def square_root(gram: Tensor) -> Tensor:
 def mirrored(upper: Tensor) -> Tensor:
     """The symmetric matrix of which only what lies on and right of the diagonal is right."""
     return upper.triu() + upper.triu(1).T
-
-
-def _balanced(svd: SVD, rank: int) -> LowRank:
-    root = svd.s[:rank].sqrt()
-    return LowRank(svd.u[:, :rank] * root, root[:, None] * svd.vh[:rank])
 
 
 def _same_shape(a: LowRank, b: LowRank) -> None:

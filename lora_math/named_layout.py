@@ -13,7 +13,8 @@ from .family import is_text_encoder
 from .module_blocks import place_of
 from .reading.state_dict import Entry
 
-MAX_DEPTH = 200  # a block number beyond this is a damaged name, not a deep model
+# A block number beyond this is a damaged name, not a deep model.
+MAX_DEPTH = 200
 
 
 def layout_by_names(entries: Sequence[Entry], possible: Sequence[str]) -> Layout | None:

@@ -22,13 +22,16 @@ from typing import NamedTuple
 
 from .families import ENCODERS
 
-MAX_NAME = 512  # characters; the longest name of a layer that any trainer writes has about 150
-MAX_TAG = 6  # words in front of "lora"
+# The longest name, in characters; the longest one of a layer that any trainer writes has about 150.
+MAX_NAME = 512
+# The most words in front of "lora".
+MAX_TAG = 6
 
 _ALGORITHM = r"lora|lycoris|locon|loha|lokr|glora|dora|oft|boft|ia3"
 # Components of a diffusion model: what follows is no text encoder's, whatever it looks like.
 _COMPONENT = (
-    r"(?:(?:lora|oft)_+transformer_+(?!_)"  # OneTrainer; "lycoris_transformer_blocks" is a layer's own name
+    # OneTrainer. In "lycoris_transformer_blocks" the word is a layer's own.
+    r"(?:(?:lora|oft)_+transformer_+(?!_)"
     r"|transformer(?:_\d)?(?:\.[._]*|_+(?!_|\d|(?:blocks?|layers)(?:[._]|$)))"
     r"|(?:unet|diffusion_model|dit|net)[._]+)"
 )
@@ -38,11 +41,15 @@ _TAG = re.compile(rf"(?:[A-Za-z0-9]+_+){{1,{MAX_TAG}}}?(?:{_ALGORITHM})_+", re.I
 
 _NAMED = "|".join(sorted(ENCODERS, key=len, reverse=True))
 _ENCODER = re.compile(
-    r"te(\d?)[._]+"  # kohya, OneTrainer
-    r"|text_encoder(?:_(\d))?[._]+"  # diffusers
-    r"|conditioner\.embedders\.(\d)[._]+"  # Stability's own names, counted from 0
+    # kohya and OneTrainer.
+    r"te(\d?)[._]+"
+    # diffusers.
+    r"|text_encoder(?:_(\d))?[._]+"
+    # Stability's own names, counted from 0.
+    r"|conditioner\.embedders\.(\d)[._]+"
     r"|cond_stage_model[._]+"
-    rf"|text_encoders[._]+(?:({_NAMED})[._]+|(?!transformer\.|text_model\.|model\.|text_embedding_projection\.)(\w+)\.)?"  # ComfyUI
+    # ComfyUI.
+    rf"|text_encoders[._]+(?:({_NAMED})[._]+|(?!transformer\.|text_model\.|model\.|text_embedding_projection\.)(\w+)\.)?"
     rf"|({_NAMED})[._]+|(t5|llama)\."
 )
 _LEVELS = re.compile(
@@ -102,7 +109,8 @@ def plain(name: str) -> str:
     return words.replace("_processor_to_", "_to_")
 
 
-@lru_cache(maxsize=1 << 15)  # a report asks for every module several times
+# A report asks for every module several times.
+@lru_cache(maxsize=1 << 15)
 def _read(module: str) -> ModuleName:
     at, component = 0, False
     while True:
@@ -130,7 +138,8 @@ def _of_encoder(rest: str, match: re.Match) -> ModuleName:
     if stability is not None:
         number = int(stability) + 1
     elif diffusers is None and match[0].startswith("text_encoder") and not match[0].startswith("text_encoders"):
-        number = 1  # diffusers' first encoder has no number
+        # diffusers' first encoder has no number.
+        number = 1
     else:
         number = int(kohya or diffusers or 0)
     return ModuleName(True, encoder, (None if encoder else number) or None, body)

@@ -26,7 +26,8 @@ from .errors import StrataError
 from .tags import LoraTag, find_tags, format_tag, read_tag
 
 VERSION = 1
-MAX_ROWS = 2000  # lines; more is no stack that anybody made
+# The most lines; more is no stack that anybody made.
+MAX_ROWS = 2000
 NOTE = "//"
 PICKED = "pick #"
 Kind = Literal["lora", "heading", "note", "prompt", "version", "blank", "unread"]
@@ -109,11 +110,6 @@ def _tag_end(text: str) -> int:
     return next((match.end() for match in _END.finditer(text) if match[0] == ">"), 0)
 
 
-def write_rows(rows: Iterable[Row]) -> str:
-    """The text of rows: the inverse of ``read_rows``."""
-    return "\n".join(row.line for row in rows)
-
-
 def lora_row(tag: LoraTag, on: bool = True, locked: bool = False, pick: bool = False, note: str = "") -> Row:
     """A row for a LoRA with the line that says it."""
     note = " ".join(note.split())
@@ -170,7 +166,8 @@ def problems(rows: Sequence[Row]) -> list[tuple[int, str]]:
 
 def reduced(rows: Sequence[Row]) -> str:
     """A text that does the same without what does nothing: rows that are off, notes, locks, titles. Editing those leaves it as it is."""
-    groups: list[tuple[bool, list[str]]] = [(False, [])]  # whether the seed picks one, and the lines
+    # Whether the seed picks one, and the lines.
+    groups: list[tuple[bool, list[str]]] = [(False, [])]
     group_on = True
     for row in rows:
         if row.kind == "heading":

@@ -217,7 +217,8 @@ PREDICT2: Dialect = (
     (r"^t_embedding_norm$", "time_embed.norm"),
     *COSMOS_ENDS,
 )
-ANIMA: Dialect = ((r"^llm_adapter\.", "text_conditioner."),)  # diffusers' component of that name
+# diffusers has a component of that name.
+ANIMA: Dialect = ((r"^llm_adapter\.", "text_conditioner."),)
 ACE_STEP_15: Dialect = (
     (r"^decoder\.", ""),
     (r"_attn\.([qkv])_proj$", r"_attn.to_\1"),
@@ -264,7 +265,8 @@ def _parts(head: str, names: list[str], tail: str, shape: tuple[int, ...]) -> It
     others = len(names) - wide
     rest, odd = divmod(shape[0] - wide * inputs, others or 1)
     if rest <= 0 or odd:
-        return  # a model of unusual widths: better no name than a wrong one
+        # For a model of unusual widths no name is better than a wrong one.
+        return
     start = 0
     for name in names:
         length = inputs if name.endswith("=") else rest

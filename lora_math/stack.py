@@ -21,7 +21,8 @@ from .extremes import largest
 from .fuse import apply_all_
 from .layer import Layer
 
-Step = Callable[[Layer, Tensor, Tensor], Tensor]  # (layer, x, y) -> y with one more change; may write into y
+# (layer, x, y) -> y with one more change; it may write into y.
+Step = Callable[[Layer, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +198,8 @@ def in_dtype(adapter: Adapter, device: torch.device, dtype: torch.dtype) -> Adap
 def _products(pairs: list[tuple[LiveTerm, Adapter]], layer: Layer, gains: Gains, device, dtype) -> Step:
     downs, parts, scales, groups, varying = [], [], [], [], []
     inputs = layer.weight_shape[1]
-    by_place = sorted(pairs, key=lambda pair: str(pair[0].part))  # columns for the same outputs side by side
+    # Columns for the same outputs stand side by side.
+    by_place = sorted(pairs, key=lambda pair: str(pair[0].part))
     for (part, rows), some in groupby(by_place, key=lambda pair: (pair[0].part, pair[0].rows)):
         ups = []
         for term, adapter in some:
@@ -206,7 +208,8 @@ def _products(pairs: list[tuple[LiveTerm, Adapter]], layer: Layer, gains: Gains,
                 up, down = _balanced(up, down)
             up, down = up.to(device, dtype), down.to(device, dtype)
             ups.append(up if rows is None else rows(up))
-            if part is not None and part[0] == 1:  # reads some of the inputs: zeros for the others
+            # It reads some of the inputs: the others get zeros.
+            if part is not None and part[0] == 1:
                 whole = down.new_zeros(down.shape[0], inputs, down.shape[1] // part[2])
                 whole[:, part[1] : part[1] + part[2]] = down.unflatten(1, (part[2], -1))
                 down = whole.flatten(1)
@@ -313,7 +316,8 @@ class Single:
         if part is None and rows is None:
             return self.adapter.forward(layer, x, y, strength)
         axis = 1 if layer.is_conv else -1
-        if part is not None and part[0] == 1:  # an adapter that does not depend on W: only its shape is needed
+        # Such an adapter does not depend on W: only its shape is needed.
+        if part is not None and part[0] == 1:
             shape = (layer.weight_shape[0], part[2], *layer.kernel)
             change = self.adapter.response(replace(layer, weight_shape=shape), x.narrow(axis, *part[1:]))
             return y + strength * (change if rows is None else _reordered(change, axis, rows))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
-SHOWN = 3  # examples per group: a report is read on a node
+# Examples for each group: a report is read on a node.
+SHOWN = 3
 
 
 def tensors(n: int) -> str:

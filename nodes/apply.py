@@ -21,7 +21,7 @@ from .comfy.live_time import read_variation
 from .comfy.lora_names import is_another
 from .comfy.shared_norms import completed
 from .comfy.targets import Targets, clip_targets, model_targets, taken_apart
-from .fitting.block_spec import BlockSpec, layout_for, resolved
+from .fitting.block_spec import layout_for, resolved
 from .fitting.fit import fit
 from .fitting.side import NOTHING, Side
 from .report import lora as report
@@ -42,8 +42,10 @@ class Applied:
     verdict: str
     warned: bool
     trigger_words: str = ""
-    parts: tuple[Applied, ...] = ()  # of a stack: its LoRAs one by one, without their models
-    used: bool = True  # False where on_problem is "warn" and the LoRA was left out
+    # The LoRAs of a stack one by one, without their models.
+    parts: tuple[Applied, ...] = ()
+    # False where on_problem is "warn" and the LoRA was left out.
+    used: bool = True
 
     def ui(self) -> dict[str, list]:
         """What the browser is told beside the outputs."""
@@ -102,27 +104,14 @@ def _apply_named(
     models: Changing, clips: Changing, entry: StackEntry, on_problem: OnProblem, apply: Apply, node: str | None
 ) -> Applied:
     """One LoRA by its name; with "warn" a file that cannot be used is said and left out."""
-    name, strength_model, strength_clip = entry
     try:
         lora = entry.opened()
     except StrataError as problem:
         if on_problem == "error":
             raise
         return Applied(None, None, str(problem), str(problem), True, used=False)
-    applied = _apply_lora(
-        models,
-        clips,
-        lora,
-        strength_model,
-        strength_clip,
-        on_problem,
-        entry.block_weights,
-        apply,
-        entry.keyframes,
-        node,
-        entry.mask,
-    )
-    return _with_asked(applied, name, lora)
+    applied = _apply_lora(models, clips, lora, entry, on_problem, apply, node)
+    return _with_asked(applied, entry[0], lora)
 
 
 def _with_asked(applied: Applied, asked: str, lora: Lora) -> Applied:
@@ -154,44 +143,17 @@ def describe_stack(entries: Sequence[StackEntry], on_problem: OnProblem) -> Appl
     return _together(None, None, results, "handed on as LORA_STACK, nothing is connected here")
 
 
-def apply_lora(
-    model,
-    clip,
-    lora: Lora,
-    strength_model: float,
-    strength_clip: float,
-    on_problem: OnProblem,
-    block_weights: BlockSpec | None = None,
-    apply: Apply = "patch",
-    keyframes=None,
-    node: str | None = None,
-    mask=None,
-) -> Applied:
-    """Raises StrataError when the LoRA cannot be used here and ``on_problem`` is "error"; with "warn" nothing is patched then.
-
-    keyframes: how the model's strength varies, as ``read_variation`` takes it; mask: [height, width] or [batch, height, width] where in
-    the picture it acts. With either the LoRA is live whatever ``apply`` says.
-    """
-    models, clips = Changing(model), Changing(clip)
-    applied = _apply_lora(
-        models, clips, lora, strength_model, strength_clip, on_problem, block_weights, apply, keyframes, node, mask
-    )
-    return replace(applied, model=models.finish(), clip=clips.finish())
-
-
 def _apply_lora(
     models: Changing,
     clips: Changing,
     lora: Lora,
-    strength_model: float,
-    strength_clip: float,
+    entry: StackEntry,
     on_problem: OnProblem,
-    block_weights: BlockSpec | None,
     apply: Apply,
-    keyframes,
     node: str | None,
-    mask=None,
 ) -> Applied:
+    """lora: the entry's, opened. An entry's keyframes and mask are live whatever ``apply`` says, where they can be."""
+    _, strength_model, strength_clip = entry
     for name, strength in (("strength_model", strength_model), ("strength_clip", strength_clip)):
         if not math.isfinite(strength):
             raise StrataError(f"{name} is {strength}: it must be a number.")
@@ -199,29 +161,29 @@ def _apply_lora(
             raise StrataError(
                 f"{name} is {strength:g}, far beyond what any LoRA can have: use a number from -100 to 100."
             )
-    variation, mask = read_variation(keyframes), read_mask(mask)
+    variation, mask = read_variation(entry.keyframes), read_mask(entry.mask)
     if variation.constant is not None:
         strength_model, variation = strength_model * variation.constant, CONSTANT
     model, clip = models.given, clips.given
     targets = (None if model is None else model_targets(model), None if clip is None else clip_targets(clip))
     blocks = None
-    if block_weights is not None:
+    if entry.block_weights is not None:
         for target, side in zip((model, clip), targets, strict=True):
             if side is not None:
                 side.measure(target)
         layout = layout_for(*targets)
-        blocks = resolved(block_weights, layout)
+        blocks = resolved(entry.block_weights, layout)
     model_side = _side(lora, targets[0], strength_model, blocks)
     clip_side = _side(lora, targets[1], strength_clip, blocks)
     sides = (model_side, clip_side)
     if strength_model == 0 and strength_clip == 0:
         return _applied(lora, sides, [], False)
-    found = report.problems(lora, *sides)
+    misfit = report.misfit(lora, *sides)
+    found = report.problems(lora, misfit)
     if found and on_problem == "error":
         raise StrataError("\n".join(found))
-    usable = not report.is_misfit(lora, *sides)
     notes = []
-    if usable:
+    if misfit is None:
         changes = _changes(lora, model_side, models.given)
         notes = _on_model(models, lora, model_side, changes, apply, variation, node, mask)
         if variation != CONSTANT and clip_side.fit.pieces and strength_clip != 0:
@@ -229,7 +191,7 @@ def _apply_lora(
         if mask is not None and clip_side.fit.pieces and strength_clip != 0:
             notes.append("Text encoders: without the mask, as words have no place in the picture")
         _patched(clips, lora, clip_side, _changes(lora, clip_side, clips.given))
-    return _applied(lora, sides, found, usable, notes)
+    return _applied(lora, sides, found, misfit is None, notes)
 
 
 def _applied(lora: Lora, sides: tuple[Side, Side], found: list[str], used: bool, notes: Sequence[str] = ()) -> Applied:
@@ -270,7 +232,8 @@ def _on_model(
     if apply == "live" or variation != CONSTANT or mask is not None:
         return _live(target, lora, side, changes, variation, node, mask)
     coarse = {}
-    if apply == "auto" and not live.is_compiled(target.given):
+    # Whether a model is compiled takes a look at all its modules: last.
+    if apply == "auto" and side.targets.coarse and not live.is_compiled(target.given):
         coarse = {key: terms for key, terms in changes.items() if taken_apart(key)[0] in side.targets.coarse}
         coarse, _, _ = split(target.given, coarse) if coarse else ({}, {}, {})
     if coarse:
@@ -347,7 +310,7 @@ def _changes(lora: Lora, side: Side, target) -> dict:
                 "LoRA can have. Use block weights from -100 to 100."
             )
         if coefficient != 0:
-            found[key] = [(coefficient, ready.get(id(adapter), adapter)) for adapter in terms]
+            found[key] = [(coefficient, ready.get(adapter, adapter)) for adapter in terms]
     return found
 
 

@@ -11,7 +11,8 @@ from .fitting.block_spec import AUTO, BlockSpec, preset_names
 
 BlockWeightsType = io.Custom("BLOCK_WEIGHTS")
 NO_PRESET = "none"
-NULL = "None"  # ComfyUI makes a text of whatever a prompt sends for a text input
+# ComfyUI makes a text of whatever a prompt sends for a text input, of null too.
+NULL = "None"
 
 
 class StrataLoraBlockWeights(io.ComfyNode):

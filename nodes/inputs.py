@@ -86,7 +86,8 @@ def choice(value, name: str, options: Sequence[str]) -> str:
 
 
 def _shown(value) -> str:
-    if isinstance(value, int) and abs(value) >= 10**80:  # Python writes no number of more than 4300 digits
+    # Python writes no number of more than 4300 digits.
+    if isinstance(value, int) and abs(value) >= 10**80:
         return "a number of more than 80 digits"
     shown = repr(value) if isinstance(value, (str, int, float, bool)) else f"a {type(value).__name__}"
     return shown if len(shown) <= 80 else f"{shown[:77]}..."

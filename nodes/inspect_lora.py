@@ -17,7 +17,8 @@ from .loader import NO_LORA, LoraStackType
 from .seen_files import fingerprint, remember, state
 from .stack import StackEntry, read_stack
 
-WIDTH = 720  # px of the picture's layout; it is drawn at twice that
+# Px of the picture's layout; it is drawn at twice that.
+WIDTH = 720
 
 
 class StrataLoraInspect(io.ComfyNode):

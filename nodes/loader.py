@@ -19,8 +19,10 @@ from .stack import StackEntry, read_stack, with_listed_names
 from .trained import trained_lora
 
 LoraStackType = io.Custom("LORA_STACK")
-NO_LORA = "Choose a LoRA"  # what a new loader holds: no file
-MODEL_OUTPUT, CLIP_OUTPUT = 0, 1  # their places among the loader's outputs
+# What a new loader holds: no file.
+NO_LORA = "Choose a LoRA"
+# Their places among the loader's outputs.
+MODEL_OUTPUT, CLIP_OUTPUT = 0, 1
 APPLY, ON_PROBLEM = ("auto", "patch", "live"), ("error", "warn")
 CHOOSE = "Choose a file in the node's list."
 
@@ -37,7 +39,8 @@ def apply_input() -> io.Combo.Input:
         "apply",
         options=list(APPLY),
         default="auto",
-        optional=True,  # prompts written by hand need not name it
+        # Prompts written by hand need not name it.
+        optional=True,
         tooltip="auto: live for weights that are stored in 8 bits or fewer and for a strength that varies, patch for all else. patch: "
         "adds the LoRA to the model's weights, once for each change of a strength. live: leaves the weights alone and runs the LoRA "
         "beside them, a little slower per step: moving strength_model then costs nothing, and 16 and 8 bit models keep all of the "
@@ -140,13 +143,15 @@ class StrataLoraLoader(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
-            has_intermediate_output=True,  # a page that was loaded anew hears of the last run again
+            # A page that was loaded anew hears of the last run again.
+            has_intermediate_output=True,
         )
 
     @classmethod
     def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
         # Naming lora_name here turns off ComfyUI's exact comparison with the list, so that names from other systems resolve.
-        if lora_name in (None, NO_LORA):  # None is linked, or null: not told apart here
+        # None is a link or null, which cannot be told apart here.
+        if lora_name in (None, NO_LORA):
             return True
         try:
             resolve(inputs.filled(lora_name, "lora_name", CHOOSE))

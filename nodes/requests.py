@@ -15,7 +15,8 @@ from aiohttp import web
 from ..lora_math.blocks import BlockTextError
 from ..lora_math.errors import StrataError
 
-MAX_BODY = 100_000  # bytes; a weights text is one line of at most 20 000 characters
+# The most bytes; a weights text is one line of at most 20 000 characters.
+MAX_BODY = 100_000
 
 Handler = Callable[[web.Request], Awaitable[dict]]
 
@@ -65,7 +66,8 @@ async def body_of(request: web.Request, limit: int = MAX_BODY) -> dict:
     if (request.content_length or 0) > limit:
         raise BadRequest("This is too long.", 413)
     raw = bytearray()
-    async for piece in request.content.iter_any():  # as many as the network made of it
+    # There are as many pieces as the network made of it.
+    async for piece in request.content.iter_any():
         raw += piece
         if len(raw) > limit:
             raise BadRequest("This is too long.", 413)

@@ -56,7 +56,8 @@ class StrataLoraSchedule(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, strength: str | None = None) -> bool | str:
-        if strength is None:  # it comes over a link
+        # It comes over a link.
+        if strength is None:
             return True
         try:
             schedule.parse(inputs.text(strength, "strength", "Write points like 0@0%, 1@100%."))

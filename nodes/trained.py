@@ -14,7 +14,8 @@ from ..lora_math.errors import StrataError
 from ..lora_math.wording import some
 from .comfy.library import Lora, in_memory
 
-TRAINED = "LORA_MODEL"  # what reports call it, as it has no file name
+# What reports call it, as it has no file name.
+TRAINED = "LORA_MODEL"
 
 _lock = threading.Lock()
 _known: WeakValueDictionary[str, Lora] = WeakValueDictionary()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import ClassVar
@@ -16,11 +16,14 @@ from ..errors import StrataError
 from ..layer import Layer
 from ..low_rank import LowRank, singular_values_of
 
-Parts = dict[str, Tensor]  # the tensors of one module by role: {"lora_up": ..., "alpha": ...}
+# The tensors of one module by role: {"lora_up": ..., "alpha": ...}.
+Parts = dict[str, Tensor]
 # Reorders the rows of a delta, and is its own inverse: the scale/shift swap of diffusers' norm_out.
 RowMap = Callable[[Tensor], Tensor]
-TILE = 1 << 22  # how many entries of a delta exist at one time while it is added to a weight piece by piece
-MAX_SCALE = 1e6  # far above what any trainer writes, far below what overflows
+# How many entries of a delta exist at one time while it is added to a weight piece by piece.
+TILE = 1 << 22
+# A scale beyond this is no trainer's; it is far below what overflows.
+MAX_SCALE = 1e6
 
 # The two ways of spelling an adapter's tensors: with alpha as a tensor beside them (kohya, LyCORIS), or without (PEFT).
 KOHYA, PEFT = "kohya", "peft"
@@ -89,6 +92,10 @@ class Adapter:
                 return f"{' and '.join(here)} without {' and '.join(role for role in group if role not in roles)}"
         return None
 
+    def forms(self) -> Iterator[str]:
+        """The algorithm's name, then names for what is rare in this form of it: what programs read in different ways."""
+        yield self.name
+
     def unscaled(self) -> Adapter:
         """The same change with no scale beside the tensors: multiplied into one of them, in at least single precision."""
         return self
@@ -115,6 +122,10 @@ class Adapter:
             rule = replace(rule, alpha=None)
         return tensors, rule
 
+    def write_bias(self) -> tuple[Parts, Rule]:
+        """As ``write``, in every style, for a change of the bias of a layer."""
+        raise StrataError(f"{self.name} on a bias cannot be written")
+
     @property
     def rank(self) -> int | None:
         """Rank of the delta as trained, None where the word has no meaning."""
@@ -124,6 +135,11 @@ class Adapter:
     def matrix_shape(self) -> tuple[int, int] | None:
         """(out, in * kernel) of the weight it was trained for, None where the tensors do not say."""
         return None
+
+    @property
+    def weight_shape(self) -> tuple[int, ...] | None:
+        """The weight's shape as far as the tensors tell it: with the kernel where they are stored so, else ``matrix_shape``."""
+        return self.matrix_shape
 
     @property
     def shape_after(self) -> tuple[int, ...] | None:
@@ -146,6 +162,16 @@ class Adapter:
     def reach(self) -> float:
         """No number of the change at strength 1 is larger than this; infinity where only computing it would tell."""
         return math.inf
+
+    @property
+    def without_norms(self) -> Adapter:
+        """What this adapter adds before it scales the sum to norms of its own (DoRA); itself where it has none."""
+        return self
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether its factors make no change at all. Of an adapter over another one, that one."""
+        return self.reach == 0
 
     def squared_norm(self, shape: tuple[int, ...]) -> float | None:
         """||delta W||_F^2 at strength 1 for a weight of this shape; None where it depends on W itself (OFT, IA3).
@@ -173,7 +199,8 @@ class Adapter:
         """The adapter that knows the sum of ``columns`` of the other weights."""
         raise NotImplementedError
 
-    needs_weight: ClassVar[bool] = False  # whether the delta depends on W itself, not only on its shape
+    # Whether the delta depends on W itself, not only on its shape.
+    needs_weight: ClassVar[bool] = False
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
         """W' - W at ``strength``, shaped as ``weight``, computed in ``dtype``."""
@@ -248,7 +275,8 @@ class Adapter:
         return singular_values_of(*self.factors(torch.float64))
 
     has_forward: ClassVar[bool] = False
-    prepares_from_weight: ClassVar[bool] = False  # whether ``prepared`` reads W's values, not only its shape
+    # Whether ``prepared`` reads W's values, not only its shape.
+    prepares_from_weight: ClassVar[bool] = False
 
     def prepared(self, weight: Tensor, groups: int = 1) -> Adapter | None:
         """An adapter with the same ``forward``, holding what that would otherwise compute anew on every call.
@@ -328,6 +356,10 @@ class Rows(Adapter):
         return self.inner.rank
 
     @property
+    def is_untrained(self) -> bool:
+        return self.inner.is_untrained
+
+    @property
     def matrix_shape(self) -> tuple[int, int] | None:
         shape = self.inner.matrix_shape
         return None if shape is None else (self.length, shape[1])
@@ -338,7 +370,8 @@ class Rows(Adapter):
         return self.inner.mismatch((self.total, *shape[1:]))
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
-        whole = weight.new_empty(()).expand(self.total, *weight.shape[1:])  # only its shape is looked at
+        # The inner adapter looks at its shape only.
+        whole = weight.new_empty(()).expand(self.total, *weight.shape[1:])
         return self.inner.delta(whole, strength, dtype).narrow(0, self.start, self.length).reshape(weight.shape)
 
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
@@ -424,6 +457,7 @@ def fold_core(core: Tensor, down: Tensor, dtype: torch.dtype) -> Tensor:
 
     core [r, r, *kernel], down [r, in(, 1...)]; returns [r, in * kernel].
     """
-    precise = wide(dtype)  # the sum is not the last thing that is rounded
+    # At least single precision, as the sum is not the last thing that is rounded.
+    precise = wide(dtype)
     flat = core.to(precise).reshape(*core.shape[:2], -1)
     return torch.einsum("pqk,qi->pik", flat, down.to(precise).flatten(1)).flatten(1).to(dtype)

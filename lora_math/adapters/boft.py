@@ -31,7 +31,8 @@ class BOFT(Adapter):
     name = "BOFT"
     needs_weight = True
     is_linear = False
-    suffixes = OFT.suffixes  # a fourth axis tells the two apart
+    # The names are those of OFT; a fourth axis of the blocks tells the two apart.
+    suffixes = OFT.suffixes
     spelled = OFT.spelled
 
     @classmethod
@@ -66,7 +67,8 @@ class BOFT(Adapter):
 
     def prepared(self, weight: Tensor, groups: int = 1) -> BOFT | None:
         if groups > 1:
-            return None  # it turns rows of different groups, which see different inputs: no turn of the output
+            # It turns rows of different groups, which see different inputs: that is no turn of the output.
+            return None
         return replace(self, turns=self._turns(wide(weight.dtype)))
 
     def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:

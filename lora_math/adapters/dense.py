@@ -15,7 +15,8 @@ from ..extremes import largest
 from .base import STYLES, Adapter, Parts, RowMap, Rule, register, show, times
 
 MAX_AXES = 8
-MAX_GROWTH = 16  # a padded weight by a plain one: BFL's control LoRAs double or sextuple img_in
+# How many times as large a padded weight may be as the model's own: BFL's control LoRAs double or sextuple img_in.
+MAX_GROWTH = 16
 
 
 @register
@@ -32,7 +33,8 @@ class Diff(Adapter):
         ".w_norm": "diff",
         ".diff_b": "diff_b",
         ".b_norm": "diff_b",
-        ".lora_B.bias": "lora_up_bias",  # PEFT
+        # PEFT trains a bias of B inside the LoRA's branch.
+        ".lora_B.bias": "lora_up_bias",
         ".lora_B.*.bias": "lora_up_bias",
     }
     spelled = {style: {"diff": ".diff"} for style in STYLES}
@@ -43,6 +45,13 @@ class Diff(Adapter):
 
     def written(self) -> tuple[Parts, Rule]:
         return {"diff": times(self.value, self.scale)}, Rule()
+
+    def write_bias(self) -> tuple[Parts, Rule]:
+        return {".diff_b": times(self.value, self.scale)}, Rule()
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
 
     @classmethod
     def parse_bias(cls, parts: Parts, rule: Rule, rank: int | None) -> Diff | None:
@@ -99,6 +108,10 @@ class SetWeight(Adapter):
         return replace(self, reshapes=0 < here <= MAX_GROWTH * numbers and numbers <= MAX_GROWTH * here)
 
     @property
+    def weight_shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    @property
     def shape_after(self) -> tuple[int, ...] | None:
         return tuple(self.value.shape) if self.reshapes else None
 
@@ -152,6 +165,10 @@ class Padded(Adapter):
     @property
     def rank(self) -> int | None:
         return self.inner.rank
+
+    @property
+    def is_untrained(self) -> bool:
+        return self.inner.is_untrained
 
     @property
     def shape_after(self) -> tuple[int, ...]:

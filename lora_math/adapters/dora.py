@@ -7,6 +7,7 @@ norm of W instead on the output axis, and broadcasts PEFT's one-dimensional magn
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,8 +41,10 @@ class DoRA(Adapter):
     needs_weight = True
     prepares_from_weight = True
     suffixes = {
-        ".dora_scale": "dora_scale",  # kohya, LyCORIS, OneTrainer
-        ".lora_magnitude_vector": "magnitude",  # PEFT
+        # kohya, LyCORIS and OneTrainer write this name.
+        ".dora_scale": "dora_scale",
+        # PEFT writes these.
+        ".lora_magnitude_vector": "magnitude",
         ".lora_magnitude_vector.weight": "magnitude",
         ".lora_magnitude_vector.*": "magnitude",
         ".lora_magnitude_vector.*.weight": "magnitude",
@@ -51,7 +54,8 @@ class DoRA(Adapter):
     @classmethod
     def wrap(cls, inner: Adapter, parts: Parts) -> Adapter:
         """``inner`` under the magnitudes in ``parts``, or ``inner`` as it is when there are none."""
-        if "magnitude" in parts:  # PEFT: always the output axis, stored as [out] or, for convolutions, [1, out, 1, 1]
+        # PEFT always has the output axis, stored as [out] or, for convolutions, [1, out, 1, 1].
+        if "magnitude" in parts:
             return cls(inner, parts.pop("magnitude").flatten(), OUT)
         if "dora_scale" in parts:
             scale = parts.pop("dora_scale")
@@ -69,6 +73,12 @@ class DoRA(Adapter):
         if self.axis == IN:
             raise StrataError("DoRA with magnitudes by input cannot be written as PEFT does, which has them by output")
         return {**tensors, ".lora_magnitude_vector": self.magnitude}, rule
+
+    def forms(self) -> Iterator[str]:
+        yield self.name
+        if self.axis == OUT:
+            yield "DoRA by output"
+        yield from self.inner.forms()
 
     def squared_norm(self, shape: tuple[int, ...]) -> float | None:
         return self.inner.squared_norm(shape)
@@ -106,11 +116,20 @@ class DoRA(Adapter):
         return self.inner.rank
 
     @property
+    def without_norms(self) -> Adapter:
+        return self.inner
+
+    @property
+    def is_untrained(self) -> bool:
+        return self.inner.is_untrained
+
+    @property
     def matrix_shape(self) -> tuple[int, int] | None:
         return self.inner.matrix_shape
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
-        expected = shape[self.axis] if len(shape) > 1 else None  # a vector has no norms of its own
+        # A vector has no norms of its own.
+        expected = shape[self.axis] if len(shape) > 1 else None
         if self.magnitude.numel() != expected:
             needs = "can have none" if expected is None else f"needs {expected}"
             return f"it has {self.magnitude.numel()} DoRA magnitudes, this weight ({show(shape)}) {needs}"

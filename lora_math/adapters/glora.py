@@ -47,7 +47,8 @@ class GLoRA(Adapter):
             raise StrataError(f"its factors are not matrices ({' and '.join(show(t.shape) for t in tensors)})")
         new = a1.shape[1] == a2.shape[0] == b1.shape[1] == b2.shape[0]
         old = a1.shape[0] == a2.shape[1] == b1.shape[0] == b2.shape[1]
-        if old and not new:  # LyCORIS before 2.0 named the two halves of each path the other way round
+        # LyCORIS before 2.0 named the two halves of each path the other way round.
+        if old and not new:
             a1, a2, b1, b2 = a2, a1, b2, b1
         return cls(a1, a2, b1, b2, rule.scale(a2.shape[0]))
 
@@ -89,7 +90,8 @@ class GLoRA(Adapter):
             if weight.ndim > 2
             else weight.to("cpu", torch.float64)[:, :, None]
         )
-        left = torch.einsum("oik,ir->okr", wide, a_up.cpu()).flatten(1)  # [out, kernel * r]
+        # Its shape is [out, kernel * r].
+        left = torch.einsum("oik,ir->okr", wide, a_up.cpu()).flatten(1)
         positions = torch.eye(wide.shape[2], dtype=torch.float64)
         right = torch.einsum("rj,kl->krjl", a_down.cpu(), positions).reshape(left.shape[1], -1)
         return LowRank(torch.cat([left, b_up.cpu()], 1) * self.scale, torch.cat([right, b_down.cpu()], 0))

@@ -27,11 +27,12 @@ class IA3(Adapter):
 
     name = "IA3"
     needs_weight = True
+    # LyCORIS's w is a plain ".weight", which ``reading.state_dict`` tells by the key beside it.
     suffixes = {
         ".on_input": "on_input",
         ".ia3_l": "ia3_l",
         ".ia3_l.*": "ia3_l",
-    }  # LyCORIS's w is a plain ".weight": see state_dict
+    }
     together = (("on_input", "ia3_weight"),)
     spelled = {KOHYA: {"on_input": ".on_input", "ia3_weight": ".weight"}, PEFT: {"ia3_l": ".ia3_l"}}
 
@@ -45,9 +46,8 @@ class IA3(Adapter):
         if "ia3_l" in parts:
             scales = parts.pop("ia3_l")
             on_input = rule.on_input
-            if (
-                on_input is None and scales.ndim == 2
-            ):  # PEFT stores [1, in] and [out, 1], but [1, n, 1...] for either in convolutions
+            # PEFT stores [1, in] and [out, 1], but [1, n, 1...] for either in convolutions.
+            if on_input is None and scales.ndim == 2:
                 on_input = scales.shape[0] == 1
             return cls(scales.flatten().float() - 1, on_input, on_input is not True)
         return None
@@ -60,7 +60,8 @@ class IA3(Adapter):
         return {"ia3_l": scales if self.on_input is None else scales[:, None]}, Rule(peft=True)
 
     def write(self, style: str) -> tuple[Parts, Rule]:
-        if style == PEFT and self.on_input is True:  # the one form that both trainers have
+        # This is the one form that both trainers have.
+        if style == PEFT and self.on_input is True:
             return {".ia3_l": (self.w.to(wide(self.w.dtype)) + 1)[None]}, Rule(peft=True, on_input=True)
         return super().write(style)
 
@@ -103,7 +104,8 @@ class IA3(Adapter):
         w, kernel = self.w.to(dtype), [1] * (len(shape) - 2)
         if not self._side(shape):
             return w.reshape(-1, *[1] * (len(shape) - 1))
-        groups = w.numel() // shape[1]  # a grouped convolution's rows read only their own group's inputs
+        # The rows of a grouped convolution read only their own group's inputs.
+        groups = w.numel() // shape[1]
         if groups == 1:
             return w.reshape(1, -1, *kernel)
         return w.reshape(groups, -1).repeat_interleave(shape[0] // groups, 0).reshape(*shape[:2], *kernel)

@@ -6,6 +6,7 @@ up[i, (p, q)] = up1[i, p] up2[i, q], down[(p, q), j] = down1[p, j] down2[q, j].
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -37,7 +38,8 @@ from .lora import LoRA
 _PARTS = ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
 
 
-MAX_WORK = 4e10  # multiplications for a norm, some seconds; the largest layers that are trained as LoHa take a tenth
+# The most multiplications that a norm may take, some seconds; the largest layers that are trained as LoHa take a tenth.
+MAX_WORK = 4e10
 
 
 @register
@@ -60,7 +62,8 @@ class LoHa(Adapter):
     suffixes = {
         f".hada_{part}{adapter}": f"hada_{part}"
         for part in _PARTS
-        for adapter in ("", ".*")  # PEFT keeps its adapter's name behind the parameter's
+        # PEFT keeps its adapter's name behind the parameter's.
+        for adapter in ("", ".*")
     }
     together = (tuple(f"hada_{part}" for part in _PARTS[:4]),)
     spelled = {style: {f"hada_{part}": f".hada_{part}" for part in _PARTS} for style in STYLES}
@@ -76,6 +79,11 @@ class LoHa(Adapter):
         if (cores[0] is None) != (cores[1] is None):
             raise StrataError("it has only one of hada_t1 and hada_t2")
         return cls(*factors, *cores, rule.scale(factors[1].shape[0]))
+
+    def forms(self) -> Iterator[str]:
+        yield self.name
+        if self.t1 is None and self.w1_a.ndim > 2:
+            yield "LoHa stored as convolutions"
 
     def unscaled(self) -> LoHa:
         return replace(self, w1_a=times(self.w1_a, self.scale), scale=1.0)

@@ -8,7 +8,7 @@ lora_dim), and trainers write meaningless alphas there, infinity included. PEFT 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -58,7 +58,8 @@ class LoKr(Adapter):
     suffixes = {
         f".lokr_{part}{adapter}": f"lokr_{part}"
         for part in _PARTS
-        for adapter in ("", ".*")  # PEFT keeps its adapter's name behind the parameter's
+        # PEFT keeps its adapter's name behind the parameter's.
+        for adapter in ("", ".*")
     }
     together = (("lokr_w1_a", "lokr_w1_b"), ("lokr_w2_a", "lokr_w2_b"))
     spelled = {KOHYA: _SUFFIXES, PEFT: _SUFFIXES}
@@ -89,11 +90,19 @@ class LoKr(Adapter):
                 return super().lacks(roles) or f"{side} without {other}"
         return super().lacks(roles)
 
+    def forms(self) -> Iterator[str]:
+        yield self.name
+        if 3 in (len(self.w1), len(self.w2)):
+            yield "LoKr in Tucker form"
+        if len(self.w2) == 1 and self.w2[0].ndim in (3, 5):
+            yield "LoKr with 1 or 3 dimensions"
+
     def unscaled(self) -> LoKr:
         return replace(self, w1=_unscaled(self.w1, self.scale), scale=1.0)
 
     def written(self) -> tuple[Parts, Rule]:
-        if self.rank is None and self.scale != 1:  # readers ignore the alpha of two whole sides
+        # Readers ignore the alpha of two whole sides.
+        if self.rank is None and self.scale != 1:
             return self.unscaled().written()
         rule = Rule() if self.rank is None else alpha_for(self.scale, self.rank)
         return {**_roles("lokr_w1", self.w1), **_roles("lokr_w2", self.w2)}, rule
@@ -134,7 +143,8 @@ class LoKr(Adapter):
         return None if len(shape) < 2 or shape[1] % c == 0 else f"its {c} input blocks do not divide {shape[1]} inputs"
 
     def squared_norm(self, shape: tuple[int, ...]) -> float:
-        return self.scale**2 * _squared(self.w1) * _squared(self.w2)  # ||a (x) b|| = ||a|| ||b||
+        # The norm of a Kronecker product is the product of the norms.
+        return self.scale**2 * _squared(self.w1) * _squared(self.w2)
 
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
         left, right = _whole(self.w1, dtype), _whole(self.w2, dtype)

@@ -5,6 +5,7 @@ delta W = strength * scale * up @ down, with the weight flattened to [out, in * 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -46,22 +47,28 @@ class LoRA(Adapter):
 
     name = "LoRA"
     suffixes = {
-        ".lora_up.weight": "lora_up",  # kohya, LyCORIS, OneTrainer
+        # kohya, LyCORIS and OneTrainer.
+        ".lora_up.weight": "lora_up",
         ".lora_down.weight": "lora_down",
         ".lora_mid.weight": "lora_mid",
-        "_lora.up.weight": "lora_up",  # diffusers attention processors
+        # diffusers' attention processors of old.
+        "_lora.up.weight": "lora_up",
         "_lora.down.weight": "lora_down",
-        ".lora.up.weight": "lora_up",  # diffusers
+        # diffusers since.
+        ".lora.up.weight": "lora_up",
         ".lora.down.weight": "lora_down",
-        ".lora_linear_layer.up.weight": "lora_up",  # diffusers text encoders
+        # diffusers' text encoders.
+        ".lora_linear_layer.up.weight": "lora_up",
         ".lora_linear_layer.down.weight": "lora_down",
-        ".lora_B.weight": "lora_up",  # PEFT
+        # PEFT.
+        ".lora_B.weight": "lora_up",
         ".lora_A.weight": "lora_down",
         ".lora_B.*.weight": "lora_up",
         ".lora_A.*.weight": "lora_down",
-        ".lora_B": "lora_up",  # Mochi
+        # Mochi's own trainer, and AdaLoRA in PEFT with its lora_E.
+        ".lora_B": "lora_up",
         ".lora_A": "lora_down",
-        ".lora_E": "lora_E",  # PEFT AdaLoRA
+        ".lora_E": "lora_E",
         ".lora_B.*": "lora_up",
         ".lora_A.*": "lora_down",
         ".lora_E.*": "lora_E",
@@ -79,13 +86,19 @@ class LoRA(Adapter):
         up, down = parts.pop("lora_up"), parts.pop("lora_down")
         if min(up.ndim, down.ndim) < 2:
             raise StrataError(f"its factors are not matrices ({show(up.shape)} and {show(down.shape)})")
-        if "lora_E" in parts:  # AdaLoRA (Zhang et al. 2023, arXiv 2303.10512): up @ diag(E) @ down
+        # AdaLoRA (Zhang et al. 2023, arXiv 2303.10512) is up @ diag(E) @ down.
+        if "lora_E" in parts:
             values = parts.pop("lora_E")
             if values.numel() != down.shape[0]:
                 raise StrataError(f"its lora_E has {values.numel()} numbers for rank {down.shape[0]}")
             precise = wide(down.dtype)
             down = down.to(precise) * values.to(precise).reshape(-1, *[1] * (down.ndim - 1))
         return cls(up, down, parts.pop("lora_mid", None), rule.scale(down.shape[0]))
+
+    def forms(self) -> Iterator[str]:
+        yield self.name
+        if self.mid is not None and self.mid.ndim != 4:
+            yield "LoRA in Tucker form with 1 or 3 dimensions"
 
     def unscaled(self) -> LoRA:
         return replace(self, up=times(self.up, self.scale), scale=1.0)
@@ -99,13 +112,14 @@ class LoRA(Adapter):
         return self.down.shape[0]
 
     @property
-    def tucker(self) -> bool:
-        return self.mid is not None
-
-    @property
     def matrix_shape(self) -> tuple[int, int]:
         kernel = prod(self.mid.shape[2:]) if self.mid is not None else 1
         return self.up.shape[0], prod(self.down.shape[1:]) * kernel
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        kernel = self.down.shape[2:] if self.mid is None else self.mid.shape[2:]
+        return (self.up.shape[0], self.down.shape[1], *kernel)
 
     @cached_property
     def reach(self) -> float:
@@ -139,7 +153,8 @@ class LoRA(Adapter):
     def squared_norm(self, shape: tuple[int, ...]) -> float | None:
         up, down = (self.up, self.down) if self.mid is None else self.matrices(torch.float32)
         up, down = up.flatten(1), down.flatten(1)
-        if len(down) * (len(up) + down.shape[1]) >= prod(shape):  # multiplying out is less work
+        # Multiplying out is less work.
+        if len(down) * (len(up) + down.shape[1]) >= prod(shape):
             return super().squared_norm(shape)
         return self.scale**2 * product_norm(up, down)
 

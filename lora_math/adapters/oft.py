@@ -47,7 +47,8 @@ class OFT(Adapter):
     @classmethod
     def parse(cls, parts: Parts, rule: Rule) -> OFT | None:
         roles = [role for role in ("oft_blocks", *(f"oft_blocks.{i}" for i in range(4))) if role in parts]
-        if not roles or parts[roles[0]].ndim == 4:  # BOFT's
+        # Blocks of four axes are BOFT's.
+        if not roles or parts[roles[0]].ndim == 4:
             return None
         blocks = tuple(parts.pop(role) for role in roles)
         for block in blocks:
@@ -87,7 +88,8 @@ class OFT(Adapter):
 
     def prepared(self, weight: Tensor, groups: int = 1) -> OFT | None:
         if groups > 1 and any(weight.shape[0] // groups % block.shape[1] for block in self.blocks):
-            return None  # a block that turns rows of two groups mixes weights that see different inputs: no turn of the output
+            # A block that turns rows of two groups mixes weights that see different inputs: that is no turn of the output.
+            return None
         return replace(self, turns=self._turns(wide(weight.dtype)))
 
     def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:

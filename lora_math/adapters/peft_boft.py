@@ -55,7 +55,8 @@ class PeftBOFT(Adapter):
     def delta(self, weight: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
         base = weight.to(dtype).flatten(1)
         added = torch.zeros_like(base)
-        for stage, turn in enumerate(self._turns(dtype)):  # w R^T = w F_1^T ... F_n^T
+        # Here w R^T = w F_1^T ... F_n^T.
+        for stage, turn in enumerate(self._turns(dtype)):
             added += strength * self._stage(base + added, turn.transpose(1, 2), stage)
         added += strength * (self.s.to(dtype) - 1)[:, None] * (base + added)
         return added.reshape(weight.shape)
@@ -64,7 +65,8 @@ class PeftBOFT(Adapter):
 
     def prepared(self, weight: Tensor, groups: int = 1) -> PeftBOFT | None:
         if prod(weight.shape[2:]) != 1:
-            return None  # the turned patches overlap
+            # The turned patches of a kernel larger than 1 overlap.
+            return None
         return replace(self, turns=self._turns(wide(weight.dtype)))
 
     def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:
@@ -75,7 +77,8 @@ class PeftBOFT(Adapter):
 
         def change(v: Tensor) -> Tensor:
             added = torch.zeros_like(v)
-            for stage in reversed(range(len(turns))):  # x R = x F_n ... F_1
+            # And here x R = x F_n ... F_1, in the opposite order.
+            for stage in reversed(range(len(turns))):
                 added = added + strength * self._stage(v + added, turns[stage], stage)
             return added
 

@@ -20,7 +20,8 @@ from ..errors import StrataError
 from ..layer import Layer
 from .base import STYLES, Adapter, Parts, Rule, register, show, wide
 
-NEUMANN_TERMS = 5  # both trainers' default
+# Both trainers have this as their default.
+NEUMANN_TERMS = 5
 
 
 @register
@@ -78,7 +79,8 @@ class PeftOFT(Adapter):
 
     def prepared(self, weight: Tensor, groups: int = 1) -> PeftOFT | None:
         if prod(weight.shape[2:]) != 1:
-            return None  # the turned patches overlap
+            # The turned patches of a kernel larger than 1 overlap.
+            return None
         return replace(self, turns=self._turns(wide(weight.dtype)))
 
     def forward(self, layer: Layer, x: Tensor, y: Tensor, strength: float | Tensor) -> Tensor:

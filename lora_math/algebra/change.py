@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..adapters import Adapter, LoRA
+from ..adapters import Adapter
 from ..errors import StrataError
 from ..fuse import apply_all_
 from ..low_rank import LowRank
@@ -94,16 +94,9 @@ def shape_of(terms: Sequence[Term]) -> tuple[int, ...]:
 
     Raises StrataError where nothing tells.
     """
-    for _, adapter in terms:
-        if isinstance(adapter, LoRA):
-            kernel = adapter.down.shape[2:] if adapter.mid is None else adapter.mid.shape[2:]
-            return (adapter.up.shape[0], adapter.down.shape[1], *kernel)
-    for _, adapter in terms:
-        value = getattr(adapter, "value", None)  # what is stored whole
-        if value is not None:
-            return tuple(value.shape)
-        if adapter.matrix_shape is not None:
-            return adapter.matrix_shape
+    told = [shape for _, adapter in terms if (shape := adapter.weight_shape) is not None]
+    if told:
+        return max(told, key=len)
     raise StrataError(f"{terms[0][1].name} does not say what size of weight it changes")
 
 

@@ -16,7 +16,8 @@ def without_comments(source: str) -> tuple[str, bool]:
     One pass over the text, whatever it holds: each place is looked at by one of the branches and never again.
     """
     kept: list[str] = []
-    comma = None  # where in ``kept`` a comma waits for what follows it
+    # Where in ``kept`` a comma waits for what follows it.
+    comma = None
     at, found_comments = 0, False
     while match := _NEXT.search(source, at):
         kept.append(source[at : match.start()])

@@ -6,7 +6,8 @@ from ..errors import StrataError
 class BlockTextError(StrataError):
     """A block weights text, or a preset file, that cannot be read as written; the message shows what can."""
 
-    MAX_LENGTH = 2000  # of a message: it is read on a node, and a part of a text in it may be any length
+    # A message is read on a node, and a part of a text in it may be of any length.
+    MAX_LENGTH = 2000
 
     __module__ = "strata"
 

@@ -18,10 +18,12 @@ from .weights import BlockWeights, Rule
 
 _VALUE = re.compile(rf"({NUMBER})(?:\.\.({NUMBER}))?")
 MAX_LENGTH = 20000
-MAX_RULES = 1000  # a hundred blocks, each with ten parts of its own
+# A hundred blocks, each with ten parts of its own.
+MAX_RULES = 1000
 
 
-@lru_cache(maxsize=64)  # the same text is read for family after family
+# The same text is read for family after family.
+@lru_cache(maxsize=64)
 def parse_rules(text: str) -> BlockWeights:
     """Read a text by its grammar alone, whatever the model. Raises BlockTextError."""
     if len(text) > MAX_LENGTH:
@@ -109,7 +111,8 @@ def _absent(selector: Selector, layout: Layout) -> str | None:
     if not selector.blocks(layout):
         return f"no block of {layout.title} is meant."
     absent = [name for name in selector.filters if layout.tags and name not in layout.tags]
-    if selector.kind == "all":  # "*.cross" means wherever there is any; a stream of a model without streams does not
+    # "*.cross" means wherever there is any; a stream of a model without streams does not.
+    if selector.kind == "all":
         absent = [name for name in absent if name in STREAMS]
     return f"{layout.title} has no weights that are {absent[0]}." if absent else None
 

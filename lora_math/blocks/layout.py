@@ -193,7 +193,8 @@ def layout_of(model_keys: Iterable[str], clip_keys: Iterable[str] = (), family: 
     lists = groups.find_lists(names)
     main, aux = groups.split_main(lists)
     letters = groups.letters([*main, *aux])
-    word = "block" if any(name.startswith("blocks.block") for name in names) else ""  # Cosmos 1
+    # Cosmos 1 has a word in front of the number.
+    word = "block" if any(name.startswith("blocks.block") for name in names) else ""
     encoders, text_blocks = encoder_blocks(clip_keys)
     layout = Layout(
         tuple(b for path in main for b in make_blocks(path, letters[path], lists[path], False, word)),

@@ -21,6 +21,7 @@ def _names(*patterns: str) -> re.Pattern[str]:
 
 # In order: the first hit decides. ``norm1.linear`` is a modulation that carries a norm's name (OmniGen2,
 # CogVideoX).
+# The last one is of SD3.5 medium: a second self-attention, not a cross-attention.
 _COMPONENTS = (
     (
         "mod",
@@ -35,7 +36,7 @@ _COMPONENTS = (
     (
         "attn",
         re.compile(r"^x_block\.attn2\."),
-    ),  # SD3.5 medium: a second self-attention, not a cross-attention
+    ),
     ("cross", _names(r"\w*cross_att\w*", r"(?:audio_)?attn2")),
     (
         "attn",
@@ -54,12 +55,17 @@ _FUSED = re.compile(r"^linear[12]\.")
 
 # How a list of blocks tells its two streams apart, seen in the names of its own weights.
 _STREAM_STYLES = (
-    ("added", re.compile(r"^attn\.(add_[qkv]_proj|norm_added_[qk])\.")),  # Qwen, Lens, Mage-Flow
+    # Qwen-Image, Lens and Mage-Flow.
+    ("added", re.compile(r"^attn\.(add_[qkv]_proj|norm_added_[qk])\.")),
     ("aura", re.compile(r"^mlpC\.")),
-    ("suffix_t", re.compile(r"\.to_q_t\.")),  # HiDream
-    ("xy", re.compile(r"^attn\.qkv_y\.")),  # Mochi, PixelDiT
-    ("instruct", re.compile(r"^instruct_")),  # Boogu
-    ("audio", re.compile(r"^audio_attn1\.")),  # LTX-2
+    # HiDream.
+    ("suffix_t", re.compile(r"\.to_q_t\.")),
+    # Mochi and PixelDiT.
+    ("xy", re.compile(r"^attn\.qkv_y\.")),
+    # Boogu.
+    ("instruct", re.compile(r"^instruct_")),
+    # LTX-2.
+    ("audio", re.compile(r"^audio_attn1\.")),
 )
 _PLAIN_STREAM = re.compile(r"(?:^|\.)(?:(?P<img>img_\w+|x_block|vid)|(?P<txt>txt_\w+|context_block|txt))(?:\.|$)")
 _ADDED_TXT = _names(r"add_[qkv]_proj", "to_add_out", r"norm_added_[qk]")
@@ -92,8 +98,10 @@ def _component(path: str, rest: str) -> str | None:
     if path == "input_blocks" and re.match(r"0\.(weight|bias)$", rest):
         return "conv"
     if path.startswith("single_") and _FUSED.match(rest):
-        return "fused"  # FLUX: attention and MLP share linear1 and linear2
-    if path == "blocks" and (match := re.match(r"blocks\.([0-9])\.block\.", rest)):  # Cosmos 1: FA, CA, MLP
+        # In FLUX attention and MLP share linear1 and linear2.
+        return "fused"
+    # The three layers of a block of Cosmos 1 are full attention, cross attention and MLP.
+    if path == "blocks" and (match := re.match(r"blocks\.([0-9])\.block\.", rest)):
         return "norm" if "norm" in rest else ("attn", "cross", "mlp")[min(int(match[1]), 2)]
     if path.endswith("adain_layers"):
         return "mod"
@@ -120,7 +128,8 @@ def _stream(path: str, rest: str, style: str) -> str | None:
         match = _XY.search(rest)
         return match and (match["name"] or {"x": "img", "y": "txt"}[match["axis"]])
     if style == "instruct":
-        if rest.startswith("img_instruct_attn."):  # one attention over both: only its projections have a side
+        # It is one attention over both streams: only its projections have a side.
+        if rest.startswith("img_instruct_attn."):
             match = re.search(r"processor\.(img|instruct)_", rest)
             return match and {"img": "img", "instruct": "txt"}[match[1]]
         return "txt" if rest.startswith("instruct_") else "img" if rest.startswith("img_") else None

@@ -64,7 +64,8 @@ def delete_preset(path: Path | str, family: str | None, name: str) -> bool:
     path, name = Path(path), name.strip()
 
     def take(sections: Sections) -> bool:
-        for title in reversed(sections):  # the last one counts
+        # Of several the last one counts.
+        for title in reversed(sections):
             families = read_title(title, lambda: path.name)
             if families and family not in families:
                 continue
@@ -95,7 +96,8 @@ def _change(path: Path, change: Callable[[Sections], bool]) -> bool:
             if sum(map(len, sections.values())) > MAX_PRESETS:
                 raise BlockTextError(f"{path.name} holds {MAX_PRESETS} presets already. Delete some.")
             text = json.dumps(sections, indent=2, ensure_ascii=False) + "\n"
-            if not _has_whole_characters(text):  # a name in the file that only JSON's escapes can write
+            # The file has a name that only JSON's escapes can write.
+            if not _has_whole_characters(text):
                 text = json.dumps(sections, indent=2) + "\n"
             if len(text.encode()) > MAX_FILE:
                 raise BlockTextError(

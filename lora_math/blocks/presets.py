@@ -24,8 +24,10 @@ from .vectors import forms, looks_like_vector
 
 BUILTIN = Path(__file__).with_name("presets")
 ANY = "*"
-MAX_FILE = 1_000_000  # bytes
-MAX_PRESETS = 2000  # in one file
+# The most bytes that a file of presets may have.
+MAX_FILE = 1_000_000
+# The most presets in one file.
+MAX_PRESETS = 2000
 MAX_NAME = 100
 
 # Where a preset stands, in words for a message; worked out only when there is one.

@@ -15,7 +15,8 @@ from .layout import Layout
 from .weights import BlockWeights
 
 MAX_WRAPPED = 4
-_INSPIRE_NAME = re.compile(r"\s*(SD|SDXL|FLUX)-")  # how its own presets are named
+# Inspire names its own presets like this.
+_INSPIRE_NAME = re.compile(r"\s*(SD|SDXL|FLUX)-")
 
 
 def parse(

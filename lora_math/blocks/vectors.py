@@ -21,7 +21,8 @@ from .selector import Selector
 from .weights import BlockWeights, Rule
 
 _PLACEHOLDER = re.compile(r"[RrUuAaBb]|[Xx](?:\s*[+-]\s*(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))?")
-PLACEHOLDERS = {"A": 4.0, "B": 1.0}  # Inspire's widgets as they come; lower case is half of it
+# What Inspire's widgets hold as they come; lower case is half of it.
+PLACEHOLDERS = {"A": 4.0, "B": 1.0}
 WEBUI, INSPIRE = "sd-webui", "Inspire"
 
 
@@ -93,7 +94,8 @@ def forms(layout: Layout) -> dict[int, Form]:
 def _public_forms(layout: Layout) -> tuple[Form, ...]:
     counts = {block.group: layout.counts[block.group] for block in layout.blocks}
     if counts == {"IN": 12, "M": 1, "OUT": 12}:
-        return _SD[1:] if layout.family == families.REFINER else _SD  # the refiner's attention sits elsewhere
+        # The refiner's attention sits elsewhere.
+        return _SD[1:] if layout.family == families.REFINER else _SD
     if counts == {"IN": 9, "M": 1, "OUT": 9}:
         return _SDXL
     return _FLUX if counts == {"D": 19, "S": 38} else ()
@@ -110,7 +112,8 @@ def _elsewhere() -> dict[int, str]:
     listed: list[set[int]] = []
     for row in families.TABLE:
         lengths = set(row.vectors)
-        if not any(lengths <= others for others in listed):  # SD2 has those of SD1.5
+        # SD2 has those of SD1.5, which are enough to name once.
+        if not any(lengths <= others for others in listed):
             listed.append(lengths)
             for length in row.vectors:
                 known.setdefault(length, []).append(row.name)

@@ -117,7 +117,8 @@ def _ramp(rule: Rule, names: Iterable[str]) -> dict[str, float]:
 
 
 def _inverse(value: float) -> float:
-    return float(Decimal(1) - Decimal(repr(value)))  # in decimal: 1 - 0.8 is 0.2
+    # In decimal, so that 1 - 0.8 is 0.2.
+    return float(Decimal(1) - Decimal(repr(value)))
 
 
 def format_weights(weights: BlockWeights) -> str:

@@ -13,8 +13,10 @@ from ..adapters import Adapter
 from ..family import component
 from ..reading.state_dict import Entry
 
-LAYER_WORK = 4e9  # multiplications for one layer's singular values: a second or so
-TOTAL_WORK = 4e11  # and for all of a file's: half a minute on two cores at the very most
+# The most multiplications for one layer's singular values: a second or so.
+LAYER_WORK = 4e9
+# And for all of a file's: half a minute on two cores at the very most.
+TOTAL_WORK = 4e11
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,8 @@ def _numbers(entry: Entry, with_values: bool, broken: bool) -> LayerNumbers:
     about = (entry.module, component(entry.module), adapter.name, entry.parameter, adapter.rank, adapter.matrix_shape)
     values = norm = None
     if not broken and adapter.matrix_shape is not None and adapter.mismatch(adapter.matrix_shape) is not None:
-        broken = True  # factors that do not fit each other: no weight can take them
+        # These factors do not fit each other: no weight can take them.
+        broken = True
     if not broken and with_values:
         values = adapter.singular_values()
         norm = float(torch.linalg.vector_norm(values))
@@ -109,7 +112,6 @@ def _numbers(entry: Entry, with_values: bool, broken: bool) -> LayerNumbers:
 
 
 def _norm(adapter: Adapter) -> float | None:
-    value = getattr(adapter, "value", None)  # what is stored whole knows its shape best
-    shape = tuple(value.shape) if value is not None else adapter.matrix_shape
+    shape = adapter.weight_shape
     squared = adapter.squared_norm(shape) if shape is not None else None
     return None if squared is None else math.sqrt(squared)

@@ -17,7 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..adapters import Adapter, DoRA
+from ..adapters import Adapter
 from ..baking import layers_by_name
 from ..errors import StrataError
 from ..family import detect
@@ -142,7 +142,7 @@ def fingerprint(entries: Sequence[Entry]) -> Tensor:
     """
     found = torch.zeros(PROBES, dtype=torch.float64)
     for entry in entries:
-        adapter = entry.adapter.inner if isinstance(entry.adapter, DoRA) else entry.adapter
+        adapter = entry.adapter.without_norms
         shape = adapter.matrix_shape
         if (
             entry.parameter == "weight"

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from .layers import LayerNumbers
 
-KEEP = 0.99  # of the energy: what is left out is a tenth of the change's length
-SPIKE_SHARE, SPIKE_SIZE = (
-    0.5,
-    3.0,
-)  # of a layer's energy in one direction; times the median of the largest singular values
-LITTLE = 0.01  # of the energy: layers that hold less than that together hardly matter
+# The part of the energy to keep: what is left out is a tenth of the change's length.
+KEEP = 0.99
+# The least part of a layer's energy in one direction, and times the median of the largest singular values.
+SPIKE_SHARE, SPIKE_SIZE = 0.5, 3.0
+# The part of the energy below which layers, taken together, hardly matter.
+LITTLE = 0.01
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..adapters import Adapter, DoRA
 from ..algebra.change import Term, shape_of
 from ..baking import Layer
 from ..energy import upper_gram
@@ -74,11 +73,7 @@ def meet(layers: Sequence[Layer], tick: Callable[[], None] = lambda: None) -> Me
 
 def _without_weight(terms: Sequence[Term]) -> list[Term]:
     """DoRAs as what they add before they rescale."""
-    return [(coefficient, _inner(adapter)) for coefficient, adapter in terms]
-
-
-def _inner(adapter: Adapter) -> Adapter:
-    return adapter.inner if isinstance(adapter, DoRA) else adapter
+    return [(coefficient, adapter.without_norms) for coefficient, adapter in terms]
 
 
 def _work(terms: Sequence[Sequence[Term]]) -> float:
@@ -241,7 +236,8 @@ def together(meetings: Sequence[Meeting], strengths: Sequence[Sequence[float]], 
         weights[place] += weight
         overlap[place] += weight * meeting.overlap.nan_to_num()
         chance[place] += weight * meeting.chance.nan_to_num()
-    return Together(gram, met, overlap / weights, chance / weights)  # NaN where nothing is known
+    # Where nothing is known this is NaN.
+    return Together(gram, met, overlap / weights, chance / weights)
 
 
 _DIGITS = re.compile(r"[0-9]+")

@@ -56,7 +56,8 @@ class Checkpoint:
     path: str
     file: BinaryIO
     header: Header
-    start: int  # of the tensors, in bytes
+    # Where the tensors begin, in bytes.
+    start: int
 
     def places(self) -> dict[str, Place]:
         """Weight by the name that ComfyUI's LoRAs have for it -> where it is.

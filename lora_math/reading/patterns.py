@@ -15,20 +15,28 @@ from collections.abc import Callable, Sequence
 
 from ..errors import StrataError
 
-MAX_LENGTH = 1000  # characters of an expression
-MAX_DEPTH = 20  # groups inside each other
-MAX_READINGS = 64  # of one expression, its alternatives written out
-MAX_REPEATS = 8  # in {m,n}
-MAX_TESTS = 500  # different classes and repeated characters, each of which Python compiles
-MAX_SIZE = 500_000  # characters of all expressions together, alternatives written out
-MAX_STEPS = 3_000_000  # for all names together: some seconds; a file of two thousand layers takes a tenth of it
+# The most characters of an expression.
+MAX_LENGTH = 1000
+# The most groups inside each other.
+MAX_DEPTH = 20
+# The most readings of one expression, its alternatives written out.
+MAX_READINGS = 64
+# The most repetitions in {m,n}.
+MAX_REPEATS = 8
+# The most different classes and repeated characters, each of which Python compiles.
+MAX_TESTS = 500
+# The most characters of all expressions together, alternatives written out.
+MAX_SIZE = 500_000
+# The most steps for all names together, some seconds; a file of two thousand layers takes a tenth of it.
+MAX_STEPS = 3_000_000
 
 # What one character must be: (itself, None), or (a class as the language writes it, whether it may come any number of times).
 Item = tuple[str, bool | None]
 
 _CLASSES = "dDwWsS"
 _REPEAT = re.compile(r"\{([0-9]{0,3})(,?)([0-9]{0,3})\}")
-_UNCLEAR = ("[", "--", "&&", "||", "~~")  # in a class: reserved by Python for other meanings
+# In a class these are reserved by Python for other meanings.
+_UNCLEAR = ("[", "--", "&&", "||", "~~")
 
 
 class UnreadPattern(StrataError):
@@ -43,10 +51,13 @@ class _Node:
     def __init__(self, loop: Callable | None = None) -> None:
         self.literals: dict[str, _Node] = {}
         self.classes: dict[str, tuple[Callable, _Node]] = {}
-        self.loops: dict[str, _Node] = {}  # reached without a character
+        # Loops are reached without a character.
+        self.loops: dict[str, _Node] = {}
         self.loop = loop
-        self.ends: int | None = None  # the first expression that has been read when this state is reached
-        self.ends_whole: int | None = None  # the same of those that must fit the whole name
+        # The first expression that has been read when this state is reached.
+        self.ends: int | None = None
+        # The same of those that must fit the whole name.
+        self.ends_whole: int | None = None
 
 
 class Patterns:
@@ -233,7 +244,8 @@ class _Reader:
             found = [[item] * low + [loop]] if high < 0 else [[item] * n for n in range(low, high + 1)]
         else:
             return [[item]]
-        if self.body.startswith("?", self.at):  # lazy: the same names fit
+        # A lazy repetition fits the same names.
+        if self.body.startswith("?", self.at):
             self.at += 1
         return found
 

@@ -17,7 +17,8 @@ from .patterns import Patterns, UnreadPattern
 
 COMPONENTS = ("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "prior")
 PEFT_PREFIX = "base_model.model."
-MAX_PACKED = 8_000_000  # characters; PEFT writes some ten for each layer that it treats apart
+# The most characters; PEFT writes some ten for each layer that it treats apart.
+MAX_PACKED = 8_000_000
 _FIELDS = (
     "alpha",
     "alpha_pattern",

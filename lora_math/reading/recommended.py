@@ -38,9 +38,11 @@ def recommended(path: str, metadata: Mapping[str, str]) -> Recommended:
 
 def _sources(path: str, stem: str, metadata: Mapping[str, str]) -> Iterator[tuple]:
     """(strength, low, high) of each source."""
-    weight = as_dict(read_json(stem + ".json")).get("preferred weight")  # A1111's user metadata; 0 is its "not set"
+    # A1111's user metadata, whose 0 means that nothing is set.
+    weight = as_dict(read_json(stem + ".json")).get("preferred weight")
     yield weight if _number(weight) else None, None, None
-    tips = as_dict(read_json_text(as_dict(read_json(stem + ".metadata.json")).get("usage_tips")))  # Lora Manager
+    # Of Lora Manager.
+    tips = as_dict(read_json_text(as_dict(read_json(stem + ".metadata.json")).get("usage_tips")))
     yield tips.get("strength"), tips.get("strength_min"), tips.get("strength_max")
     info = as_dict(read_json(path + ".rgthree-info.json"))
     yield None, info.get("strengthMin"), info.get("strengthMax")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from torch import Tensor
 
@@ -21,9 +21,11 @@ from .unsupported import bundled_embedding, method_of
 _SUFFIXES: dict[str, str] = {
     ".alpha": "alpha",
     ".scalar": "scalar",
-    ".diff_m": "diff_m",  # Wan: of the block's own parameter "modulation"
+    # Wan has a difference of the block's own parameter "modulation".
+    ".diff_m": "diff_m",
     ".set_bias": "set_bias",
-    ".row_offset": "row_offset",  # ComfyUI's converter of fused q, k, v: the first row of the factors' product that belongs here
+    # ComfyUI's converter of fused q, k, v writes the first row of the factors' product that belongs here.
+    ".row_offset": "row_offset",
 }
 for _adapter in (*WEIGHT_ADAPTERS, DoRA, Padded):
     _SUFFIXES.update(_adapter.suffixes)
@@ -46,6 +48,11 @@ class Entry:
     keys: tuple[str, ...]
     alpha: float | None = None
     optional: bool = False
+
+    @cached_property
+    def is_text_encoder(self) -> bool:
+        """Whether it changes a text encoder, by what its module's name says."""
+        return names.is_text_encoder(self.module)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +80,8 @@ def split_key(key: str) -> tuple[str, str] | None:
     start = len(key)
     while len(starts) < 4 and (start := key.rfind(".", 0, start)) >= 0:
         starts.append(start)
-    for start in reversed(starts):  # the longest suffix first: ".lora.up.weight" before ".up.weight"
+    # The longest suffix first: ".lora.up.weight" before ".up.weight".
+    for start in reversed(starts):
         suffix = key[start:]
         role = _SUFFIXES.get(suffix)
         if role is None and suffix.count(".") > 1:
@@ -87,11 +95,6 @@ def split_key(key: str) -> tuple[str, str] | None:
         if key.endswith(suffix):
             return key[: -len(suffix)], _SUFFIXES[suffix]
     return None
-
-
-def is_lora_key(key: str) -> bool:
-    """Whether a file with this key can be a LoRA at all."""
-    return split_key(key) is not None
 
 
 def parse(
@@ -121,7 +124,7 @@ def parse(
             found = _entries(module, parts, keys, rule, rows.get(module))
             reason = _unused_reason(keys, bool(found)) if parts else ""
             entries.extend(found)
-            if not any(isinstance(entry.adapter, DoRA) for entry in found):
+            if not any(DoRA.name in entry.adapter.forms() for entry in found):
                 orphans += [keys[role] for role in parts if role in _MAGNITUDES]
         except StrataError as problem:
             parts, reason = dict.fromkeys(keys), str(problem)
@@ -184,7 +187,8 @@ def _group(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, str]], di
             leftovers[key] = embedding
             continue
         if found is None and key.endswith(".weight") and f"{key[:-7]}.on_input" in tensors:
-            found = key[:-7], "ia3_weight"  # LyCORIS's IA3 names its vector as any layer names its weight
+            # LyCORIS's IA3 names its vector as any layer names its weight.
+            found = key[:-7], "ia3_weight"
         if found is None:
             leftovers[key] = "unknown kind of tensor"
             continue

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 
 MAX_TEXT = 120
-MAX_JSON = 4_000_000  # characters of one field
+# The most characters of one field.
+MAX_JSON = 4_000_000
 MAX_DATASETS = 8
 
 # label -> keys of the header, the first that says something counts

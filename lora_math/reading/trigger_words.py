@@ -10,9 +10,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-MAX_SIDECAR = (
-    3_000_000  # bytes, of which Python makes up to twenty times as many; a Civitai-Helper file stays far below
-)
+# The most bytes, of which Python makes up to twenty times as many; a Civitai-Helper file stays far below.
+MAX_SIDECAR = 3_000_000
 MAX_WORDS = 40
 
 
@@ -101,9 +100,8 @@ def _clean(words: Iterable[str]) -> list[str]:
     """Without repeats (whatever their case), control characters and the hundredth synonym."""
     seen: dict[str, str] = {}
     for word in words:
-        shown = re.sub(r"[\s\x00-\x1f\x7f\ud800-\udfff]+", " ", word).strip(
-            " ,"
-        )  # halves of characters break tokenizers
+        # Halves of characters break tokenizers.
+        shown = re.sub(r"[\s\x00-\x1f\x7f\ud800-\udfff]+", " ", word).strip(" ,")
         if shown:
             seen.setdefault(shown.lower(), shown[:500])
         if len(seen) == MAX_WORDS:
@@ -117,7 +115,8 @@ def _split(value) -> Iterator[str]:
 
 
 def _text(path: str) -> str:
-    return _read(path, 4096) or ""  # longer ones are notes or licences, not trigger words
+    # Longer ones are notes or licences, not trigger words.
+    return _read(path, 4096) or ""
 
 
 def read_json(path: str):

@@ -20,7 +20,8 @@ _LAYERS = {
     ("proj", "1"): "img_attn.proj",
     ("qkv", "2"): "txt_attn.qkv",
     ("proj", "2"): "txt_attn.proj",
-    ("qkv", ""): "linear1_qkv",  # the rows of linear1 that make q, k and v
+    # The rows of linear1 that make q, k and v.
+    ("qkv", ""): "linear1_qkv",
     ("proj", ""): "linear2",
 }
 

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from ..errors import StrataError
 
-CHUNK = 8 << 20  # bytes between two looks at whether to stop
+# Bytes between two looks at whether to stop.
+CHUNK = 8 << 20
 LEGACY_START, LEGACY_LENGTH = 0x100000, 0x10000
-PART = ".part"  # what a file is called until it is whole; nothing lists it as a LoRA
+# What a file is called until it is whole; nothing lists it as a LoRA.
+PART = ".part"
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,12 @@ def _write(path: str, pieces: list, tick: Callable[[], None]) -> None:
 def _name(part: str, path: str) -> None:
     """Gives the finished file its name, unless someone has taken that meanwhile."""
     try:
-        os.link(part, path)  # fails where the name is taken, which a rename does not
+        # This fails where the name is taken, which a rename does not.
+        os.link(part, path)
     except FileExistsError:
         raise
-    except OSError:  # file systems without hard links
+    # There are file systems without hard links.
+    except OSError:
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, "exists", path) from None
         os.rename(part, path)
@@ -118,7 +122,8 @@ def _name(part: str, path: str) -> None:
 def _sync_folder(folder: str) -> None:
     """The name itself to the disk, where the system can."""
     if os.name == "posix":
-        with contextlib.suppress(OSError):  # the file is whole; some network file systems know no such thing
+        # The file is whole; some network file systems know no such thing.
+        with contextlib.suppress(OSError):
             handle = os.open(folder, os.O_RDONLY)
             try:
                 os.fsync(handle)

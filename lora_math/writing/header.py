@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from .. import families
 
-TAGS = 20_000  # names of tags and datasets that are taken over: a header is read by every tool that lists files
+# The most tags that are taken over: a header is read by every tool that lists files.
+TAGS = 20_000
 
 
 @dataclass(frozen=True)

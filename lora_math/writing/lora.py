@@ -13,8 +13,10 @@ from ..algebra.shrink import Stored
 from ..reading.state_dict import Entry
 from .state_dict import write
 
-TENSORS = 3  # up, down, alpha
-DESCRIBED = 90  # bytes of a header for one tensor, besides its name: type, shape and place
+# A layer has up, down and alpha.
+TENSORS = 3
+# Bytes of a header for one tensor besides its name: type, shape and place.
+DESCRIBED = 90
 
 
 def tensors(layers: Mapping[tuple[str, str], Stored], style: str, stubs: bool = False) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..adapters import Diff, Rule
+from ..adapters import Rule
 from ..errors import StrataError
 from ..reading.state_dict import Entry
 
@@ -29,10 +29,12 @@ def write(entries: Iterable[Entry], style: str) -> Written:
     tensors: dict[str, Tensor] = {}
     said: list[Rule] = []
     for entry in entries:
-        if entry.optional:  # its module's other entry says it already
+        # Its module's other entry says it already.
+        if entry.optional:
             continue
         try:
-            found, rule = _bias(entry) if entry.parameter == "bias" else entry.adapter.write(style)
+            is_bias = entry.parameter == "bias"
+            found, rule = entry.adapter.write_bias() if is_bias else entry.adapter.write(style)
         except StrataError as problem:
             raise StrataError(f"{entry.module}: {problem}") from None
         said.append(rule)
@@ -42,13 +44,6 @@ def write(entries: Iterable[Entry], style: str) -> Written:
                 raise StrataError(f"{entry.module}: it would need {suffix} twice")
             tensors[key] = tensor
     return Written(tensors, _header(said))
-
-
-def _bias(entry: Entry) -> tuple[dict[str, Tensor], Rule]:
-    if not isinstance(entry.adapter, Diff):
-        raise StrataError(f"{entry.adapter.name} on a bias cannot be written")
-    parts, rule = entry.adapter.written()
-    return {".diff_b": parts["diff"]}, rule
 
 
 def _header(rules: list[Rule]) -> dict[str, str]:

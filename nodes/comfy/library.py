@@ -80,7 +80,7 @@ class Lora:
 
         part: (start, length, total) rows of the adapter, where the weight holds only these.
         """
-        key = (id(entry), part)
+        key = (entry, part)
         if key not in self._energies:
             adapter = entry.adapter if part is None else entry.adapter.cut(*part)
             found = None if adapter is None else adapter.squared_norm(shape)

@@ -77,6 +77,8 @@ def where_order_matters(model, changes: Changes) -> Changes:
         for key, terms in lora.changes.items():
             name = taken_apart(key)[0]
             reads[name] = reads.get(name, False) or _reads(terms)
+    if not reads:
+        return {}
     return {
         key: terms
         for key, terms in changes.items()
@@ -125,7 +127,8 @@ class Live:
     def outer_sample(self, executor, *args, **kwargs):
         """Around a whole sampling run: what this wrapper starts ends here, come what may."""
         guider, preparing = executor.class_obj, _wrapper_kinds().PREPARE_SAMPLING
-        wrappers = guider.model_options["transformer_options"]["wrappers"]  # the sampler made a copy for this run
+        # The sampler made a copy for this run.
+        wrappers = guider.model_options["transformer_options"]["wrappers"]
         wrappers[preparing] = dict(wrappers.get(preparing, {}))
         if is_compiled(guider.model_patcher, guider.model_options):
             del wrappers[preparing][KEY]
@@ -179,7 +182,8 @@ def is_compiled(model, model_options: Mapping | None = None) -> bool:
 
 def _is_compiled(part) -> bool:
     return (
-        type(part).__name__ == "OptimizedModule"  # asking torch for the class would import its compiler
+        # Its name, as asking torch for the class would import its compiler.
+        type(part).__name__ == "OptimizedModule"
         or "_torchdynamo_orig_callable" in getattr(part, "__dict__", ())
         or getattr(part, "_compiled_call_impl", None) is not None
     )

@@ -89,7 +89,8 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
     modules = dict(model.named_modules(remove_duplicate=False))
     found = {name: module for name, module in modules.items() if _is_layer(module)}
     for name, module in modules.items():
-        if isinstance(module, nn.MultiheadAttention):  # takes its projection's weight and runs it itself
+        # PyTorch's attention takes its projection's weight and runs it itself.
+        if isinstance(module, nn.MultiheadAttention):
             found.pop(f"{name}.out_proj", None)
     return found
 

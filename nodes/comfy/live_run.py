@@ -34,7 +34,8 @@ _running: WeakKeyDictionary[nn.Module, list[Run]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-Changes = Mapping[Key, Sequence[Term]]  # patch key -> its (coefficient, adapter) in order
+# Patch key -> its (coefficient, adapter) in order.
+Changes = Mapping[Key, Sequence[Term]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +121,8 @@ class Run:
 
     def _start(self, patcher, copy: _Copy) -> None:
         others = patcher.get_additional_models_with_key("multigpu")
-        if not others:  # with several GPUs every model has its own worker thread, and no one else has them
+        # With several GPUs every model has its own worker thread, and no one else has them.
+        if not others:
             self.thread = threading.get_ident()
         if self.changing:
             self.clock = Clock([lora.keyframes for lora in self.loras], patcher.model)
@@ -139,7 +141,8 @@ class Run:
 
     def now(self, options: Mapping, samples: int) -> tuple[Tensor, float]:
         """For a call of the model: strengths [groups] or [samples, groups], and the timestep as ``Adapter.columns_at`` counts it."""
-        with _lock:  # the copies of several GPUs run at one time
+        # The copies of several GPUs run at one time.
+        with _lock:
             strengths, timestep = self.clock.strengths(options), self.clock.timestep
             rows = self.prompts.rows(options)
         return of_samples(strengths, [lora.prompts for lora in self.loras], rows, samples), timestep
@@ -153,7 +156,8 @@ class _Copy:
         self.gains = Gains()
         self.hooks: list[_Hook] = []
         self.handles: list = []
-        self.arguments: tuple[tuple, dict] | None = None  # of the call of the model that runs now
+        # Of the call of the model that runs now.
+        self.arguments: tuple[tuple, dict] | None = None
         self.finished_calls = 0
         self.followers: list[_Follower] = []
         self.regions: Regions | None = None  # of the call of the model that runs now
@@ -315,7 +319,8 @@ class _Hook:
 
     def __init__(self, copy: _Copy, path: str, module: nn.Module, steps: list[Step], bias: Tensor | None):
         self.copy, self.path, self.module, self.steps, self.bias = copy, path, module, steps, bias
-        self.fired = self.fires = False  # in this sampling; in this call of the model
+        # In this sampling, and in this call of the model.
+        self.fired = self.fires = False
         self.is_checked = False
         self.handed: list[Handed] = []
         self.handle = self.watched = None
@@ -360,7 +365,8 @@ class _Hook:
 
     def stop_hook(self) -> None:
         self.handle.remove()
-        for handed in self.handed:  # ComfyUI has emptied the list while it made room
+        # ComfyUI has emptied the list that they stood in while it made room.
+        for handed in self.handed:
             handed.remove()
         self.handed = []
 

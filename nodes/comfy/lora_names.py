@@ -12,9 +12,12 @@ import folder_paths
 
 from ...lora_math.errors import StrataError
 
-MAX_NAME = 4096  # letters; no path is longer
-MAX_KEPT = 1000  # names that were found before
-MAX_ROOTS = 3  # folders called like those of the LoRAs in one path
+# The most letters; no path is longer.
+MAX_NAME = 4096
+# How many names that were found before are kept.
+MAX_KEPT = 1000
+# The most folders called like those of the LoRAs in one path.
+MAX_ROOTS = 3
 SHOWN = 5
 
 _Spelling = Callable[[str], str]
@@ -130,7 +133,8 @@ _index = NameIndex([])
 def _index_of(names: list[str]) -> NameIndex:
     """Follows ComfyUI's list: made anew when that has changed."""
     global _index
-    index = _index  # another thread may replace it
+    # Another thread may replace it.
+    index = _index
     if index.names != names:
         index = _index = NameIndex(names)
     return index
@@ -140,7 +144,8 @@ def lora_names() -> list[str]:
     """What core's combo of the ``loras`` folders offers."""
     try:
         return folder_paths.get_filename_list("loras")
-    except OSError:  # ComfyUI 0.30 trips over a folder that it has listed before and that is gone now
+    # ComfyUI 0.30 trips over a folder that it has listed before and that is gone now.
+    except OSError:
         return folder_paths.get_filename_list_("loras")[0]
 
 

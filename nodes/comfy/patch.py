@@ -25,9 +25,12 @@ from ...lora_math.fuse import Term, apply_all_
 from .internals import find
 from .targets import Key, taken_apart
 
-LARGEST = 65504  # half precision's, in which most models' weights end up
-SAFE = 1000  # a change that cannot reach further than this makes no weight larger than LARGEST
-Offset = tuple[int, int, int] | None  # (axis, start, length) of the part of a weight that a patch changes
+# The largest number of half precision, in which most models' weights end up.
+LARGEST = 65504
+# A change that cannot reach further than this makes no weight larger than LARGEST.
+SAFE = 1000
+# (axis, start, length) of the part of a weight that a patch changes.
+Offset = tuple[int, int, int] | None
 
 
 class StrataPatch(WeightAdapterBase):
@@ -69,7 +72,8 @@ class StrataPatch(WeightAdapterBase):
         changed = apply_all_(weight, adapters, intermediate_dtype, function if moves_rows else None)
         # Looking is one more pass over the weight, and waits for a GPU: not where the factors are too small to reach that far.
         reach = sum(abs(strength * coefficient) * reach for coefficient, *_, reach in terms)
-        if not (reach <= SAFE or largest(changed) <= LARGEST):  # NaN is neither
+        # NaN is neither.
+        if not (reach <= SAFE or largest(changed) <= LARGEST):
             raise too_large(dict.fromkeys(file for _, _, file, _ in terms), key)
         return changed
 
@@ -120,7 +124,8 @@ def add_all(model, loras: Iterable[Changes]) -> None:
         patches[key] = StrataPatch((), (function is not None, (*before, *new)))
     before = patcher.patches_uuid
     _clean_up_after(patcher)
-    kind = getattr(type(patcher), "without_live", type(patcher))  # see live_model
+    # A model with live LoRAs is of a class of its own, see ``live_model``.
+    kind = getattr(type(patcher), "without_live", type(patcher))
     if kind.add_patches is not ModelPatcher.add_patches:
         model.add_patches(patches)
     else:
@@ -200,7 +205,8 @@ def _taken(patches: list[tuple], offset: Offset, function) -> tuple:
             break
         if other_offset == offset and other_function is function:
             del patches[at]
-            records = patch.weights[1]  # at strength 1, unless another pack has taken the patch over
+            # They are at strength 1, unless another pack has taken the patch over.
+            records = patch.weights[1]
             return records if strength == 1 else tuple((strength * c, *rest) for c, *rest in records)
         if not _apart(offset, other_offset):
             break

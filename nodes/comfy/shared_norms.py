@@ -14,16 +14,16 @@ Group = Sequence[tuple[Key, Adapter]]
 _known: WeakKeyDictionary[Adapter, tuple[object, Adapter]] = WeakKeyDictionary()
 
 
-def completed(model, groups: Sequence[Group]) -> dict[int, Adapter]:
-    """id of an adapter that awaits something -> the adapter that knows it, for the weights as a MODEL's or CLIP's patches leave them.
+def completed(model, groups: Sequence[Group]) -> dict[Adapter, Adapter]:
+    """An adapter that awaits something -> the adapter that knows it, for the weights as a MODEL's or CLIP's patches leave them.
 
     Read once for a model with these patches: a moved slider finds it done.
     """
     patcher = getattr(model, "patcher", model)
-    found: dict[int, Adapter] = {}
+    found: dict[Adapter, Adapter] = {}
     for group in groups:
         for (_, adapter), ready in zip(group, _completed(patcher, group), strict=True):
-            found[id(adapter)] = ready
+            found[adapter] = ready
     return found
 
 

@@ -19,10 +19,10 @@ from .internals import find
 from .magnitudes import Magnitude, is_quantized, magnitudes
 
 Shape = tuple[int, ...]
-Key = str | tuple  # a state-dict key, or (key, (axis, start, length)[, row map]) for a part of a weight
-Keys = tuple[
-    Key, ...
-]  # usually one; several where a LoRA has as one layer what the model has apart, in the order of its rows
+# A state-dict key, or (key, (axis, start, length)[, row map]) for a part of a weight.
+Key = str | tuple
+# Usually one; several where a LoRA has as one layer what the model has apart, in the order of its rows.
+Keys = tuple[Key, ...]
 Fits = Callable[[Shape], bool]
 
 
@@ -75,7 +75,8 @@ class Targets:
     family: str | None
     certain: bool = False
     coarse: frozenset[str] = frozenset()
-    _magnitudes: list[Mapping[str, Magnitude]] = field(default_factory=list, repr=False)  # one, once it is known
+    # One, once it is known.
+    _magnitudes: list[Mapping[str, Magnitude]] = field(default_factory=list, repr=False)
 
     @property
     def measured(self) -> bool:
@@ -183,7 +184,8 @@ def _coarse(module: torch.nn.Module) -> frozenset[str]:
 
 
 def _shape(weight) -> Shape:
-    return tuple(getattr(weight, "tensor_shape", weight.shape))  # GGUF's weights carry the real shape beside them
+    # GGUF's weights carry the real shape beside them.
+    return tuple(getattr(weight, "tensor_shape", weight.shape))
 
 
 def _valid(known: Mapping[str, Key], shapes: Mapping[str, Shape]) -> dict[str, Key]:
@@ -213,7 +215,8 @@ def _bodies(known: Mapping[str, Key], shapes: Mapping[str, Shape], family_name: 
     for layer, key in layers.items():
         bodies.setdefault(names.plain(layer), (key,))
     for layer, key in layers.items():
-        bodies.setdefault(names.model_body(_DIFFUSION + layer), (key,))  # "transformer.layers" looks like a wrapper
+        # A name like "transformer.layers" looks like a wrapper.
+        bodies.setdefault(names.model_body(_DIFFUSION + layer), (key,))
     for name, key in known.items():
         bodies.setdefault(names.model_body(name), (key,))
     for layer, key in layers.items():
@@ -221,7 +224,8 @@ def _bodies(known: Mapping[str, Key], shapes: Mapping[str, Shape], family_name: 
             if (part_key := _part_key(key, part)) is not None:
                 bodies.setdefault(names.plain(part.name), (part_key,))
     for body, keys in list(bodies.items()):
-        if body.endswith("_to_out_0"):  # old attention processors had no list there
+        # Old attention processors had no list there.
+        if body.endswith("_to_out_0"):
             bodies.setdefault(body[: -len("_0")], keys)
     for body, keys in list(_fused(bodies, shapes)):
         bodies.setdefault(body, keys)

@@ -13,8 +13,10 @@ from typing import TypeVar
 
 import folder_paths
 
-MAX_BYTES = 64 << 20  # an index of a hundred thousand files stays below
-CHANGING = threading.RLock()  # held by whoever reads a file of a user's, changes it and writes it back
+# The most bytes; an index of a hundred thousand files stays below.
+MAX_BYTES = 64 << 20
+# It is held by whoever reads a file of a user's, changes it and writes it back.
+CHANGING = threading.RLock()
 T = TypeVar("T")
 
 

@@ -92,9 +92,8 @@ class BlockSpec:
                 found.add(str(replace(self, family=family).read(builtin_layout(family))))
             except BlockTextError as problem:
                 problems.append(problem)
-        if not found and not is_vector(
-            unwrapped(self.text)
-        ):  # a model of unusual depth takes vectors that no family does
+        # A model of unusual depth takes vectors that no family does.
+        if not found and not is_vector(unwrapped(self.text)):
             raise problems[0]
         return found.pop() if len(found) == 1 else self._unread_text()
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from ...lora_math import family
 from ...lora_math.adapters import Adapter
 from ...lora_math.reading.state_dict import Entry
 from ..comfy.library import Lora
 from ..comfy.targets import Key, Target, Targets, taken_apart
 
-Span = tuple[int, int, int] | None  # (axis, start, length) of a weight, None for all of it
+# (axis, start, length) of a weight, None for all of it.
+Span = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +33,13 @@ class Fit:
         """patch key -> its adapters in order. ``without``: file keys whose entries are left out (they hold NaN or Inf)."""
         if without not in self._grouped:
             grouped: dict = {}
-            awaiting: dict[int, list[tuple[Key, Adapter]]] = {}
+            awaiting: dict[Entry, list[tuple[Key, Adapter]]] = {}
             for target, entry in self.pieces:
                 if not without.intersection(entry.keys):
                     adapter = target.of(entry.adapter)
                     grouped.setdefault(target.patch_key, []).append(adapter)
                     if adapter.awaits:
-                        awaiting.setdefault(id(entry), []).append((target.patch_key, adapter))
+                        awaiting.setdefault(entry, []).append((target.patch_key, adapter))
             self._grouped[without], self._awaiting[without] = grouped, list(awaiting.values())
         return self._grouped[without]
 
@@ -51,7 +51,8 @@ class Fit:
 
 EMPTY = Fit((), (), ())
 
-_lock = threading.Lock()  # a weak dictionary that another thread adds to cannot be gone through
+# A weak dictionary that another thread adds to cannot be gone through.
+_lock = threading.Lock()
 _known: WeakKeyDictionary[Lora, WeakKeyDictionary[Targets, Fit]] = WeakKeyDictionary()
 
 
@@ -74,7 +75,7 @@ def fits_of(identity: str) -> list[tuple[Targets, Fit]]:
 
 def match(entries: Iterable[Entry], targets: Targets) -> Fit:
     """The fit of any entries, computed anew."""
-    accepted: dict[int, tuple[Entry, tuple[Target, ...]]] = {}
+    accepted: dict[Entry, tuple[Target, ...]] = {}
     refused, strangers, repeated = [], [], []
     owners: dict[str, list[tuple[Span, Entry]]] = {}
     for entry in entries:
@@ -89,16 +90,19 @@ def match(entries: Iterable[Entry], targets: Targets) -> Fit:
         if reason is not None:
             refused.append((entry, reason))
             continue
-        others = {id(other): other for target in found for other in _others(target, entry, owners)}
-        if others and (_is_empty(entry) or not all(map(_is_empty, others.values()))):
+        others = dict.fromkeys(other for target in found for other in _others(target, entry, owners))
+        # SimpleTuner writes q, k and v, untrained, beside a trained layer for the three.
+        if others and (adapter.is_untrained or not all(other.adapter.is_untrained for other in others)):
             repeated.append(entry)
             continue
-        repeated.extend(accepted.pop(other)[0] for other in others if other in accepted)
-        accepted[id(entry)] = entry, found
+        for other in others:
+            if accepted.pop(other, None) is not None:
+                repeated.append(other)
+        accepted[entry] = found
         for target in found:
             name, span, _ = taken_apart(target.patch_key)
             owners.setdefault(name, []).append((span, entry))
-    pieces = ((target, entry) for entry, found in accepted.values() for target in found)
+    pieces = ((target, entry) for entry, found in accepted.items() for target in found)
     return Fit(tuple(pieces), tuple(refused), tuple(strangers), tuple(repeated))
 
 
@@ -106,12 +110,6 @@ def _others(target: Target, entry: Entry, owners: Mapping[str, Sequence[tuple[Sp
     """Entries of other modules that change some of the same numbers: the layer stands in the file in several spellings."""
     name, span, _ = taken_apart(target.patch_key)
     return [other for where, other in owners.get(name, ()) if other.module != entry.module and _overlap(span, where)]
-
-
-def _is_empty(entry: Entry) -> bool:
-    """Whether it changes nothing: SimpleTuner writes q, k and v, untrained, beside a trained layer for the three."""
-    adapter = getattr(entry.adapter, "inner", entry.adapter)
-    return adapter.reach == 0
 
 
 def _overlap(one: Span, other: Span) -> bool:
@@ -137,8 +135,8 @@ def text_encoder_of(target: Target) -> str:
 
 def count(entries: Iterable[Entry]) -> int:
     """Tensors of the file that these entries came from; an entry that changes several weights counts once."""
-    return sum(len(entry.keys) for entry in {id(entry): entry for entry in entries}.values())
+    return sum(len(entry.keys) for entry in set(entries))
 
 
 def is_text_encoder(entry: Entry) -> bool:
-    return family.is_text_encoder(entry.module)
+    return entry.is_text_encoder

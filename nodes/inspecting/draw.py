@@ -12,8 +12,10 @@ from torch import Tensor
 
 from .shapes import THEMES, Picture, Shape
 
-SCALE = 2  # pixels for each px of the layout
-MAX_HEIGHT = 16_000  # pixels
+# Pixels for each px of the layout.
+SCALE = 2
+# The most pixels.
+MAX_HEIGHT = 16_000
 # Typefaces that systems have for letters that Pillow's own lacks.
 _OTHERS = ("msyh.ttc", "NotoSansCJK-Regular.ttc", "PingFang.ttc", "DejaVuSans.ttf", "arial.ttf")
 _ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
@@ -26,7 +28,8 @@ def image_of(picture: Picture, theme: str) -> Tensor:
     canvas = Image.new("RGB", size, colours["back"])
     pen = ImageDraw.Draw(canvas)
     for shape in picture.shapes:
-        if shape.role != "none":  # only answers the pointer
+        # Such a shape only answers the pointer.
+        if shape.role != "none":
             _draw(pen, shape, colours[shape.role])
     return torch.from_numpy(numpy.asarray(canvas).astype(numpy.float32) / 255)[None]
 
@@ -46,7 +49,8 @@ def _draw(pen: ImageDraw.ImageDraw, shape: Shape, colour) -> None:
         if isinstance(font, ImageFont.FreeTypeFont):
             at = (shape.x * SCALE, shape.y * SCALE)
             pen.text(at, shape.text, fill=colour, font=font, anchor=_ANCHORS[shape.anchor])
-        else:  # Pillow without FreeType has one small typeface of Latin letters, which it places by its corner
+        # Pillow without FreeType has one small typeface of Latin letters, which it places by its corner.
+        else:
             text = shape.text.encode("latin-1", "replace").decode("latin-1")
             shift = {"start": 0.0, "middle": 0.5, "end": 1.0}[shape.anchor] * pen.textlength(text, font=font)
             pen.text((shape.x * SCALE - shift, (shape.y - shape.size * 0.8) * SCALE), text, fill=colour, font=font)
@@ -60,6 +64,7 @@ def _font(pixels: int, plain: bool):
                 return ImageFont.truetype(name, pixels)
             except OSError:
                 continue
-    if "size" in inspect.signature(ImageFont.load_default).parameters:  # Pillow 10.1
+    # Pillow has it since 10.1.
+    if "size" in inspect.signature(ImageFont.load_default).parameters:
         return ImageFont.load_default(pixels)
     return ImageFont.load_default()

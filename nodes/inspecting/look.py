@@ -31,10 +31,12 @@ from ..fitting.fit import fit, is_text_encoder
 from ..saving.gather import placed
 from ..stack import StackEntry
 
-Sides = tuple[Targets | None, Targets | None]  # the model's and the text encoders'
+# The model's and the text encoders'.
+Sides = tuple[Targets | None, Targets | None]
 NO_SIDES: Sides = (None, None)
 KEPT_FILES, KEPT_MEETINGS = 32, 16
-AGAINST = 12  # layers that are held against the model's own weights
+# How many layers are held against the model's own weights.
+AGAINST = 12
 
 _lock = threading.Lock()
 _measured: OrderedDict[str, list[LayerNumbers]] = OrderedDict()
@@ -217,7 +219,8 @@ def _meetings(ones: Sequence[One], sides: Sides, tick) -> tuple[Meetings, list[t
     keys = {layer.module: key for layer, key in layers}
     places = [_place(meeting, keys[meeting.module], layout) for meeting in found.layers]
     with _lock:
-        _met[known] = sides, found, places  # holds the sides, so that their ids are not another's
+        # It holds the sides, so that their ids are not another's.
+        _met[known] = sides, found, places
         while len(_met) > KEPT_MEETINGS:
             _met.popitem(last=False)
     return found, places
@@ -261,7 +264,8 @@ def _by_key(ones: Sequence[One], sides: Sides) -> list[tuple[Layer, str]]:
                     adapter, shape, part = target.of(entry.adapter), target.shape, _part(target)
                     if len(cuts) > 1:
                         part = ""
-                        with contextlib.suppress(StrataError):  # what depends on the weight is named as such later
+                        # What depends on the weight is named as such later.
+                        with contextlib.suppress(StrataError):
                             adapter, shape = placed(adapter, target, side), side.shapes[key]
                     by_part.setdefault(part, ({}, shape))[0].setdefault(at, []).append((1.0, adapter))
             for part, (terms, shape) in by_part.items():

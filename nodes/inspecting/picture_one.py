@@ -95,7 +95,8 @@ def _tiles(picture: Picture, one: One, y: float) -> float:
             (str(count), name, role, "NaN, infinity or sizes that do not fit" if found.broken else "All zero", None)
         )
     most = max(1, int((picture.width - 2 * PAD + GAP) / (TILE_WIDTH + GAP)))
-    columns = -(-len(tiles) // -(-len(tiles) // most))  # rows of about as many
+    # Rows of about as many.
+    columns = -(-len(tiles) // -(-len(tiles) // most))
     each = (picture.width - 2 * PAD - (columns - 1) * GAP) / columns
     for at, (value, label, role, hover, act) in enumerate(tiles):
         x, top = PAD + (at % columns) * (each + GAP), y + (at // columns) * (TILE_HEIGHT + GAP)
@@ -170,7 +171,8 @@ def _blocks(picture: Picture, one: One, y: float) -> float:
 def _bars(picture: Picture, y, height, places, bar, values, roles, hovers) -> float:
     for name, value in values.items():
         tall = max(height * value, 1.0)
-        picture.rect(places[name], y, bar, height, "none", hover=hovers[name])  # the whole column answers the pointer
+        # The whole column answers the pointer.
+        picture.rect(places[name], y, bar, height, "none", hover=hovers[name])
         picture.rect(places[name], y + height - tall, bar, tall, roles[name], radius=1, hover=hovers[name])
     picture.line([(PAD, y + height + 0.5), (picture.width - PAD, y + height + 0.5)], "faint")
     return y + height + 4
@@ -195,7 +197,8 @@ def _curve(picture: Picture, one: One, y: float) -> float:
     x, top = place(whole.rank, KEEP)
     picture.line([(x, y + CURVE), (x, top)], "accent", 1)
     picture.rect(x - 3, top - 3, 6, 6, "accent", radius=3, hover=words.kept(whole))
-    for at, rank in enumerate(ranks):  # each answers the pointer half way to its neighbours
+    # Each answers the pointer half way to its neighbours.
+    for at, rank in enumerate(ranks):
         before, after = ranks[max(at - 1, 0)], ranks[min(at + 1, len(ranks) - 1)]
         start, end = place((before + rank) / 2, 0)[0], place((rank + after) / 2, 0)[0]
         picture.rect(start, y, end - start, CURVE, "none", hover=f"rank {rank} keeps {words.percent(kept[rank - 1])}")

@@ -26,9 +26,12 @@ from ..comfy import library, lora_names, user_files
 FILE = "lora_index.json"
 VERSION = 1
 MAX_FILES = 200_000
-SAVE_EVERY = 20.0  # seconds of learning
-LOOK_EVERY = 20.0  # seconds between two looks at files whose list has stayed the same
-PAUSE = 0.002  # seconds after each file, which belong to whatever else the server does
+# Seconds of learning between two writes.
+SAVE_EVERY = 20.0
+# Seconds between two looks at files whose list has stayed the same.
+LOOK_EVERY = 20.0
+# Seconds after each file, which belong to whatever else the server does.
+PAUSE = 0.002
 MAX_WORDS, MAX_TITLE = 8, 120
 
 
@@ -37,7 +40,8 @@ class Known:
     """Of one file. strength, low, high: as recommended; problem: why it is no LoRA that can be used, else empty."""
 
     size: int
-    modified: int  # ns
+    # When the file was changed, in ns.
+    modified: int
     family: str | None = None
     title: str = ""
     words: tuple[str, ...] = ()
@@ -52,11 +56,14 @@ class LoraIndex:
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._known: dict[str, Known] | None = None  # by full path
+        # By full path.
+        self._known: dict[str, Known] | None = None
         self._thread: threading.Thread | None = None
         self._waiting = self._revision = 0
-        self._paths: dict[str, str] = {}  # name of the list -> full path
-        self._looked = (0.0, 0)  # when, and at which list
+        # Name of the list -> full path.
+        self._paths: dict[str, str] = {}
+        # When it was looked last, and at which list.
+        self._looked = (0.0, 0)
 
     def of(self, path: str) -> Known | None:
         """What is known of the file at a full path, None before it was learned. It may have changed since."""
@@ -106,12 +113,13 @@ class LoraIndex:
                 if self._thread.is_alive() or (of == this and now - at < LOOK_EVERY):
                     return
             self._looked = now, this
-            self._waiting = 0 if self._paths else 1  # the first look has something to tell, whatever it is
+            # The first look has something to tell, whatever it is.
+            self._waiting = 0 if self._paths else 1
             self._thread = threading.Thread(target=self._run, args=(names,), name="strata-lora-index", daemon=True)
             self._thread.start()
 
     def wait(self, timeout: float) -> bool:
-        """Until the learning under way has ended; False when it has not by then."""
+        """Until the learning under way has ended, for tests and benchmarks; False when it has not by then."""
         thread = self._thread
         if thread is None:
             return True
@@ -156,7 +164,8 @@ class LoraIndex:
 
     def _save(self) -> None:
         data = {path: [*asdict(known).values()] for path, known in self.all().items()}
-        with contextlib.suppress(OSError):  # it is learned again next time
+        # What is lost is learned again next time.
+        with contextlib.suppress(OSError):
             user_files.write_json(FILE, {"version": VERSION, "files": data})
 
 
@@ -204,7 +213,8 @@ def family_of(header: files.Header) -> str | None:
     try:
         return family.detect(state_dict.parse(convert(tensors), header.metadata, None).entries, header.metadata)
     except (StrataError, RuntimeError, ValueError, LookupError, TypeError):
-        return None  # the loader says what is wrong with it
+        # The loader says what is wrong with it.
+        return None
 
 
 def _stamp(path: str) -> tuple[int, int]:

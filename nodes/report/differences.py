@@ -5,28 +5,33 @@ Each statement about ComfyUI is pinned by ``tests/nodes/test_where_core_differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from ...lora_math.adapters import Adapter, DoRA, LoHa, LoKr, LoRA
-from ...lora_math.adapters.dora import OUT
 from ...lora_math.reading.state_dict import StateDict
 from ...lora_math.wording import some, spread
 from ..fitting.side import Side
 
-_BY_NAME = {
+# By what ``Adapter.forms`` says.
+_BY_FORM = {
     "OFT": "OFT turns by strength, negative the other way (ComfyUI squares the strength and ignores rescale)",
     "BOFT": "BOFT's strength counts once (in ComfyUI once more, and nothing happens where the file has no alpha)",
     "IA3": "IA3 is applied (ComfyUI does not know it)",
     "input OFT": "OFT of PEFT and OneTrainer is applied (ComfyUI does not know it)",
     "input BOFT": "BOFT of PEFT is applied (ComfyUI does not know it)",
     "sparse": "LyCORIS's sparse remainder is applied (ComfyUI does not read it)",
+    "DoRA by output": "DoRA on the output axis uses the norm of the trained weight (ComfyUI: of the base weight)",
+    "LoRA in Tucker form with 1 or 3 dimensions": "Tucker LoRA on 1- and 3-dimensional convolutions is applied (in ComfyUI it fails)",
+    "LoKr in Tucker form": "LoKr's Tucker form is applied (in ComfyUI it has no effect)",
+    "LoKr with 1 or 3 dimensions": "LoKr on 1- and 3-dimensional convolutions keeps its axes apart (ComfyUI mixes them up)",
+    "LoHa stored as convolutions": "LoHa stored as convolutions is applied (in ComfyUI it stops the sampling)",
 }
 
 
 def differences(contents: StateDict, sides: Sequence[Side]) -> list[str]:
     """One line for each kind of difference that this file meets. sides: what is connected."""
     entries = contents.entries
-    lines = list(dict.fromkeys(line for entry in entries for line in _of(entry.adapter)))
+    forms = dict.fromkeys(form for entry in entries for form in entry.adapter.forms())
+    lines = [_BY_FORM[form] for form in forms if form in _BY_FORM]
     stored = {entry.module for entry in entries if any(key.endswith(".alpha") for key in entry.keys)}
     header = [entry.alpha for entry in entries if entry.alpha is not None and entry.module not in stored]
     if header:
@@ -46,20 +51,3 @@ def differences(contents: StateDict, sides: Sequence[Side]) -> list[str]:
     if aliases:
         lines.append(f"{len(set(aliases))} layers have names that ComfyUI ignores ({some(aliases)})")
     return lines
-
-
-def _of(adapter: Adapter) -> Iterator[str]:
-    if adapter.name in _BY_NAME:
-        yield _BY_NAME[adapter.name]
-    if isinstance(adapter, DoRA):
-        if adapter.axis == OUT:
-            yield "DoRA on the output axis uses the norm of the trained weight (ComfyUI: of the base weight)"
-        yield from _of(adapter.inner)
-    if isinstance(adapter, LoRA) and adapter.mid is not None and adapter.mid.ndim != 4:
-        yield "Tucker LoRA on 1- and 3-dimensional convolutions is applied (in ComfyUI it fails)"
-    if isinstance(adapter, LoKr) and 3 in (len(adapter.w1), len(adapter.w2)):
-        yield "LoKr's Tucker form is applied (in ComfyUI it has no effect)"
-    if isinstance(adapter, LoKr) and len(adapter.w2) == 1 and adapter.w2[0].ndim in (3, 5):
-        yield "LoKr on 1- and 3-dimensional convolutions keeps its axes apart (ComfyUI mixes them up)"
-    if isinstance(adapter, LoHa) and adapter.t1 is None and adapter.w1_a.ndim > 2:
-        yield "LoHa stored as convolutions is applied (in ComfyUI it stops the sampling)"

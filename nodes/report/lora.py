@@ -15,7 +15,7 @@ from ...lora_math.wording import SHOWN, number, some, spread, tensors
 from ..comfy.library import Lora
 from ..comfy.targets import Key, Targets, taken_apart
 from ..fitting.amounts import Amount, by_block
-from ..fitting.fit import Fit, count, is_text_encoder, text_encoder_of
+from ..fitting.fit import Fit, count, text_encoder_of
 from ..fitting.side import Side
 from .differences import differences
 
@@ -58,9 +58,9 @@ def describe(lora: Lora) -> str:
     return ", ".join([*parts, found.size])
 
 
-def problems(lora: Lora, model: Side, clip: Side) -> list[str]:
-    """What makes this LoRA unusable here; with ``on_problem`` = error each of these stops the graph."""
-    found = [text] if (text := _misfit(lora, model, clip)) else []
+def problems(lora: Lora, misfit: str | None) -> list[str]:
+    """What makes this LoRA unusable here; with ``on_problem`` = error each of these stops the graph. misfit: as ``misfit`` has it."""
+    found = [misfit] if misfit else []
     if lora.broken:
         found.append(
             f"Damaged: {tensors(len(lora.broken))} of {lora.name} with NaN or infinity, or numbers beyond a million "
@@ -76,14 +76,10 @@ def problems(lora: Lora, model: Side, clip: Side) -> list[str]:
     return found
 
 
-def is_misfit(lora: Lora, model: Side, clip: Side) -> bool:
-    """Whether the LoRA belongs to another kind of model altogether, so that nothing of it should be applied."""
-    return _misfit(lora, model, clip) is not None
-
-
-def _misfit(lora: Lora, model: Side, clip: Side) -> str | None:
+def misfit(lora: Lora, model: Side, clip: Side) -> str | None:
+    """Why the LoRA belongs to another kind of model altogether, so that nothing of it should be applied; None where it does not."""
     entries = lora.contents.entries
-    for_model = [entry for entry in entries if not is_text_encoder(entry)]
+    for_model = [entry for entry in entries if not entry.is_text_encoder]
     if model.targets is not None and for_model:
         if _is_foreign(lora, model):
             ours, theirs = lora.family or " or ".join(lora.families[:2]), model.targets.family
@@ -176,20 +172,20 @@ def text(lora: Lora, model: Side, clip: Side, found: Sequence[str], applied: boo
 
 def _side_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
     lines = []
-    in_file = [entry for entry in lora.contents.entries if not is_text_encoder(entry)]
+    in_file = [entry for entry in lora.contents.entries if not entry.is_text_encoder]
     if model.targets is not None and in_file:
         family = model.targets.family or "unknown family"
         lines.append(
             f"Model ({family}): {_share(_pieces(lora, model.fit), in_file)} at strength {number(model.strength)}"
         )
     encoders: dict[str, list[Entry]] = defaultdict(list)
-    fine = {id(entry) for entry in _pieces(lora, clip.fit)}
+    fine = set(_pieces(lora, clip.fit))
     for target, entry in clip.fit.pieces:
-        if id(entry) in fine:
+        if entry in fine:
             encoders[text_encoder_of(target)].append(entry)
     for name, entries in sorted(encoders.items()):
         lines.append(f"Text encoder {name}: {tensors(count(entries))} at strength {number(clip.strength)}")
-    if clip.targets is None and (unused := count(e for e in lora.contents.entries if is_text_encoder(e))):
+    if clip.targets is None and (unused := count(e for e in lora.contents.entries if e.is_text_encoder)):
         lines.append(f"Text encoders: {tensors(unused)} unused, no CLIP is connected")
     if model.targets is None and in_file:
         lines.append(f"Model: {tensors(count(in_file))} unused, no MODEL is connected")
@@ -199,6 +195,8 @@ def _side_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
 def rounded_lines(keys: Iterable[Key], targets: Targets | None) -> list[str]:
     """What patching costs a model whose weights are stored in few bits. keys: of the patches."""
     coarse = frozenset() if targets is None else targets.coarse
+    if not coarse:
+        return []
     count = len(coarse.intersection(taken_apart(key)[0] for key in keys))
     if not count:
         return []
@@ -295,18 +293,16 @@ def _named(blocks: ResolvedWeights) -> set[str]:
 
 def _leftover_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
     lines = []
-    refused = {id(entry): (entry, reason) for side in (model, clip) for entry, reason in side.fit.refused}
+    refused = {entry: reason for side in (model, clip) for entry, reason in side.fit.refused}
     if refused:
-        shown = "; ".join(f"{entry.module}: {reason}" for entry, reason in list(refused.values())[:SHOWN])
+        shown = "; ".join(f"{entry.module}: {reason}" for entry, reason in list(refused.items())[:SHOWN])
         more = len(refused) - SHOWN
-        lines.append(
-            f"Does not fit, {tensors(count(e for e, _ in refused.values()))}: {shown}{f'; {more} more' if more > 0 else ''}"
-        )
-    repeated = {id(entry): entry for side in (model, clip) for entry in side.fit.repeated}
+        lines.append(f"Does not fit, {tensors(count(refused))}: {shown}{f'; {more} more' if more > 0 else ''}")
+    repeated = dict.fromkeys(entry for side in (model, clip) for entry in side.fit.repeated)
     if repeated:
         lines.append(
             f"In the file more than once, under other names of the same layers, and applied once, "
-            f"{tensors(count(repeated.values()))}: {some(entry.module for entry in repeated.values())}"
+            f"{tensors(count(repeated))}: {some(entry.module for entry in repeated)}"
         )
     strangers = _strangers(lora, model, clip)
     by_part: dict[str, list[Entry]] = defaultdict(list)
@@ -326,38 +322,39 @@ def _leftover_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
 
 def _strangers(lora: Lora, model: Side, clip: Side) -> list[Entry]:
     """Entries that name nothing in what is connected, though the part they are for is connected."""
-    known = {id(entry) for side in (model, clip) for _, entry in side.fit.pieces}
-    known |= {id(entry) for side in (model, clip) for entry, _ in side.fit.refused}
-    known |= {id(entry) for side in (model, clip) for entry in side.fit.repeated}
+    known = {entry for side in (model, clip) for _, entry in side.fit.pieces}
+    known |= {entry for side in (model, clip) for entry, _ in side.fit.refused}
+    known |= {entry for side in (model, clip) for entry in side.fit.repeated}
     connected = {True: clip.targets is not None, False: model.targets is not None}
     # An optional entry without a counterpart lacks nothing: PEFT's IA3 changes a bias where there is one.
-    return [e for e in lora.contents.entries if id(e) not in known and connected[is_text_encoder(e)] and not e.optional]
+    return [e for e in lora.contents.entries if e not in known and connected[e.is_text_encoder] and not e.optional]
 
 
 def _pieces(lora: Lora, fit: Fit) -> list[Entry]:
+    if not lora.broken:
+        return [entry for _, entry in fit.pieces]
     return [entry for _, entry in fit.pieces if not lora.broken.intersection(entry.keys)]
 
 
 def _used(lora: Lora, model: Side, clip: Side) -> int:
-    unique = {id(entry): entry for side in (model, clip) for entry in _pieces(lora, side.fit)}
-    return count(unique.values())
+    return count({entry for side in (model, clip) for entry in _pieces(lora, side.fit)})
 
 
 def _acting(lora: Lora, model: Side, clip: Side) -> int:
     """Tensors whose change is multiplied by something else than 0."""
     unique = {
-        id(entry): entry
+        entry
         for side in (model, clip)
         for target, entry in side.fit.pieces
-        if not lora.broken.intersection(entry.keys) and side.coefficient(target.key) != 0
+        if not (lora.broken and lora.broken.intersection(entry.keys)) and side.coefficient(target.key) != 0
     }
-    return count(unique.values())
+    return count(unique)
 
 
 def _reachable(lora: Lora, model: Side, clip: Side) -> int:
     """Tensors for whatever is connected, plus those that nothing understands."""
     connected = {True: clip.targets is not None, False: model.targets is not None}
-    return count(e for e in lora.contents.entries if connected[is_text_encoder(e)]) + len(lora.contents.leftovers)
+    return count(e for e in lora.contents.entries if connected[e.is_text_encoder]) + len(lora.contents.leftovers)
 
 
 def _share(entries: Iterable[Entry], of: Iterable[Entry]) -> str:

@@ -20,16 +20,19 @@ _DIGITS = r"([0-9]{1,4})"
 _NUMBERED = re.compile(rf"(?:lora_{_DIGITS}|loras\.{_DIGITS}\.lora_name|lora_name_{_DIGITS}|lora_{_DIGITS}_name)")
 # A row's fields by the number n in their names: (name, model, clip, on), the first that is there counts.
 _FIELDS = (
-    ("loras.{n}.lora_name", ("loras.{n}.strength",), (), "loras.{n}.enabled"),  # ComfyUI's Load LoRA with rows
+    # ComfyUI's Load LoRA with rows.
+    ("loras.{n}.lora_name", ("loras.{n}.strength",), (), "loras.{n}.enabled"),
     (
         "lora_name_{n}",
         ("model_str_{n}", "model_weight_{n}", "lora_wt_{n}"),
         ("clip_str_{n}", "clip_weight_{n}"),
         "switch_{n}",
     ),
-    ("lora_{n}_name", ("lora_{n}_model_strength", "lora_{n}_strength"), ("lora_{n}_clip_strength",), ""),  # Easy-Use
+    # Easy-Use.
+    ("lora_{n}_name", ("lora_{n}_model_strength", "lora_{n}_strength"), ("lora_{n}_clip_strength",), ""),
 )
-_SIMPLE = {"input_mode": "simple", "mode": "simple"}  # one strength for both: Efficiency, Easy-Use
+# Efficiency and Easy-Use have one strength for both.
+_SIMPLE = {"input_mode": "simple", "mode": "simple"}
 
 
 def imported(text: str) -> str:
@@ -105,7 +108,8 @@ def _triple(data: list):
 def _node(node: Mapping) -> Iterator:
     """A node of a workflow, whose values stand in order. rgthree's and Lora Manager's are objects, wherever they stand."""
     values, kind = node["widgets_values"], str(node.get("type"))
-    on = node.get("mode") not in (2, 4)  # muted, bypassed
+    # Not muted, and not bypassed.
+    on = node.get("mode") not in (2, 4)
     if isinstance(values, dict):
         yield from _rows(values, 1)
     elif isinstance(values, list):
@@ -118,9 +122,8 @@ def _node(node: Mapping) -> Iterator:
         elif kind in _COUNTED:
             yield from _counted(values, on)
         elif kind in _SINGLE and values:
-            yield from _one(
-                *[*values[: _SINGLE[kind]], 0, 0][:3], on=on
-            )  # a loader of the model alone leaves the text encoders
+            # A loader of the model alone leaves the text encoders.
+            yield from _one(*[*values[: _SINGLE[kind]], 0, 0][:3], on=on)
         else:
             for value in values:
                 if isinstance(value, dict) and (row := _object(value)) is not None:

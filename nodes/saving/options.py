@@ -16,9 +16,11 @@ from ...lora_math.writing.layouts import LAYOUTS
 from .. import inputs
 from ..comfy.saving import FOLDERS
 
-HEADER = 6000  # bytes of a file for its metadata, besides what the parents' tags take
+# Bytes of a file for its metadata, besides what the tags of the parents take.
+HEADER = 6000
 AMOUNT = 32.0
-PICTURE = 256  # pixels of a thumbnail's longer side
+# Pixels of a thumbnail's longer side.
+PICTURE = 256
 
 
 def shrink_inputs(default: str = "exact", amount: float = AMOUNT) -> list[io.Input]:
@@ -100,7 +102,8 @@ def budget_of(shrink, amount, said: int = 0) -> Budget:
     if shrink == "exact":
         return Budget()
     if shrink == "size":
-        Budget("size", amount)  # says what is wrong with the number itself
+        # It says what is wrong with the number itself.
+        Budget("size", amount)
         return Budget("size", max(amount * 1e6 - HEADER - said, 1.0))
     return Budget(shrink, amount / 100 if shrink in ("energy", "error") else amount)
 

@@ -16,9 +16,10 @@ from broken_pickles import MARK
 from cases import Case
 
 from strata.lora_math.errors import StrataError
-from strata.nodes.apply import apply_lora
+from strata.nodes.apply import apply_stack
 from strata.nodes.comfy.library import CACHE
 from strata.nodes.desk.profile import profile
+from strata.nodes.stack import StackEntry
 
 SECONDS = 5.0  # of computing
 # Beside twice the file's size: the 300 000 values that a header may have, 200 bytes each as Python keeps them, or a list of tags or a
@@ -66,16 +67,18 @@ class Bench:
 
     def _apply(self, case: Case, lora) -> str:
         model, clip = self.models[case.family]
+        entry = StackEntry(lora.name, *case.strengths, lora=lora)
         try:
-            applied = apply_lora(model, clip, lora, *case.strengths, "error", apply=case.apply)
+            applied = apply_stack(model, clip, [entry], "error", apply=case.apply)
             outcome = "applied"
         except StrataError as problem:
             check_refusal(str(problem), case.name)
-            applied = apply_lora(model, clip, lora, *case.strengths, "warn", apply=case.apply)
+            applied = apply_stack(model, clip, [entry], "warn", apply=case.apply)
             require(applied.warned, "an error that is no warning")
             outcome = "applied in part" if applied.model is not model or applied.clip is not clip else "misfit"
         if case.twice:
-            applied = apply_lora(applied.model, applied.clip, lora, *case.strengths[::-1], "warn")
+            other = StackEntry(lora.name, *case.strengths[::-1], lora=lora)
+            applied = apply_stack(applied.model, applied.clip, [other], "warn")
         for text in (applied.report, applied.verdict, applied.trigger_words):
             text.encode("utf-8")
         if applied.model is not model:

@@ -13,11 +13,12 @@ from broken_bytes import pack
 
 from strata.lora_math.errors import StrataError
 from strata.nodes import routes
-from strata.nodes.apply import apply_lora
+from strata.nodes.apply import apply_stack
 from strata.nodes.comfy import library
 from strata.nodes.comfy.library import CACHE, LoraCache
 from strata.nodes.desk import profile as profiles
 from strata.nodes.fitting.block_spec import BlockSpec
+from strata.nodes.stack import StackEntry
 
 NAMES = [f"{i}.safetensors" for i in range(5)] + ["sub/5.safetensors"]
 MODULE = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -93,7 +94,7 @@ def test_everyone_at_once(folder, models):
 
     def apply(rng):
         lora = CACHE.get(rng.choice(NAMES))
-        applied = apply_lora(model, None, lora, 1.0, 1.0, "error", BlockSpec("M00=0.5"))
+        applied = apply_stack(model, None, [StackEntry(lora.name, 1.0, 1.0, BlockSpec("M00=0.5"), lora=lora)], "error")
         ((_, patch, *_),) = next(iter(applied.model.patches.values()))
         assert patch.weights[1][0][0] == 0.5
 

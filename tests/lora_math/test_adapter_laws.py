@@ -114,6 +114,33 @@ def test_zero_strength_is_the_model_itself(kind, layer):
     assert torch.equal(adapter.apply_(weight.clone(), 0.0, torch.float64), weight)
 
 
+@every_adapter
+def test_an_adapter_that_says_it_is_linear_is(kind):
+    """``is_linear`` is said of a whole class: of a class that denies it, some form is not."""
+    adapter = build(kind, "linear")
+    assert (
+        kind in LINEAR
+        if adapter.is_linear
+        else type(adapter) in {type(build(k, "linear")) for k in ALL if k not in LINEAR}
+    )
+
+
+@every_adapter
+@every_shape
+def test_a_product_is_its_delta_and_what_is_told_of_the_weight_is_true(kind, layer):
+    adapter, weight = build(kind, layer), weight_of(layer)
+    if adapter.is_product:
+        for dtype in (None, torch.float64):
+            up, down, scale = adapter.product(dtype)
+            assert up.shape[1] == down.shape[0]
+            assert torch.allclose(
+                (scale * up @ down).reshape(weight.shape), adapter.delta(weight), rtol=1e-9, atol=1e-12
+            )
+    matrix = (OUT, weight[0].numel())
+    assert adapter.weight_shape in (None, matrix, tuple(weight.shape))
+    assert adapter.matrix_shape in (None, matrix)
+
+
 @pytest.mark.parametrize("kind", LINEAR)
 @given(strength=st.floats(-3, 3), factor=st.floats(-3, 3), seed=st.integers(0, 99))
 @quick

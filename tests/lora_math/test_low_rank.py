@@ -32,19 +32,6 @@ def test_svd_is_the_dense_one(out, into, rank, seed):
     assert (dense[found.s.numel() :] < 1e-10).all()
 
 
-@given(sizes, sizes, st.integers(1, 8), st.integers(0, 8), seeds)
-@settings(max_examples=60)
-def test_truncation_is_the_best_and_its_error_is_exact(out, into, rank, keep, seed):
-    low = matrix(out, into, rank, seed)
-    short, error = low.truncate(keep)
-    values = torch.linalg.svdvals(low.dense())
-    assert short.rank <= keep
-    measured = float(torch.linalg.matrix_norm(short.dense() - low.dense()) / torch.linalg.matrix_norm(low.dense()))
-    assert math.isclose(measured, error, abs_tol=1e-9)
-    best = float(values[keep:].norm() / values.norm())  # Eckart and Young
-    assert math.isclose(error, best, abs_tol=1e-9)
-
-
 @given(sizes, sizes, st.integers(0, 8), st.integers(0, 8), st.floats(-3, 3), st.floats(-3, 3), seeds)
 @settings(max_examples=60)
 def test_concat_is_the_sum(out, into, rank_a, rank_b, a, b, seed):
@@ -59,9 +46,7 @@ def test_concat_is_the_sum(out, into, rank_a, rank_b, a, b, seed):
 def test_norms_and_products_are_the_dense_ones(out, into, rank, seed):
     one, two = matrix(out, into, rank, seed), matrix(out, into, rank + 1, seed + 1)
     assert math.isclose(one.frobenius_norm(), float(torch.linalg.matrix_norm(one.dense())), rel_tol=1e-10)
-    assert math.isclose(one.spectral_norm(), float(torch.linalg.matrix_norm(one.dense(), 2)), rel_tol=1e-10)
     assert math.isclose(one.inner(two), float((one.dense() * two.dense()).sum()), abs_tol=1e-9)
-    assert math.isclose(one.distance(two), float(torch.linalg.matrix_norm(one.dense() - two.dense())), rel_tol=1e-10)
 
 
 @given(sizes, sizes, st.integers(1, 6), seeds)
@@ -74,8 +59,7 @@ def test_results_do_not_depend_on_the_factorisation(out, into, rank, seed):
     )
     other = LowRank(low.up @ gauge, torch.linalg.inv(gauge) @ low.down)
     assert math.isclose(low.frobenius_norm(), other.frobenius_norm(), rel_tol=1e-9)
-    assert math.isclose(low.spectral_norm(), other.spectral_norm(), rel_tol=1e-9)
-    assert low.distance(other) <= 1e-9 * low.frobenius_norm()
+    assert torch.allclose(low.singular_values(), other.singular_values(), rtol=1e-9)
 
 
 def test_gram_matrix_holds_all_inner_products():
@@ -88,26 +72,9 @@ def test_gram_matrix_holds_all_inner_products():
     assert gram_matrix([]).shape == (0, 0)
 
 
-def test_balance_keeps_the_matrix_and_evens_the_factors():
-    low = matrix(9, 6, 3, 1)
-    uneven = LowRank(low.up * 1e6, low.down * 1e-6)
-    balanced = uneven.balance()
-    assert torch.allclose(balanced.dense(), low.dense(), atol=1e-9)
-    assert math.isclose(float(balanced.up.norm()), float(balanced.down.norm()), rel_tol=1e-9)
-
-
-def test_distance_does_not_cancel():
-    """Two matrices that differ by one part in 1e12: Gram-based distances return noise here."""
-    low = matrix(40, 30, 4, 3)
-    near = LowRank(low.up, low.down + 1e-12 * matrix(4, 30, 4, 4).dense())
-    expected = 1e-12 * float(torch.linalg.matrix_norm(low.up @ matrix(4, 30, 4, 4).dense()))
-    assert math.isclose(low.distance(near), expected, rel_tol=1e-2)
-
-
 def test_tiny_and_rank_zero_matrices():
     zero = matrix(4, 5, 0, 0)
-    assert zero.frobenius_norm() == zero.spectral_norm() == 0
-    assert zero.truncate(3)[1] == 0
+    assert zero.frobenius_norm() == 0 and zero.singular_values().numel() == 0
     tiny = matrix(4, 5, 2, 0).scaled(1e-150)
     assert tiny.frobenius_norm() > 0
 

@@ -52,12 +52,16 @@ def deltas(found) -> dict[str, torch.Tensor]:
     }
 
 
+def by_name(*files):
+    return layers_by_name([state_dict.parse(file).entries for file in files])
+
+
 @pytest.mark.parametrize("style", STYLES)
 @given(a=st.floats(-2, 2), b=st.floats(-2, 2).filter(bool), seed=st.integers(0, 999))
 @settings(max_examples=15)
 def test_what_is_baked_is_the_sum_of_the_stack(style, a, b, seed):
     one, two = tensors(seed), tensors(seed + 1, rank=3, alpha=5.0)
-    layers = layers_by_name([state_dict.parse(t).entries for t in (one, two)])
+    layers = by_name(one, two)
     baked = bake(layers, [a, b], Recipe(dtype=torch.float64, style=style))
     found, first, second = (deltas(t) for t in (baked.tensors, one, two))
     for module, delta in found.items():
@@ -75,7 +79,7 @@ def test_differently_spelled_files_meet_in_one_layer():
         "unet.mid_block.attn.to_q.lora_B.weight": torch.ones(4, 1),
         "unet.mid_block.attn.to_q.lora_A.weight": torch.ones(1, 3),
     }
-    layers = layers_by_name([state_dict.parse(t).entries for t in (kohya, peft)])
+    layers = by_name(kohya, peft)
     assert [layer.module for layer in layers] == ["lora_unet_mid_block_attn_to_q"]
     baked = bake(layers, [1.0, 2.0], Recipe(dtype=torch.float32))
     up, down = (baked.tensors[f"lora_unet_mid_block_attn_to_q.lora_{n}.weight"] for n in ("up", "down"))
@@ -84,7 +88,7 @@ def test_differently_spelled_files_meet_in_one_layer():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_gives_a_file(method, tmp_path):
-    layers = layers_by_name([state_dict.parse(tensors(seed)).entries for seed in (0, 1)])
+    layers = by_name(*map(tensors, (0, 1)))
     baked = bake(layers, [1.0, -0.5], Recipe(method, Budget("rank", 6)))
     save(str(tmp_path / "x.safetensors"), baked.tensors, {})
     again = state_dict.parse(read_lora_file(str(tmp_path / "x.safetensors")).tensors)
@@ -117,7 +121,7 @@ def test_every_algorithm_becomes_a_lora_or_says_what_it_lacks():
 
 
 def test_layers_of_nothing_are_dropped_or_kept_as_stubs():
-    layers = layers_by_name([state_dict.parse(tensors()).entries])
+    layers = by_name(tensors())
     layers[0] = Layer(layers[0].module, "weight", {0: [(1e-300, layers[0].terms[0][0][1])]})
     quiet = bake([layers[0], layers[1]], [1.0], Recipe(budget=Budget("energy", 0.99)))
     assert not any(key.startswith(layers[0].module) for key in quiet.tensors)
@@ -127,7 +131,7 @@ def test_layers_of_nothing_are_dropped_or_kept_as_stubs():
 
 
 def test_nothing_left_is_said():
-    layers = layers_by_name([state_dict.parse(tensors()).entries] * 2)
+    layers = by_name(*[tensors()] * 2)
     with pytest.raises(StrataError, match="every strength is 0"):
         bake(layers, [0.0, 0.0], Recipe())
     with pytest.raises(StrataError, match="cancel each other out"):

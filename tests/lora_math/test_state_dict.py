@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strata.lora_math.reading import state_dict
-from strata.lora_math.reading.state_dict import is_lora_key, parse, split_key
+from strata.lora_math.reading.state_dict import parse, split_key
 
 MODULE = "base_model.model.blocks.0.attn.to_q"
 
@@ -58,7 +58,6 @@ MODULE = "base_model.model.blocks.0.attn.to_q"
 )
 def test_suffixes(suffix, role):
     assert split_key(MODULE + suffix) == (MODULE, role)
-    assert is_lora_key(MODULE + suffix)
 
 
 @pytest.mark.parametrize(

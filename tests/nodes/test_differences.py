@@ -5,7 +5,7 @@ import torch
 
 from strata.lora_math.reading import state_dict
 from strata.nodes.loader import StrataLoraLoader
-from strata.nodes.report.differences import _BY_NAME, differences
+from strata.nodes.report.differences import _BY_FORM, differences
 from strata.tests.nodes.helpers import small_models
 
 make = torch.ones
@@ -24,6 +24,7 @@ CASES = {
     "BOFT": ({"oft_blocks": make(2, 4, 2, 2), "alpha": torch.tensor(0.0)}, ["BOFT's strength counts once"]),
     "IA3": ({"weight": make(8), "on_input": torch.tensor(0)}, ["IA3 is applied"]),
     "OFT of PEFT": ({"oft_R.weight": make(3, 1)}, ["OFT of PEFT and OneTrainer"]),
+    "BOFT of PEFT": ({"boft_R": make(1, 3, 2, 2), "boft_s": make(8, 1)}, ["BOFT of PEFT"]),
     "Tucker in 2 dimensions": (
         {"lora_up.weight": make(8, 2, 1, 1), "lora_down.weight": make(2, 6, 1, 1), "lora_mid.weight": make(2, 2, 3, 3)},
         [],
@@ -68,10 +69,14 @@ def test_each_difference_is_named(parts, expected):
     assert all(line.startswith(start) for line, start in zip(found, expected, strict=True)), found
 
 
-def test_every_name_is_an_adapters():
-    from strata.lora_math.adapters.base import _BY_NAME as adapters
-
-    assert _BY_NAME.keys() <= adapters.keys()
+def test_no_difference_hangs_on_a_form_that_no_adapter_has():
+    forms = {
+        form
+        for parts, _ in CASES.values()
+        for entry in state_dict.parse({f"m.{part}": tensor for part, tensor in parts.items()}).entries
+        for form in entry.adapter.forms()
+    }
+    assert _BY_FORM.keys() <= forms
 
 
 def test_the_report_says_it(lora_folder):

@@ -6,7 +6,6 @@ The expectations come from diffusers' conversions, ComfyUI's own weights and nam
 from __future__ import annotations
 
 import pytest
-import torch
 
 from strata.lora_math import families, family
 from strata.lora_math.reading import state_dict
@@ -134,7 +133,7 @@ def test_a_relatives_lora_is_applied_as_far_as_it_goes(owner, model, fits):
     assert found not in (None, targets.family)
     assert side.fit.strangers or side.fit.refused, "all of it fits: the test would prove nothing"
     assert bool(side.fit.pieces) == fits
-    assert (report.problems(lora, side, NOTHING) == []) == fits
+    assert (report.problems(lora, report.misfit(lora, side, NOTHING)) == []) == fits
 
 
 HEADERS = [
@@ -156,22 +155,3 @@ def test_names_outweigh_the_header():
     file = next(naming_files.files("Z-Image"))
     header = {"modelspec.architecture": "lumina-2/lora"}  # what early trainers of Z-Image wrote
     assert family.detect(state_dict.parse(file.tensors).entries, header) == families.Z_IMAGE
-
-
-def test_trained_parts():
-    parts = family.trained_parts(
-        [
-            *entries_of("lora_unet_mid_block_attentions_0_proj_in", "lora_te2_text_model_encoder_layers_0_mlp_fc1"),
-            *state_dict.parse(
-                {
-                    "unet.conv_in.lora_A.weight": torch.zeros(4, 4, 3, 3),
-                    "unet.conv_in.lora_B.weight": torch.zeros(8, 4, 1, 1),
-                }
-            ).entries,
-            *state_dict.parse({"lora_unet_norm_out.w_norm": torch.zeros(8)}).entries,
-        ]
-    )
-    assert parts == family.Trained(True, ("text encoder 2",), True, True)
-    assert family.trained_parts(entries_of("lora_te_text_model_encoder_layers_0_mlp_fc1")) == family.Trained(
-        False, ("text encoder",), False, False
-    )

@@ -8,7 +8,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
 from strata.lora_math.blocks import layout_of
-from strata.nodes.apply import apply_lora
+from strata.nodes.apply import apply_stack
 from strata.nodes.comfy.library import CACHE
 from strata.nodes.comfy.magnitudes import SAMPLE, magnitudes
 from strata.nodes.comfy.targets import model_targets
@@ -17,6 +17,7 @@ from strata.nodes.fitting.amounts import Amount
 from strata.nodes.fitting.block_spec import BlockSpec
 from strata.nodes.fitting.fit import fit
 from strata.nodes.loader import StrataLoraLoader
+from strata.nodes.stack import StackEntry
 from strata.tests.nodes.helpers import core_models, lora_makers, small_models
 
 CPU = torch.device("cpu")
@@ -124,7 +125,7 @@ def test_what_is_patched_right_now_does_not_count():
 
 def relative_by_hand(model, name: str) -> dict[str, float]:
     """Block -> norm of its dense change over that of the weights that change, in float64."""
-    patched = apply_lora(model, None, CACHE.get(name), 1.0, 1.0, "error").model
+    patched = apply_stack(model, None, [StackEntry(name, 1.0, 1.0)], "error").model
     layout, base = layout_of(model.model.state_dict()), model.model.state_dict()
     change: dict[str, float] = {}
     own: dict[str, float] = {}

@@ -151,7 +151,7 @@ def sides(tensors, model):
 @pytest.mark.parametrize(("title", "tensors", "model"), FOREIGN, ids=[f"{t} on {m}" for t, _, m in FOREIGN])
 def test_a_file_that_is_for_other_families(title, tensors, model):
     lora, side = sides(tensors(), compatibility.patcher(model))
-    (problem,) = report.problems(lora, side, NOTHING)
+    (problem,) = report.problems(lora, report.misfit(lora, side, NOTHING))
     ours = lora.family or " or ".join(lora.families[:2])
     assert problem.startswith(f"{ours} LoRA, the model is {side.targets.family}: x.safetensors")
 
@@ -159,7 +159,7 @@ def test_a_file_that_is_for_other_families(title, tensors, model):
 @pytest.mark.parametrize(("title", "tensors", "model"), AT_HOME, ids=[f"{t} on {m}" for t, _, m in AT_HOME])
 def test_a_file_that_may_be_for_this_family(title, tensors, model):
     lora, side = sides(tensors(), compatibility.patcher(model))
-    assert report.problems(lora, side, NOTHING) == []
+    assert report.problems(lora, report.misfit(lora, side, NOTHING)) == []
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_class_that_nobody_knows_refuses_nothing(name, class_name, lora_of):
     tensors = _flux() if lora_of == "FLUX.1" else _native(lora_of)
     lora, side = sides(tensors, patcher)
     assert not side.targets.certain
-    found = report.problems(lora, side, NOTHING)
+    found = report.problems(lora, report.misfit(lora, side, NOTHING))
     assert not any("LoRA, the model is" in problem for problem in found)
 
 
