@@ -10,8 +10,10 @@ from typing import BinaryIO
 
 from ..errors import StrataError
 
-MAX_LIST = 4_000_000  # bytes of the pickle that names and describes the tensors; a LoRA's of 3000 layers has a million
-_BEFORE = 3  # pickles in front of it in the format of PyTorch before 1.6: a magic number, a version, the system's sizes
+# The most bytes of the pickle that names and describes the tensors; a LoRA's of 3000 layers has a million.
+MAX_LIST = 4_000_000
+# Pickles in front of it in the format of PyTorch before 1.6: a magic number, a version, the system's sizes.
+_BEFORE = 3
 _NAMES = ("UNICODE", "STRING")
 
 
@@ -25,7 +27,8 @@ def names(file: BinaryIO) -> frozenset[str]:
     Raises ListTooLong, and what zipfile has against an archive.
     """
     file.seek(0)
-    zipped = file.read(4) == b"PK\x03\x04"  # as PyTorch tells
+    # PyTorch tells the two formats apart in the same way.
+    zipped = file.read(4) == b"PK\x03\x04"
     file.seek(0)
     stream = io.BytesIO(_in_archive(file) if zipped else file.read(MAX_LIST))
     found: set[str] = set()
@@ -36,7 +39,8 @@ def names(file: BinaryIO) -> frozenset[str]:
         for code, argument, _ in pickletools.genops(stream):
             if isinstance(argument, str) and code.name.endswith(_NAMES):
                 found.add(argument)
-    except (ValueError, MemoryError):  # damaged, which PyTorch says too; or cut off by MAX_LIST
+    # It is damaged, which PyTorch says too, or cut off by MAX_LIST.
+    except (ValueError, MemoryError):
         if len(stream.getbuffer()) == MAX_LIST:
             raise ListTooLong("the description of its tensors is longer than any LoRA's") from None
     return frozenset(found)

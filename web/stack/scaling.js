@@ -48,7 +48,8 @@ export class Scaling {
     const unknown = rows[norms.indexOf(null)]
     if (unknown) return stack.complain(t('noEnergy', { name: parts(unknown.file ?? unknown.name ?? '').short }))
     const told = rows.map((row, at) => ({ strength: row.model ?? 1, norm: norms[at] ?? 0, free: isFree(row) }))
-    if (!told.some(({ strength, norm, free }, at) => acts[at] && free && strength * norm)) return // nothing to scale
+    // There is nothing to scale.
+    if (!told.some(({ strength, norm, free }, at) => acts[at] && free && strength * norm)) return
     const by = factorFor(told.filter((_, at) => acts[at]), goal)
     if (by === null) stack.complain(t('lockedTooMuch'))
     else this.#scale(by, acts)
