@@ -243,7 +243,7 @@ def by_mask() -> Graph:
             values={"operation": "add"},
             inputs={"destination": ("black", mask), "source": ("soft", mask)},
         ),
-        "right": Node("InvertMask", (LOADER, 900), inputs={"mask": ("left", mask)}),
+        "right": Node("InvertMask", (LOADER, 960), inputs={"mask": ("left", mask)}),
     }
     first = loader(PIXEL_ART, strength_model=0.9, strength_clip=0.0, mask=("left", mask))
     second = loader(DETAIL, (LOADER, 520), "first", strength_model=1.0, strength_clip=0.0, mask=("right", mask))
