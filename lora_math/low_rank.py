@@ -77,6 +77,21 @@ class LowRank:
         """[min(out, in, rank)], descending; half the cost of ``svd``."""
         return torch.linalg.svdvals(self._core())
 
+    def truncate(self, rank: int) -> tuple[LowRank, float]:
+        """The nearest matrix of that rank and its relative error, exact: sqrt(1 - retained energy) (Eckart and Young 1936).
+
+        The factors come balanced. A rank at or above the matrix's own returns the same matrix with error 0. Raises LoraShapeError for a
+        negative one. For whoever uses this package as a library (docs/lora_math.md); ``algebra.shrink`` shares ranks between layers.
+        """
+        if rank < 0:
+            raise LoraShapeError(f"rank {rank} is negative")
+        svd = self.svd()
+        total = torch.linalg.vector_norm(svd.s)
+        lost = torch.linalg.vector_norm(svd.s[rank:])
+        root = svd.s[:rank].sqrt()
+        short = LowRank(svd.u[:, :rank] * root, root[:, None] * svd.vh[:rank])
+        return short, float(lost / total) if total > 0 else 0.0
+
     def frobenius_norm(self) -> float:
         """sqrt of the sum of squares of all entries. Through QR, so that small norms of large factors are right too."""
         return float(torch.linalg.vector_norm(self._core()))

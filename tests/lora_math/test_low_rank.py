@@ -32,6 +32,19 @@ def test_svd_is_the_dense_one(out, into, rank, seed):
     assert (dense[found.s.numel() :] < 1e-10).all()
 
 
+@given(sizes, sizes, st.integers(1, 8), st.integers(0, 8), seeds)
+@settings(max_examples=60)
+def test_truncation_is_the_best_and_its_error_is_exact(out, into, rank, keep, seed):
+    low = matrix(out, into, rank, seed)
+    short, error = low.truncate(keep)
+    values = torch.linalg.svdvals(low.dense())
+    assert short.rank <= keep
+    measured = float(torch.linalg.matrix_norm(short.dense() - low.dense()) / torch.linalg.matrix_norm(low.dense()))
+    assert math.isclose(measured, error, abs_tol=1e-9)
+    best = float(values[keep:].norm() / values.norm())  # Eckart and Young
+    assert math.isclose(error, best, abs_tol=1e-9)
+
+
 @given(sizes, sizes, st.integers(0, 8), st.integers(0, 8), st.floats(-3, 3), st.floats(-3, 3), seeds)
 @settings(max_examples=60)
 def test_concat_is_the_sum(out, into, rank_a, rank_b, a, b, seed):
@@ -75,6 +88,7 @@ def test_gram_matrix_holds_all_inner_products():
 def test_tiny_and_rank_zero_matrices():
     zero = matrix(4, 5, 0, 0)
     assert zero.frobenius_norm() == 0 and zero.singular_values().numel() == 0
+    assert zero.truncate(3)[1] == 0
     tiny = matrix(4, 5, 2, 0).scaled(1e-150)
     assert tiny.frobenius_norm() > 0
 
