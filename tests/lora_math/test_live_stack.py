@@ -178,6 +178,18 @@ def test_a_number_for_each_rank_column_at_each_step(kind, timestep):
         )
 
 
+def test_columns_that_vary_stand_where_their_own_layer_is():
+    """Gains of several layers lie in one tensor: another layer's, and other adapters' before them, keep theirs."""
+    product = lora((16, 12), 3, 1)
+    gains = Gains()
+    first = gains.add([1.0, 2.0], 0)
+    second = gains.add([0.5] * 4, [0, 1, 1, 1], [(range(1, 4), reference_layers.Varying(product.up, product.down))])
+    gains.complete(CPU)
+    gains.set(torch.tensor([3.0, 4.0]), 1000.0)
+    assert first.values.tolist() == [3.0, 6.0]
+    assert second.values.tolist() == [1.5, 1.0, 0.0, 0.0]
+
+
 def test_a_dora_behind_an_adapter_that_varies():
     module, x = reference_layers.make("linear")
     shape = tuple(module.weight.shape)
