@@ -26,7 +26,8 @@ Unit = Literal["percent", "step", "sigma"]
 Shape = Literal["linear", "smooth", "hold"]
 SHAPES: tuple[Shape, ...] = ("linear", "smooth", "hold")
 SUFFIXES: Mapping[str, Unit] = {"%": "percent", "s": "step", "sigma": "sigma"}
-MAX_POINTS = 1000  # of what a person or a node writes
+# The most points that a person or a node writes.
+MAX_POINTS = 1000
 MAX_TEXT = 20_000
 
 PRESETS: Mapping[str, str] = {
@@ -228,7 +229,8 @@ def _of_points(found: list[tuple[float, float, Unit | None, str]], shape: Shape)
     if units and bare and not (units == {"percent"} and all(place <= 1 for place, _ in bare)):
         raise StrataError(f"{_shown(bare[0][1])} says no unit, other points do: write it as 50%, 4s or 2sigma.")
     unit = units.pop() if units else "percent"
-    if bare and max(place for place, _ in bare) > 1:  # loractl: numbers beyond 1 are steps
+    # In loractl numbers beyond 1 are steps.
+    if bare and max(place for place, _ in bare) > 1:
         unclear = [text for place, text in bare if place <= 1]
         if unclear:
             raise StrataError(

@@ -239,7 +239,8 @@ class _Products:
     def __init__(self, down: Tensor, parts: list[tuple[slice | None, Tensor]], gain: Gain, groups: Sequence[int]):
         self.down = down
         self.gain = gain
-        self.groups = list(groups)  # of each rank column
+        # Of each rank column.
+        self.groups = list(groups)
         start, self.parts = 0, []
         for outputs, up in parts:
             self.parts.append((outputs, slice(start, start + up.shape[1]), up))

@@ -23,8 +23,10 @@ from .errors import StrataError
 from .numbers import is_number, show_number
 from .schedule import Schedule
 
-MAX_STRENGTH = 100.0  # as the widgets have it
-_SHOWN = 120  # letters of a tag in a message
+# The widgets have the same bound.
+MAX_STRENGTH = 100.0
+# How many letters of a tag a message shows.
+_SHOWN = 120
 
 # Everything here is one pass over the text: no two parts of an expression can match the same letter in turn.
 _START = re.compile(r"[<\uff1c][ \t]*(?:lora|lyco)[ \t]*[:\uff1a]", re.IGNORECASE)
@@ -33,12 +35,14 @@ _COLON_OR_ESCAPE = re.compile(r"\\|:")
 _MARKS = "\\<>:()[]{}|\uff1a"
 _ESCAPE = re.compile(rf"\\(?:#([0-9a-fA-F]{{1,6}});|([{re.escape(_MARKS)}]))")
 _MUST_ESCAPE = frozenset("<>:{}\uff1a")
-_LONGEST_TIME = 40  # letters between a schedule's last colon and its bracket
+# The most letters between a schedule's last colon and its bracket.
+_LONGEST_TIME = 40
 _SCHEDULE_TIME = re.compile(r"[0-9.,][0-9.,\s]*")
 
 _ALIASES = {"te": "clip", "unet": "model", "w": "lbw"}
 _KEYS = frozenset({"te", "clip", "unet", "model", "lbw", "w", "x", "dyn", "lbwe", *tag_time.KEYS})
-_COLONS_INSIDE = ("lbw", "at")  # TE:clip_l, smooth: 0@0
+# A colon also stands within TE:clip_l and behind the shape in "smooth: 0@0".
+_COLONS_INSIDE = ("lbw", "at")
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ def _end(text: str, start: re.Match[str]) -> int:
             return match.end()
         if match[0] == "<":
             break
-        at = match.end() + 1  # an escaped character closes nothing
+        # An escaped character closes nothing.
+        at = match.end() + 1
     raise StrataError(
         rf"{_cut(text[start.start() :])} is not closed. Write > behind the strength; in a name, write \< and \> for these characters."
     )
@@ -158,7 +163,8 @@ def _fields(body: str) -> list[str]:
 def _sorted(tag: str, fields: Sequence[str], also: Collection[str]) -> tuple[list[str], dict[str, str]]:
     """(the strengths without a key, the other fields by key)."""
     fields = list(fields)
-    while fields and not fields[-1]:  # <lora:name:0.8:>
+    # A tag may end in colons, as <lora:name:0.8:> does.
+    while fields and not fields[-1]:
         fields.pop()
     numbers: list[str] = []
     keyed: dict[str, list[str]] = {}
@@ -311,7 +317,8 @@ def _without(text: str, places: Sequence[Placed]) -> str:
     for place, following in zip(places, (*places[1:], Placed(len(text), len(text))), strict=True):
         piece = text[place.stop : following.start]
         right = piece.lstrip(" \t")
-        if not right and following.start < len(text):  # the next tag stands right behind: the two leave one gap
+        # The next tag stands right behind: the two leave one gap.
+        if not right and following.start < len(text):
             continue
         _strip_end(kept)
         line_starts = not kept or kept[-1].endswith("\n")
@@ -361,7 +368,8 @@ def _escaped(text: str) -> str:
         elif character in _MUST_ESCAPE:
             piece = f"\\{character}"
         elif character == "\\" and (not following or following[0] in _MARKS or following[0] == "#"):
-            piece = "\\\\"  # a single one would take away the meaning of what follows, or of the colon behind the field
+            # A single one would take away the meaning of what follows, or of the colon behind the field.
+            piece = "\\\\"
         else:
             piece = character
         written.append(piece)

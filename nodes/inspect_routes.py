@@ -18,11 +18,14 @@ from .lora_stack import choose
 from .requests import BadRequest, as_json, body_of, optional_text, text_of
 from .stack import StackEntry, of_tag
 
-MAX_BODY = 1_000_000  # bytes, as of rows
+# Bytes, as of rows.
+MAX_BODY = 1_000_000
 MAX_SOURCES = 64
-WIDTHS = (220, 1600)  # px
+# Its height in px.
+WIDTHS = (220, 1600)
 
-_one_at_a_time = threading.Lock()  # files are read and measured by all cores
+# Files are read and measured by all cores.
+_one_at_a_time = threading.Lock()
 
 
 def register(routes: web.RouteTableDef) -> None:

@@ -167,7 +167,8 @@ class StrataLoraStack(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,  # a page that was loaded anew hears of the last run again
+            # A page that was loaded anew hears of the last run again.
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -190,7 +191,8 @@ class StrataLoraStack(io.ComfyNode):
             tags = choose(_text(rows), inputs.whole(seed, "seed")).tags
             return repr([(file_key(path_of(tag.name)), _canonical(tag)) for tag in tags])
         except StrataError:
-            return ""  # the node itself says what is wrong
+            # The node itself says what is wrong.
+            return ""
 
     @classmethod
     def execute(

@@ -64,7 +64,8 @@ class StrataLoraFromPrompt(io.ComfyNode):
             tags = map(of_tag, read_tags(text or "", two_numbers == CLIP_FIRST)[1])
             own = [state(entry[0], entry.block_weights) for entry in tags]
         except (StrataError, TypeError):
-            own = []  # the node itself says what is wrong
+            # The node itself says what is wrong.
+            own = []
         return "\n".join(filter(None, (*own, fingerprint(cls))))
 
     @classmethod

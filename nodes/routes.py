@@ -71,7 +71,8 @@ def _layout_for(text: str, family: str | None, lora: str | None, seed: int) -> L
         try:
             found = profile(lora).layout
         except StrataError:
-            found = None  # the desk shows what is wrong with the LoRA; the weights are still weights
+            # The desk shows what is wrong with the LoRA; the weights are still weights.
+            found = None
     if family is not None:
         return found if found is not None and found.family == family else _builtin(family)
     return found if found is not None else desk.guess_layout(text, seed)

@@ -58,7 +58,8 @@ def with_listed_names(entries: Iterable[StackEntry]) -> list[StackEntry]:
     for entry in entries:
         name, *strengths = entry
         if entry.lora is None:
-            with contextlib.suppress(StrataError):  # whoever applies it says what is wrong
+            # Whoever applies it says what is wrong.
+            with contextlib.suppress(StrataError):
                 name = locate(name).name
         found.append(StackEntry(name, *strengths, entry.block_weights, entry.keyframes, entry.lora, entry.mask))
     return found

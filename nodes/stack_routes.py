@@ -20,7 +20,8 @@ from .rows.importing import imported
 from .rows.sets import delete_set, read_sets, save_set
 from .rows.words import described, described_prompt
 
-MAX_ROWS_BODY = 1_000_000  # bytes; fifty rows with notes are a hundredth of it
+# The most bytes; fifty rows with notes are a hundredth of it.
+MAX_ROWS_BODY = 1_000_000
 
 
 def register(routes: web.RouteTableDef) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 ELEMENTWISE = ("ties", "dare", "della", "magnitude")
-WINDOW = 0.3  # DELLA: how far the chance to be dropped moves between the smallest and the largest entry
+# How far, in DELLA, the chance to be dropped moves between the smallest and the largest entry.
+WINDOW = 0.3
 
 
 def combine(tensors: Iterable[Tensor], weights: Sequence[float], method: str, density: float, seed: int) -> Tensor:

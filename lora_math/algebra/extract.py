@@ -16,7 +16,8 @@ from .change import Change, OnDemand
 from .shrink import Stored, passes, shrink
 from .sketch import leading_svd
 
-SAME = 1e-6  # of a weight's norm: a difference below is what converting between types leaves
+# The part of a weight's norm below which a difference is what converting between types leaves.
+SAME = 1e-6
 
 
 @dataclass(frozen=True, eq=False)

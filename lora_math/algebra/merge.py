@@ -36,7 +36,8 @@ METHODS: tuple[Method, ...] = (
     *("sum", "average", "normalize", "orthogonalize", "slerp", "knots ties", "knots dare"),
     *ELEMENTWISE,
 )
-STEPS, CLOSE = 100, 1e-12  # of the Karcher mean
+# Of the Karcher mean: the most steps, and the change at which they end.
+STEPS, CLOSE = 100, 1e-12
 
 Lora = Mapping[str, Change]
 
@@ -129,7 +130,8 @@ def _orthogonal(products: Tensor, weights: Tensor) -> Tensor:
     for i in range(count):
         for j in range(i):
             square = basis[j] @ products @ basis[j]
-            if square > 1e-12 * products[j, j]:  # else it had nothing of its own
+            # Else it had nothing of its own.
+            if square > 1e-12 * products[j, j]:
                 basis[i] = basis[i] - (basis[i] @ products @ basis[j]) / square * basis[j]
     return weights @ basis
 

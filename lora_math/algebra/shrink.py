@@ -15,9 +15,12 @@ from .budget import Budget, choose
 from .change import Change
 from .sketch import leading_svd
 
-SKETCHED = 256  # ranks of a dense change that are looked at where no budget says how many
-ZERO = 1e-13  # of the largest singular value: what lies below is the rounding of float64
-NOISE = 4e-15  # of |up| |down|: a few roundings of float64
+# Ranks of a dense change that are looked at where no budget says how many.
+SKETCHED = 256
+# The part of the largest singular value below which all is the rounding of float64.
+ZERO = 1e-13
+# The part of |up| |down| that a few roundings of float64 make.
+NOISE = 4e-15
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 

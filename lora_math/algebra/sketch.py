@@ -7,8 +7,10 @@ from torch import Tensor
 
 from ..low_rank import SVD
 
-OVERSAMPLED = 16  # directions beyond those that are asked for
-POWERS = 2  # power iterations, each with QR so that small singular values keep their digits
+# Directions beyond those that are asked for.
+OVERSAMPLED = 16
+# Power iterations, each with QR so that small singular values keep their digits.
+POWERS = 2
 
 
 def leading_svd(matrix: Tensor, rank: int, seed: int = 0, powers: int = POWERS) -> SVD:
@@ -19,7 +21,8 @@ def leading_svd(matrix: Tensor, rank: int, seed: int = 0, powers: int = POWERS) 
     """
     size = min(matrix.shape)
     width = min(rank + OVERSAMPLED, size)
-    if 4 * width >= 3 * size or size <= 64:  # little is left out: the whole is as cheap
+    # Little is left out: the whole is as cheap.
+    if 4 * width >= 3 * size or size <= 64:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
         return SVD(u[:, :rank], s[:rank], vh[:rank])
     generator = torch.Generator().manual_seed(seed)

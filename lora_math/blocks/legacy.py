@@ -55,7 +55,8 @@ def parse_lbw(text: str, read: Callable[[str, dict[str, float]], BlockWeights]) 
         elif separator and name.lower() == "x" and is_number(setting):
             placeholders["X"] = float(setting)
         elif value and not placeholders and name.lower() not in _TAG_SETTINGS:
-            value += f":{item}"  # a vector with its name, or a text encoder's
+            # It is a vector with its name, or a text encoder's.
+            value += f":{item}"
         else:
             raise BlockTextError(f"{item!r} in {text!r} is not a block weight; only lbw= and x= are read here.")
     if not value or looks_like_lbw(value):

@@ -29,11 +29,15 @@ from .several import meet, together
 ENDINGS = (".safetensors", *files.PICKLED)
 VERSION = 1
 MAX_FILES = 200_000
-MAX_INDEX = 1 << 30  # bytes
+# The most bytes.
+MAX_INDEX = 1 << 30
 PROBES = 64
-LARGEST = 1 << 26  # numbers of a change that is multiplied out for its fingerprint
-LONGEST = 1 << 18  # rows or columns; the largest vocabularies have fewer
-ALIKE, SAME = 0.85, 0.98  # of fingerprints, to be looked at closer; of the changes themselves
+# The most numbers of a change that is multiplied out for its fingerprint.
+LARGEST = 1 << 26
+# The most rows or columns; the largest vocabularies have fewer.
+LONGEST = 1 << 18
+# How near fingerprints must be to be looked at closer, and the changes themselves.
+ALIKE, SAME = 0.85, 0.98
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class File:
     ``fingerprint``; empty where nothing of it can be known without a model. problem: why it is no LoRA that can be used, else empty."""
 
     size: int
-    modified: int  # ns
+    # In ns.
+    modified: int
     family: str | None = None
     data: str = ""
     fingerprint: tuple[float, ...] = ()
@@ -201,7 +206,8 @@ def _same_content(folder: str, known: Mapping[str, File], paths: Sequence[str], 
                     opened = path, _entries(os.path.join(folder, path))
                 pair = compared(opened[1], _entries(os.path.join(folder, paths[other])))
             except StrataError:
-                continue  # it was there a moment ago
+                # It was there a moment ago.
+                continue
             if pair is not None and abs(pair[0]) >= SAME:
                 yield Pair(path, paths[other], *pair)
 

@@ -20,9 +20,12 @@ from ..energy import upper_gram
 from ..errors import StrataError
 from ..low_rank import mirrored, square_root
 
-ENERGY = 0.9  # of a change: the directions that hold it are compared, those of its noise are not
-LAYER_WORK, TOTAL_WORK = 2e10, 4e11  # multiplications for one weight and for all
-MULTIPLIED_OUT = 1 << 26  # numbers of the changes of one weight that are no product: half a gigabyte
+# The part of a change whose directions are compared: those of its noise are not.
+ENERGY = 0.9
+# The most multiplications for one weight and for all.
+LAYER_WORK, TOTAL_WORK = 2e10, 4e11
+# The most numbers of the changes of one weight that are no product: half a gigabyte.
+MULTIPLIED_OUT = 1 << 26
 MAX_LORAS = 16
 # Of a sum against its parts as if they had nothing in common, in energy; of shared directions against chance.
 REINFORCES, CANCELS = 1.25, 0.8
@@ -83,7 +86,8 @@ def _work(terms: Sequence[Sequence[Term]]) -> float:
             raise StrataError(f"{adapter.name} depends on the weight")
     size = max(math.prod(_matrix(shape_of(of))) for of in terms)
     ranks = [adapter.factor_rank for adapter in adapters]
-    if None in ranks:  # multiplied out, and all at once in memory
+    # These are multiplied out, and all at once in memory.
+    if None in ranks:
         return math.inf if size * len(adapters) > MULTIPLIED_OUT else size * len(adapters) * 4.0
     return sum(_matrix(shape_of(terms[0]))) * sum(ranks) ** 2 / 2 + 20.0 * sum(rank**3 for rank in ranks)
 

@@ -15,7 +15,8 @@ from ..algebra.extract import Pair
 from ..errors import StrataError
 from .files import Header, read_header
 
-CHUNK = 16 << 20  # bytes that are read at a time
+# Bytes that are read at a time.
+CHUNK = 16 << 20
 _MODEL = ("model.diffusion_model.", "diffusion_model.")
 _ENCODERS = ("cond_stage_model.", "conditioner.", "text_encoders.")
 _OTHERS = (*_ENCODERS, "first_stage_model.", "vae.", "model_ema.", "control_model.")
@@ -27,9 +28,11 @@ _TRANSFORMERS = {
 _OPEN_CLIPS = {
     "cond_stage_model.model.": "clip_h",
     "conditioner.embedders.1.model.": "clip_g",
-    "conditioner.embedders.0.model.": "clip_g",  # SDXL's refiner
+    # SDXL's refiner.
+    "conditioner.embedders.0.model.": "clip_g",
 }
-_CLIP_WIDTHS = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}  # of a text encoder in a file of its own
+# Of a text encoder in a file of its own.
+_CLIP_WIDTHS = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
 # OpenCLIP's names within a layer -> Hugging Face's, which ComfyUI has.
 _OPEN_CLIP_LAYER = {
     "ln_1": "layer_norm1",

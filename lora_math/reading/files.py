@@ -27,14 +27,21 @@ from ..extremes import largest
 from . import pickles
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
-MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
-MAX_VALUES = 300_000  # names, numbers and texts in a header; a tensor takes eight or nine of them
-HASHED = 8 << 20  # bytes at a time
+# The most bytes, the limit of the safetensors library itself.
+MAX_HEADER = 100_000_000
+# The most names, numbers and texts in a header; a tensor takes eight or nine of them.
+MAX_VALUES = 300_000
+# Bytes at a time.
+HASHED = 8 << 20
 MAX_AXES, MAX_AXIS = 8, 1 << 31
-MAX_KEY = 512  # letters of a tensor's name; the longest of any trainer has some 150
-MAX_NUMBER = 1e6  # no trained weight comes near
-MAX_NESTED = 4  # "state_dict" inside "state_dict"
-TICK_NS, MAX_WAITS = 20_000_000, 10  # file systems keep time in steps of up to 10 ms
+# The most letters of a tensor's name; the longest of any trainer has some 150.
+MAX_KEY = 512
+# No trained weight comes near this number.
+MAX_NUMBER = 1e6
+# How often "state_dict" may stand inside "state_dict".
+MAX_NESTED = 4
+# File systems keep time in steps of up to 10 ms.
+TICK_NS, MAX_WAITS = 20_000_000, 10
 
 _AGAIN = "Download it again."
 
@@ -126,7 +133,8 @@ class TensorPlace:
     def tensor(self, data: Tensor) -> Tensor:
         """A view of the file's data [bytes]; a copy only of what lies across the steps of its type, or of truth values."""
         raw = data[self.start : self.stop]
-        if self.dtype == torch.bool:  # any byte but 0 is true, where PyTorch knows 0 and 1 only
+        # Any byte but 0 is true, where PyTorch knows 0 and 1 only.
+        if self.dtype == torch.bool:
             return (raw != 0).reshape(self.shape)
         return (raw.clone() if self.start % self.dtype.itemsize else raw).view(self.dtype).reshape(self.shape)
 
@@ -229,7 +237,8 @@ def _opened(path: str) -> Iterator[tuple[BinaryIO, os.stat_result]]:
     for _ in range(MAX_WAITS):
         if not 0 <= time.time_ns() - status.st_mtime_ns < TICK_NS:
             break
-        time.sleep(TICK_NS * 1e-9)  # written this very moment: what is written next might still get the same time
+        # It was written this very moment: what is written next might still get the same time.
+        time.sleep(TICK_NS * 1e-9)
         status = _status(path)
     else:
         raise LoraFileError(path, status.st_size, *_CHANGED)
@@ -322,7 +331,8 @@ def _read_pickled(path: str, file: BinaryIO, size: int, refuse: Refuse) -> dict[
     try:
         if zipfile.is_zipfile(file):
             unpacked = sum(entry.file_size for entry in zipfile.ZipFile(file).infolist())
-            if unpacked > size:  # PyTorch never packs
+            # PyTorch never packs what it saves.
+            if unpacked > size:
                 raise LoraFileError(path, size, f"it unpacks to {show_size(unpacked)}, more than it holds", _AGAIN)
         if reason := refuse(pickles.names(file)):
             raise LoraFileError(path, size, *reason)
@@ -341,9 +351,11 @@ def _read_pickled(path: str, file: BinaryIO, size: int, refuse: Refuse) -> dict[
                 "Use the .safetensors version of this LoRA.",
             ) from problem
         raise LoraFileError(path, size, *_BROKEN_PICKLE) from problem
-    except Exception as problem:  # torch.load raises whatever a damaged archive trips over
+    # Whatever a damaged archive trips over is raised by torch.load.
+    except Exception as problem:
         raise LoraFileError(path, size, *_BROKEN_PICKLE) from problem
-    for _ in range(MAX_NESTED):  # a pickle may hold itself
+    # A pickle may hold itself.
+    for _ in range(MAX_NESTED):
         if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
             loaded = loaded["state_dict"]
     if not isinstance(loaded, dict):
@@ -403,7 +415,8 @@ def _header_json(path: str, size: int, packed: bytes) -> dict:
         raise LoraFileError(path, size, f"its header ({show_size(len(packed))}) is more than any LoRA has", _AGAIN)
     try:
         text = packed.decode("utf-8")
-        del packed  # one copy less while it is taken apart
+        # One copy less while it is taken apart.
+        del packed
         header = json.loads(text)
     except (ValueError, RecursionError) as problem:
         raise LoraFileError(path, size, f"its header is damaged ({_short(str(problem))})", _AGAIN) from problem
@@ -419,7 +432,8 @@ def _is_crowded(packed: bytes) -> bool:
         return True
     if packed.count(b'"') - packed.count(b'\\"') > 2 * MAX_VALUES:
         return True
-    outside = packed.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]  # of the strings
+    # What stands outside of the strings.
+    outside = packed.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
     return sum(text.count(b",") + text.count(b"[") + text.count(b"{") for text in outside) > MAX_VALUES
 
 

@@ -7,9 +7,11 @@ from datetime import datetime
 
 from ..errors import StrataError
 
-_FORBIDDEN = '<>:"|?*'  # in a name on Windows, and so for whoever gets the folder copied there
+# What no name may hold on Windows, and so for whoever gets the folder copied there.
+_FORBIDDEN = '<>:"|?*'
 _DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))})
-_SHOWN = 60  # letters of a piece of it in a message
+# How many letters of a piece of a name a message shows.
+_SHOWN = 60
 
 _PLACEHOLDER = re.compile(r"%(\w[^%/\\]*)%")
 _DATE_PARTS = re.compile(r"yyyy|yy|dd?|MM?|hh?|mm?|ss?")
@@ -28,7 +30,8 @@ def written_out(prefix: str, now: datetime) -> str:
     """
     dated = _PLACEHOLDER.sub(lambda found: _value(found[1], now), prefix)
     pieces = [piece.strip() for piece in dated.replace("\\", "/").split("/")]
-    for piece in (*pieces[:-1], f"{pieces[-1]}_"):  # a number is put behind the last one
+    # A number is put behind the last one.
+    for piece in (*pieces[:-1], f"{pieces[-1]}_"):
         if wrong := _problem(piece):
             raise StrataError(f"filename_prefix: {_cut(piece.removesuffix('_'))} {wrong} Choose another name.")
     return "/".join(pieces)

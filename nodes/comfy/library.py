@@ -48,7 +48,8 @@ class Lora:
 
     name: str
     path: str
-    key: FileKey  # changes with the file's contents: as ``file_key``, but of what was read
+    # It changes with the file's contents, as ``file_key`` does, but is of what was read.
+    key: FileKey
     size: int
     metadata: dict[str, str]
     contents: state_dict.StateDict
@@ -153,9 +154,8 @@ class LoraCache:
 
     def _keep(self, lora: Lora) -> None:
         name, (path, *_) = lora.name, lora.key
-        for other in [
-            key for key in self._loras if (key[0], key[1][0]) == (name, path)
-        ]:  # older contents of the same file
+        # These are older contents of the same file.
+        for other in [key for key in self._loras if (key[0], key[1][0]) == (name, path)]:
             del self._loras[other]
         self._loras[name, lora.key] = lora
         total = sum(held.nbytes for held in self._loras.values())
@@ -175,7 +175,8 @@ def file_key(path: str) -> FileKey:
 
 def open_lora(name: str, path: str) -> Lora:
     """Reads and understands a file, past the cache. Raises LoraFileError."""
-    config = adapter_config(path)  # first: if it changes now, the key is an old one, and the file is read again
+    # It comes first: if it changes now, the key is an old one, and the file is read again.
+    config = adapter_config(path)
     file = files.read_lora_file(path, _no_lora_by_names)
     tensors = convert(_converted(file.tensors))
     contents = state_dict.parse(tensors, file.metadata, config.fields)

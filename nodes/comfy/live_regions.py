@@ -15,17 +15,21 @@ from torch import Tensor
 from ...lora_math.errors import StrataError
 from .internals import need
 
-ARGUMENT = "strata_regions"  # how arguments of a call of the model begin that are ours, by ComfyUI's conditionings
+# How arguments of a call of the model begin that are ours, by ComfyUI's conditionings.
+ARGUMENT = "strata_regions"
 # Layers of text streams, as ComfyUI's models name them; FLUX's and Z-Image's joint layers hold text too, in front of the picture.
 _TEXT = re.compile(
     r"(?:^|\.)(?:txt_\w+|text_\w+|context_\w+|cap_embedder|img_emb|add_[qkv]_proj|to_add_out|y_embedder)(?:\.|$)"
     r"|\.attn2\.to_[kv]$|\.cross_attn\.[kv]"
 )
-_TEXT_FIRST = frozenset({"flux", "flux2", "chroma"})  # single_blocks: text, then the picture, then reference pictures
-_PADDED = frozenset({"lumina2"})  # layers and final_layer: padded text, then the padded picture
+# Single_blocks: text, then the picture, then reference pictures.
+_TEXT_FIRST = frozenset({"flux", "flux2", "chroma"})
+# Layers and final_layer: padded text, then the padded picture.
+_PADDED = frozenset({"lumina2"})
 _JOINT = re.compile(r"(?:^|diffusion_model\.)(?:layers|final_layer)\.")
 _REFERENCES_BEHIND = frozenset({*_TEXT_FIRST, "qwen_image"})
-_LEVELS = 8  # of a U-Net, each half as large as the one before
+# Of a U-Net, each half as large as the one before.
+_LEVELS = 8
 
 
 def hand_over(
@@ -102,9 +106,11 @@ class Regions:
         height, width = self.masks.shape[-2:]
         sizes = [self.patch] if isinstance(self.patch, int) else [2**level for level in range(_LEVELS)]
         self.grids = [(-(-height // size), -(-width // size)) for size in sizes]
-        self.shares = self.masks.mean((-2, -1)).T  # [LoRAs, batch]
+        # [LoRAs, batch].
+        self.shares = self.masks.mean((-2, -1)).T
         self._known: dict[tuple, Tensor] = {}
-        self.unplaced: set[str] = set()  # layers whose places are not known
+        # Layers whose places are not known.
+        self.unplaced: set[str] = set()
 
     def of(self, path: str, y: Tensor, is_conv: bool) -> Tensor | None:
         """[LoRAs, batch, *places] for what a layer computes, or of the batch's samples only; None where not even those are known."""

@@ -160,9 +160,11 @@ class _Copy:
         self.arguments: tuple[tuple, dict] | None = None
         self.finished_calls = 0
         self.followers: list[_Follower] = []
-        self.regions: Regions | None = None  # of the call of the model that runs now
+        # Of the call of the model that runs now.
+        self.regions: Regions | None = None
         self.unplaced: set[str] = set()
-        self.without_masks = 0  # calls of the model that the masks did not reach
+        # Calls of the model that the masks did not reach.
+        self.without_masks = 0
         layers, device, dtype = layers_of(self.model), patcher.load_device, _dtype(patcher)
         for path, terms in run.layers.items():
             module = layers.get(path)
@@ -262,7 +264,8 @@ class _Copy:
     def _before_call(self, module, args: tuple, kwargs: dict):
         if not self.run.acts():
             return None
-        kwargs, masks = taken_out(kwargs)  # of other runs with these conditionings too
+        # Of other runs with these conditionings too.
+        kwargs, masks = taken_out(kwargs)
         mine = masks.get(self.run.argument)
         self.regions = None if mine is None else Regions(mine, self.model, kwargs)
         self.without_masks += mine is None and bool(self.run.masked)

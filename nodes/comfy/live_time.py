@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     Time = comfy.hooks.HookKeyframeGroup | Schedule
 
-CURVE_POINTS = 101  # straight lines between these are nearer to a smooth curve than a widget can show
+# Straight lines between so many points are nearer to a smooth curve than a widget can show.
+CURVE_POINTS = 101
 
 
 def read_variation(value) -> Variation:
@@ -97,7 +98,8 @@ def strength_at(variation: Variation, moment: Moment) -> float:
     if moment.unit != "percent":
         raise StrataError("its keyframes count in percent: choose a moment like 50%")
     strength = 1.0
-    for at, keyframe in enumerate(time.keyframes):  # in order; before the second one the first one holds
+    # In order; before the second one the first one holds.
+    for at, keyframe in enumerate(time.keyframes):
         if at == 0 or keyframe.start_percent <= moment.place:
             strength = keyframe.strength
     return variation.positive * strength
@@ -122,7 +124,8 @@ class Clock:
         if "sigmas" in options and "sample_sigmas" in options:
             sigma = float(options["sigmas"].max())
             self.last = self.places.of(sigma, options["sample_sigmas"])
-            for group in self.keyframes:  # as ComfyUI's own hooks follow them
+            # ComfyUI's own hooks follow them in the same way.
+            for group in self.keyframes:
                 group.prepare_current_keyframe(sigma, options)
         return [self._now(value) for value in self.times]
 
@@ -187,9 +190,8 @@ class Prompts:
         negative = {each.get("uuid") for each in conditionings.get("negative", ())}
         others = {each.get("uuid") for name, some in conditionings.items() if name != "negative" for each in some}
         for side, id in zip(sides, ids, strict=False):
-            if (id in negative) != (
-                id in others
-            ):  # what ComfyUI adds for an area of the other prompt has that one's id
+            # What ComfyUI adds for an area of the other prompt has that one's id.
+            if (id in negative) != (id in others):
                 self.is_negative[side] = id in negative
         return [self.is_negative.get(side, side == 1) for side in sides]
 

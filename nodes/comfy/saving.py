@@ -49,7 +49,8 @@ def save_numbered(choice: str, prefix: str, write: Callable[[str, str], Saved]) 
         raise StrataError(
             f"The LoRA was not saved: {root} cannot be written to ({problem.strerror}). Choose another folder."
         ) from problem
-    except Exception as problem:  # ComfyUI's own guard raises nothing more exact
+    # ComfyUI's own guard raises nothing more exact.
+    except Exception as problem:
         raise StrataError(
             f"filename_prefix {reprlib.repr(prefix)} leads out of the folder {choice}. Choose a name inside it."
         ) from problem

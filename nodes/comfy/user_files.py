@@ -39,7 +39,8 @@ def write_json(name: str, value) -> None:
     text = json.dumps(value, ensure_ascii=False, indent=1)
     try:
         packed = text.encode()
-    except UnicodeEncodeError:  # half a character, as in a file name of another encoding: JSON has a way to write it
+    # Half a character, as in a file name of another encoding: JSON has a way to write it.
+    except UnicodeEncodeError:
         packed = json.dumps(value, indent=1).encode()
     if len(packed) > MAX_BYTES:
         raise OSError(errno.EFBIG, f"it would become larger than {MAX_BYTES >> 20} MB")

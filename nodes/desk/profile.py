@@ -27,9 +27,11 @@ from .words import groups
 
 Met = tuple[Targets, Fit]
 MAX_METADATA, MAX_VALUE, MAX_LEFTOVERS = 120, 1500, 100
-KEPT = 128  # profiles; each is a few kB
+# How many profiles are kept; each is a few kB.
+KEPT = 128
 PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
-VIDEOS = {".mp4": "video/mp4", ".webm": "video/webm"}  # that every browser plays, and their types
+# Videos that every browser plays, and their types.
+VIDEOS = {".mp4": "video/mp4", ".webm": "video/webm"}
 
 
 @dataclass(frozen=True, eq=False)

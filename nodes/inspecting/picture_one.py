@@ -13,7 +13,8 @@ from .shapes import SERIES, Picture, text_width
 
 PAD, GAP = 16, 10
 TILE_WIDTH, TILE_HEIGHT = 92, 52
-BARS, RANKS, CURVE = 84, 56, 84  # px of height
+# Px of height.
+BARS, RANKS, CURVE = 84, 56, 84
 LINE = 17
 MAX_FACTS, MAX_SPIKES, MAX_BLOCKS = 18, 4, 400
 

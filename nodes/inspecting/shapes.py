@@ -48,7 +48,8 @@ THEMES: dict[str, dict[str, str]] = {
     },
 }
 SERIES = 6
-MAX_TEXT = 600  # letters of what is written or said of one shape
+# The most letters of what is written or said of one shape.
+MAX_TEXT = 600
 
 
 @dataclass(frozen=True)

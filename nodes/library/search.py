@@ -18,7 +18,8 @@ from .index import INDEX, Known, words_of
 
 FILE = "library.json"
 MAX_RECENT, MAX_FAVOURITES = 60, 5000
-PAGE = 200  # most rows of one answer
+# The most rows of one answer.
+PAGE = 200
 SORTS = ("name", "date", "recent")
 MAX_QUERY = 200
 
@@ -42,7 +43,8 @@ class Library:
     def __init__(self):
         self._lock = threading.Lock()
         self._made_of: tuple | None = None
-        self._rows: list[tuple[str, str, Known | None]] = []  # name, words, known
+        # Each is a name, its words, and what is known.
+        self._rows: list[tuple[str, str, Known | None]] = []
         self._folders: list[str] = []
 
     def rows(self) -> tuple[list[tuple[str, str, Known | None]], list[str]]:

@@ -12,7 +12,8 @@ from ...lora_math.algebra.shrink import Quality, Stored, quality
 from ...lora_math.reading.files import show_size
 from ...lora_math.writing.file import Saved
 
-ROUNDING = 2.0  # of the type's step: both factors, with room
+# Of the type's step: both factors, with room.
+ROUNDING = 2.0
 
 
 def percent(error: float) -> str:

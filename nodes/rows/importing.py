@@ -145,7 +145,8 @@ def _counted(values: list, on: bool) -> Iterator:
             return
 
 
-MAX_COUNTED = 100  # rows; ComfyUI has 20
+# How many rows an answer may have; ComfyUI has 20.
+MAX_COUNTED = 100
 _COUNTED = ("LoadLoraModel", "LoadLoraTextEncoder")
 _SINGLE = {"LoraLoader": 3, "LoraLoaderModelOnly": 2, "LoraLoaderBypass": 3, "StrataLoraLoader": 3}
 _POSITIONS = {

@@ -11,7 +11,8 @@ from ..desk.profile import preview
 from ..library.index import INDEX
 from ..library.search import head, near
 
-MAX_NEAR = 20  # missing files for which others are suggested
+# For how many missing files others are suggested.
+MAX_NEAR = 20
 
 
 def described(text: str) -> dict:

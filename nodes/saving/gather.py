@@ -191,7 +191,8 @@ def split(key: str) -> tuple[str, str]:
     return (module, parameter) if parameter in ("weight", "bias") else (key, "weight")
 
 
-Cut = Callable[[Tensor], Tensor] | None  # takes rows out of a tensor [out, ...], None for all
+# Takes rows out of a tensor [out, ...], None for all.
+Cut = Callable[[Tensor], Tensor] | None
 
 
 class Known:
@@ -209,7 +210,8 @@ class Known:
             if part is None and rows is None:
                 self.whole.setdefault(key, []).append(name)
             elif naming.layout == DIFFUSERS and naming.is_diffusers(name):
-                if part is None:  # halves in the other order, which the same function puts back
+                # Halves in the other order, which the same function puts back.
+                if part is None:
                     found.setdefault(key, {}).setdefault(0, (name, rows, side.shapes[key][0]))
                 elif rows is None and part[0] == 0:
                     found.setdefault(key, {}).setdefault(part[1], (name, partial(_rows, part[1], part[2]), part[2]))
@@ -238,7 +240,8 @@ def named(naming: Naming, key: str, known: Known, encoders: int) -> list[tuple[t
     encoders: as ``Naming.module`` has it. Biases are never in parts: ComfyUI's loader drops those.
     """
     module, parameter = split(key)
-    if module == key:  # ComfyUI knows such a one by its own name only
+    # ComfyUI knows such a one by its own name only.
+    if module == key:
         return [((key, parameter), None)]
     parts = known.parts.get(key, ()) if parameter == "weight" else ()
     own = known.whole.get(f"{module}.weight", ())

@@ -10,9 +10,12 @@ import { CurveEditor } from './curve.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 
-const WIDTH = 340 // of a new node
-const MIN_HEIGHT = 190 // px
-const TEXT_LINES = 46 // px: the text is one line, and the curve is its editor
+/** Px of a new node. */
+const WIDTH = 340
+/** Its height in px. */
+const MIN_HEIGHT = 190
+/** Px of the text, which is one line, as the curve is its editor. */
+const TEXT_LINES = 46
 
 /** @param {GraphNode} node */
 export function installCurve(node) {

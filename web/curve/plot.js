@@ -14,7 +14,8 @@ import { added, along, axisOf, height, moved, nudge, path, placeAt, rangeOf, rem
 const STEP = 0.05
 const FINE = 0.01
 const PAGE = 0.25
-const SLACK = 3 // px before a press on a point becomes a drag
+/** Px before a press on a point becomes a drag. */
+const SLACK = 3
 const SVG = 'http://www.w3.org/2000/svg'
 
 export class Plot {

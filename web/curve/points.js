@@ -13,8 +13,10 @@ import { formatNumber } from '../lib/numbers.js'
 const SUFFIX = { percent: '%', step: 's', sigma: 'sigma' }
 /** How far apart places are that a hand sets, and that it sets with Shift. @type {Record<Unit, [number, number]>} */
 const GRID = { percent: [1, 0.1], step: [1, 0.5], sigma: [0.05, 0.01] }
-const STEPS = 20 // of an axis in steps, unless a point lies further
-const NOISE = 15 // of an axis in noise beyond 1: what Stable Diffusion begins with
+/** The end of an axis in steps, unless a point lies further. */
+const STEPS = 20
+/** The end of an axis in noise beyond 1: what Stable Diffusion begins with. */
+const NOISE = 15
 /** Strengths that are always in reach; more where a point lies outside. */
 const USUAL = { low: -0.5, high: 1.5 }
 

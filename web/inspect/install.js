@@ -9,7 +9,8 @@ import { InspectPanel } from './panel.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 
-const WIDTH = 460 // of a new node
+/** Px of a new node. */
+const WIDTH = 460
 
 /** @param {GraphNode} node */
 export function installInspect(node) {

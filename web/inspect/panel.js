@@ -17,12 +17,16 @@ import { addSave, scaleAll, sourcesOf } from './sources.js'
 /** @typedef {import('../lib/server.js').Shape} Shape */
 /** @typedef {import('../lib/server.js').Picture} Picture */
 
-const STEP = 20 // px of width that are one picture
+/** Px of width that are one picture. */
+const STEP = 20
 const NARROWEST = 220
 const WIDEST = 1600
-const BAR = 28 // px
-const EMPTY = 90 // px of height before there is a picture
-const SETTLED = 250 // ms without a change before files are read: a strength that is dragged asks once
+/** Its height in px. */
+const BAR = 28
+/** Px of height before there is a picture. */
+const EMPTY = 90
+/** Ms without a change before files are read: a strength that is dragged asks once. */
+const SETTLED = 250
 
 export class InspectPanel {
   /** @type {Picture | null} */
@@ -69,7 +73,8 @@ export class InspectPanel {
       this.tip,
     )
     this.observer = new ResizeObserver(() => {
-      this.#fit() // the picture that is there fits the new width until the one for it comes
+      // The picture that is there fits the new width until the one for it comes.
+      this.#fit()
       this.tick()
     })
     this.observer.observe(this.element)

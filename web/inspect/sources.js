@@ -17,7 +17,8 @@ import { textOf } from '../stack/text.js'
  */
 
 const LONGEST = 32
-const SUBGRAPH_INPUT = -10 // the id under which links begin at a subgraph's own inputs
+/** The id under which links begin at a subgraph's own inputs. */
+const SUBGRAPH_INPUT = -10
 const STACK = 'StrataLoraStack'
 const LOADER = 'StrataLoraLoader'
 

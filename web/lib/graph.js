@@ -12,7 +12,8 @@ import { app } from './comfy.js'
 const SUBGRAPH_INPUT = -10
 const SUBGRAPH_OUTPUT = -20
 const FARTHEST = 32
-const BYPASSED = 4 // a node's mode
+/** A node's mode. */
+const BYPASSED = 4
 
 /** What a loader holds before a file is chosen. */
 export const NO_LORA = 'Choose a LoRA'

@@ -7,7 +7,8 @@
 /** @typedef {import('./comfy.js').Widget} Widget */
 
 const KIND = 'strata_file_'
-const MOST = 50 // lists on one node
+/** The most lists on one node. */
+const MOST = 50
 const TAG = /<(?:lora|lyco):([^:<>\\{}[\]|()]{1,400})[:>]/gi
 const ENDING = /\.(safetensors|sft|pt|pth|ckpt|bin)$/i
 

@@ -9,8 +9,10 @@ import { oneStep } from './undo.js'
 /** @typedef {import('./comfy.js').GraphNode} GraphNode */
 /** @typedef {{node: GraphNode, widget: string}} Place a multiline text */
 
-const CHOICE = 'strata_words' // in the node's properties, and so in the workflow
-const TOLD = 900 // ms for which a button says what it has done
+/** Its name in the node's properties, and so in the workflow. */
+const CHOICE = 'strata_words'
+/** Ms for which a button says what it has done. */
+const TOLD = 900
 /** Texts that are no prompts. */
 const OTHERS = ['StrataLoraStack', 'StrataLoraBlockWeights', 'Note', 'MarkdownNote']
 

@@ -19,7 +19,8 @@ import { describe, withoutName } from './verdict.js'
 /** @typedef {{verdict: string, report: string, wrong: boolean}} Run what the last run of this LoRA told */
 
 const SEARCH = 'M10.5 17a6.5 6.5 0 1 0 0-13 6.5 6.5 0 0 0 0 13ZM15.5 15.5 20 20'
-const LINE = 26 // px
+/** Its height in px. */
+const LINE = 26
 const DETAILS = 230
 
 export class LoaderLine {

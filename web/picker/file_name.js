@@ -3,9 +3,12 @@
 import { el, setText } from '../lib/dom.js'
 import { picture } from './pictures.js'
 
-const SHOWN = 350 // ms that the pointer rests before a picture comes
-const TAIL = 9 // letters of a long name that are never cut away: they tell versions and epochs apart
-const HEIGHT = 270 // px that a picture needs
+/** Ms that the pointer rests before a picture comes. */
+const SHOWN = 350
+/** Letters of a long name that are never cut away: they tell versions and epochs apart. */
+const TAIL = 9
+/** Px that a picture needs. */
+const HEIGHT = 270
 
 /** A name as it is shown: its folder, and the name without its ending. @param {string} name */
 export function parts(name) {

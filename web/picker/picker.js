@@ -18,10 +18,13 @@ import { picture } from './pictures.js'
  * @property {string} [words] to begin the search with
  */
 
-const ROW = 46 // px
+/** Its height in px. */
+const ROW = 46
 const PAGE = 50
-const REST = 90 // ms of rest before a typed search is sent
-const AGAIN = 1500 // ms until files that are still being learned are asked for again
+/** Ms of rest before a typed search is sent. */
+const REST = 90
+/** Ms until files that are still being learned are asked for again. */
+const AGAIN = 1500
 const SORTS = /** @type {const} */ (['name', 'date', 'recent'])
 
 class Picker {
@@ -129,7 +132,8 @@ class Picker {
   }
 
   #typed() {
-    this.#round++ // an answer under way is to an older question
+    // An answer under way is to an older question.
+    this.#round++
     this.#fresh = false
     this.#entered = null
     clearTimeout(this.#typing)
@@ -349,7 +353,8 @@ class Picker {
     } else if (event.key === 'Enter' && (event.target === this.search || event.target === this.list)) {
       const more = event.shiftKey || event.ctrlKey || event.metaKey
       if (this.#fresh) this.#choose(this.#at, more)
-      else this.#entered = more // what was typed is still being looked for
+      // What was typed is still being looked for.
+      else this.#entered = more
     } else return
     event.preventDefault()
   }

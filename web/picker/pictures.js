@@ -38,7 +38,8 @@ function film(name, moves) {
     tabindex: -1,
     src: api.apiURL(`/strata/video?name=${encodeURIComponent(name)}`),
   })
-  element.muted = true // the attribute alone counts only in markup
+  // The attribute alone counts only in markup.
+  element.muted = true
   element.autoplay = moves
   return element
 }

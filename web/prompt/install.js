@@ -9,7 +9,8 @@ import { TagsView } from './tags.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 
-const MARGIN = 6 // px
+/** Its height in px. */
+const MARGIN = 6
 
 /** Those of nodes that are there. @type {Set<TagsView>} */
 const panels = new Set()
@@ -43,7 +44,8 @@ export function installPrompt(node) {
   for (const name of ['text', 'two_numbers']) follow(widgetOf(node, name), look)
   chain(node, 'onConnectionsChange', lookAfter)
   chain(node, 'onConfigure', () => {
-    panel.showMissing() // before ComfyUI looks for missing models
+    // This comes before ComfyUI looks for missing models.
+    panel.showMissing()
     lookAfter()
   })
   chain(node, 'onExecuted', look)

@@ -30,7 +30,8 @@ export class TagRow {
       })
     this.model = bar('model', t('strengths'))
     this.clip = bar('clip', 'CLIP')
-    this.model.name.hidden = true // one bar needs no name
+    // One bar needs no name.
+    this.model.name.hidden = true
     /** @type {HTMLButtonElement} */
     this.more = el('button', {
       type: 'button',

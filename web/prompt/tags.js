@@ -21,11 +21,14 @@ import { TagRow } from './tag_row.js'
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 /** @typedef {import('../stack/text.js').Row} Row */
 
-const BAR = 26 // px
+/** Its height in px. */
+const BAR = 26
 const NOTE = 18
 const ROW = 28
-const MOST = 8 // rows that the node makes room for; more can be scrolled
-const TYPING = 250 // ms of rest before a typed text is read
+/** Rows that the node makes room for; more can be scrolled. */
+const MOST = 8
+/** Ms of rest before a typed text is read. */
+const TYPING = 250
 const CLIP_FIRST = 'clip:model'
 
 export class TagsView {
@@ -218,7 +221,8 @@ export class TagsView {
   /** One edit, one step of undo; refused where the text is another than the one that was read. @param {string[]} pieces @param {Row[]} tags */
   #write(pieces, tags) {
     if (!this.enabled || this.text !== String(valueOf(this.node, 'text') ?? '')) return
-    this.#round++ // a reading under way is of an older text
+    // A reading that is under way is of an older text.
+    this.#round++
     this.#refused = ''
     const text = pieces.map((piece, at) => piece + (tags[at]?.line ?? '')).join('')
     this.#take(text, pieces, tags)

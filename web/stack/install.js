@@ -9,7 +9,8 @@ import { StackView } from './stack.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 
-const WIDTH = 400 // of a new node
+/** Px of a new node. */
+const WIDTH = 400
 
 /** Those of nodes that are there. @type {Set<StackView>} */
 const stacks = new Set()
@@ -47,7 +48,8 @@ export function installStack(node) {
       stack.tick()
     }))
   chain(node, 'onConfigure', () => {
-    stack.showMissing() // before ComfyUI looks for missing models
+    // This comes before ComfyUI looks for missing models.
+    stack.showMissing()
     queueMicrotask(() => {
       stack.showParts()
       stack.tick()

@@ -85,7 +85,8 @@ async function replace(chain) {
     app.extensionManager?.toast?.add({ severity: 'warn', summary: t('stack'), detail: answer.error ?? '', life: 6000 })
     return
   }
-  await getRows(answer.text) // so that the new node knows its rows, and their room, at once
+  // The new node knows its rows, and their room, at once.
+  await getRows(answer.text)
   if (chain.some((node) => !node.graph)) return
   const step = new UndoStep()
   step.begin()

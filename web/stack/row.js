@@ -60,7 +60,8 @@ export class RowView {
       refuse,
     })
     this.clip = new Strength({ label: 'CLIP', set: (value) => stack.setStrength(this.at, 'clip', value), refuse })
-    this.model.name.hidden = true // one bar needs no name
+    // One bar needs no name.
+    this.model.name.hidden = true
     this.marks = el('span', { class: 'strata-marks' })
     this.time = el('button', {
       type: 'button',

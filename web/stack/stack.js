@@ -25,13 +25,18 @@ import { acting, changed, groupAt, headingOf, isPlainWeights, rowOf, textOf } fr
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 /** @typedef {import('./text.js').Row} Row */
 
-const ROW = 28 // px
-const CHROME = 60 // px of bar and foot, until they are there to be measured
-const GAPS = 10 // px between them and the rows
+/** Its height in px. */
+const ROW = 28
+/** Px of bar and foot, until they are there to be measured. */
+const CHROME = 60
+/** Px between them and the rows. */
+const GAPS = 10
 /** What ComfyUI calls the seed's control: by what it does first, or by what it is. */
 const CONTROLS = ['fixed', 'control_after_generate']
-const REOPEN = 400 // ms after which a node that came anew is not the one that went
-const MOST = 12 // rows that a new node makes room for; more can be scrolled
+/** Ms after which a node that came anew is not the one that went. */
+const REOPEN = 400
+/** Rows that a new node makes room for; more can be scrolled. */
+const MOST = 12
 
 /** What was open in a node that ComfyUI's undo replaced. @type {{id: string, files: string, opened: number | null, desk: number | null,
  *   until: number}} */
@@ -295,7 +300,8 @@ export class StackView {
   /** One edit, one step of undo. @param {Row[]} rows */
   write(rows) {
     if (!this.enabled) return
-    this.#round++ // a reading under way is of an older text
+    // A reading that is under way is of an older text.
+    this.#round++
     this.#refused = ''
     this.rows = rows
     this.text = textOf(rows)
@@ -361,7 +367,8 @@ export class StackView {
     if (error) return this.complain(error)
     const blocks = (row.tail ?? '').length - (row.rest ?? '').length
     this.change(at, { tail, rest: tail.slice(blocks), time: value.trim() || null })
-    this.refresh() // as it is always written
+    // It is always written so.
+    this.refresh()
   }
 
   /** The desk of a row's block weights opens under it; null closes it. @param {number | null} at */
