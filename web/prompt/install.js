@@ -9,7 +9,7 @@ import { TagsView } from './tags.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 
-/** Its height in px. */
+/** Px around the element. */
 const MARGIN = 6
 
 /** Those of nodes that are there. @type {Set<TagsView>} */
