@@ -75,6 +75,7 @@ def test_a_strength_over_time_is_text_with_a_short_sign_on_its_row(page):
 
 def test_trigger_words_are_copied_or_written_into_a_chosen_text(page):
     prompt = d.add(page, "CLIPTextEncode", (950, 120), text="a portrait,")
+    page.wait_for_timeout(500)  # the stack of the test before is not taken for one that undo replaced
     node = s.stack(page, "<lora:sd15:1>")
     s.menu(page, node, 0, "as text")
     words = s.row(page, node, 0).locator(".strata-triggers")
