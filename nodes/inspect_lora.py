@@ -9,10 +9,7 @@ from . import inputs
 from .comfy.lora_names import resolve
 from .comfy.saving import Progress
 from .comfy.targets import clip_targets, model_targets
-from .inspecting.draw import image_of
 from .inspecting.shapes import THEMES
-from .inspecting.text import as_json, report
-from .inspecting.view import view
 from .loader import NO_LORA, LoraStackType
 from .seen_files import fingerprint, remember, state
 from .stack import StackEntry, read_stack
@@ -86,6 +83,11 @@ class StrataLoraInspect(io.ComfyNode):
     def execute(
         cls, lora_name: str | None = None, theme: str = "dark", lora_stack=None, model=None, clip=None
     ) -> io.NodeOutput:
+        # What inspects is loaded when somebody inspects, and not with every start of ComfyUI.
+        from .inspecting.draw import image_of
+        from .inspecting.text import as_json, report
+        from .inspecting.view import view
+
         theme = inputs.choice(theme, "theme", tuple(THEMES))
         model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
         stack = read_stack(lora_stack)

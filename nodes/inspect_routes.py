@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -11,12 +12,13 @@ from ..lora_math.errors import StrataError
 from . import inputs
 from .desk.profile import met, shown_file
 from .fitting.block_spec import BlockSpec
-from .inspecting.look import NO_SIDES, Sides
 from .inspecting.shapes import THEMES
-from .inspecting.view import view
 from .lora_stack import choose
 from .requests import BadRequest, as_json, body_of, optional_text, text_of
 from .stack import StackEntry, of_tag
+
+if TYPE_CHECKING:
+    from .inspecting.look import Sides
 
 # Bytes, as of rows.
 MAX_BODY = 1_000_000
@@ -49,6 +51,9 @@ async def _inspect(request: web.Request) -> dict:
 
 
 def _picture(sources: list[dict], width: int, theme: str) -> dict:
+    # What inspects is loaded when somebody inspects, and not with every start of ComfyUI.
+    from .inspecting.view import view
+
     stack = [entry for source in sources for entry in _entries(source)]
     with _one_at_a_time:
         found = view(stack, _sides(stack))
@@ -81,4 +86,4 @@ def _sides(stack: list[StackEntry]) -> Sides:
     if not stack:
         raise StrataError("No LoRA is here to be inspected. Connect a LORA_STACK, or choose a LoRA.")
     model, clip = met(stack[0].opened())
-    return (model[0] if model else None, clip[0] if clip else None) if model or clip else NO_SIDES
+    return (model[0] if model else None, clip[0] if clip else None)

@@ -71,6 +71,7 @@ def secret(server):
     yield private
     for file in (*files, *(loras / name for name in ("s.txt", "s.json", "s.bin.bak"))):
         file.unlink()
+    private.rmdir()
 
 
 NAMES = [
