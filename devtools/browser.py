@@ -35,7 +35,7 @@ BUILD = """async (nodes) => {
     node.pos = [...spec.at]
     if (spec.title) node.title = spec.title
     if (spec.colours) [node.color, node.bgcolor] = spec.colours
-    if (spec.model) node.properties.models = [spec.model]
+    if (spec.model) node.properties.models = [spec.model, ...spec.more_models]
     for (const [name, value] of Object.entries(spec.values)) {
       const widget = node.widgets.find((w) => w.name === name) ?? (spec.kind === 'MarkdownNote' && node.widgets[0])
       widget.value = value

@@ -50,7 +50,7 @@ class Node:
         size: width and the least height.
         values: widget name -> value, for what differs from the node's default.
         inputs: input name -> (key of a node, name of its output).
-        model: the file that a loader node names.
+        model: the file that a loader node names; more_models: the others where it names several.
     """
 
     kind: str
@@ -61,6 +61,7 @@ class Node:
     title: str | None = None
     colours: tuple[str, str] | None = None
     model: Model | None = None
+    more_models: tuple[Model, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -251,6 +252,65 @@ def by_mask() -> Graph:
     return {**graph, "note": words}
 
 
+def inspected() -> Graph:
+    words = note(
+        "Inspect a LoRA",
+        "The picture on the node is there without a run. Point at a bar to read what it says.",
+        "Each LoRA shows the rank that it needs and the blocks that carry it; two or more, how they get along.",
+        "**x ... restores it** multiplies the strengths of the loaders; with one LoRA, **keeps 99 %** makes a Save LoRA node.",
+        "A run also holds the LoRAs against the model, and saves the picture.",
+        height=160,
+    )
+    first = Node("StrataLoraLoader", (LOADER, TOP), (360, 0), {"lora_name": PIXEL_ART.name}, model=PIXEL_ART)
+    second = Node(
+        "StrataLoraLoader",
+        (LOADER, 560),
+        (360, 0),
+        {"lora_name": DETAIL.name},
+        {"lora_stack": ("first", "LORA_STACK")},
+        model=DETAIL,
+    )
+    wires = {
+        "lora_stack": ("second", "LORA_STACK"),
+        "model": ("checkpoint", "MODEL"),
+        "clip": ("checkpoint", "CLIP"),
+    }
+    save = Node(
+        "SaveImage", (1380, TOP), (460, 520), {"filename_prefix": "strata_inspect"}, {"images": ("look", "IMAGE")}
+    )
+    return {
+        "checkpoint": checkpoint(SD15),
+        "first": first,
+        "second": second,
+        "look": Node("StrataLoraInspect", (PROMPT, TOP), (520, 640), {}, wires),
+        "save": save,
+        "note": words,
+    }
+
+
+def stacked() -> Graph:
+    words = note(
+        "Many LoRAs in one node",
+        "Each row is a LoRA: its switch, its strength (drag, or double-click and type), its block weights and its strength over time.",
+        "**Add a LoRA** opens the picker; a right click on the node makes rows of other packs' nodes and of chains of loaders.",
+        "The rows are a text. What is off, notes and headings sample nothing again.",
+    )
+    rows = (
+        f"# Style\n<lora:{_stem(PIXEL_ART)}:0.9>\n# Finish\n<lora:{_stem(DETAIL)}:0.6:0.3> // more of it is harsh\n"
+        f"off <lora:{_stem(DETAIL)}:-0.6> // smooth instead"
+    )
+    wires = {"model": ("checkpoint", "MODEL"), "clip": ("checkpoint", "CLIP")}
+    stack = Node(
+        "StrataLoraStack", (LOADER, TOP), (400, 0), {"rows": rows}, wires, model=PIXEL_ART, more_models=(DETAIL,)
+    )
+    graph = unet_graph(SD15, PIXEL_PROMPT, "strata_stack", {"stack": stack}, "stack")
+    return {**_shifted(graph, 60, keep=("checkpoint", "stack")), "note": words}
+
+
+def _stem(model: Model) -> str:
+    return model.name.removesuffix(".safetensors")
+
+
 def without_download() -> Graph:
     words = note(
         "Try it without any download",
@@ -283,6 +343,75 @@ def without_download() -> Graph:
     }  # fmt: skip
 
 
+def _save(at: tuple[int, int], stack: str, prefix: str, source: str | None = None, **values: Any) -> Graph:
+    """A Save LoRA, and what it reports. source: the node that gives the plain MODEL and CLIP."""
+    inputs = {"lora_stack": (stack, "LORA_STACK")}
+    if source:
+        inputs |= {"model": (source, "MODEL"), "clip": (source, "CLIP")}
+    return {
+        "save": Node("StrataLoraSave", at, (400, 0), {"filename_prefix": prefix, **values}, inputs),
+        "report": Node("PreviewAny", (at[0] + 460, at[1]), (520, 420), inputs={"source": ("save", "report")}),
+    }
+
+
+def _in_stack(model: Model, at: tuple[int, int], strength: float, **inputs: tuple[str, str]) -> Node:
+    """A LoRA Loader that only puts its LoRA into a stack."""
+    values = {"lora_name": model.name, "strength_model": strength, "strength_clip": strength}
+    return Node("StrataLoraLoader", at, (360, 0), values, inputs, model=model)
+
+
+def bake_blocks() -> Graph:
+    words = note(
+        "Bake block weights into a file",
+        "The desk sets how strongly the LoRA acts in each block of the model.",
+        "**Save LoRA** writes that into a new file in *output/loras*: any program that reads LoRAs then has it at strength 1.",
+        "MODEL and CLIP go from the checkpoint straight to **Save LoRA**: it needs them without the LoRA.",
+    )
+    desk = Node(
+        "StrataLoraBlockWeights",
+        (LEFT, 290),
+        (430, 0),
+        {"weights": "IN*=0.2, M0=0.2, OUT3-5=0.6, OUT6-11=1, TE=0.8, default=1"},
+    )
+    lora = _in_stack(PIXEL_ART, (510, TOP), 1.0, block_weights=("desk", "BLOCK_WEIGHTS"))
+    return {
+        "checkpoint": checkpoint(SD15),
+        "desk": desk,
+        "lora": lora,
+        **_save((910, TOP), "lora", "strata_baked", "checkpoint"),
+        "note": words,
+    }
+
+
+def merge_two() -> Graph:
+    words = note(
+        "Merge two LoRAs",
+        "Each loader puts its LoRA, at its strengths, into the **LORA_STACK**. Nothing else needs to be connected to them.",
+        "**method** *sum* is exactly what applying both does. *slerp* and *orthogonalize* keep them from adding up too far.",
+        "**shrink** *rank* keeps the file small; the report says what that costs.",
+    )
+    return {
+        "first": _in_stack(PIXEL_ART, (LEFT, TOP), 0.8),
+        "second": _in_stack(DETAIL, (LEFT, 520), 0.5, lora_stack=("first", "LORA_STACK")),
+        **_save((460, TOP), "second", "strata_merged", shrink="rank", amount=32.0),
+        "note": words,
+    }
+
+
+def shrink_one() -> Graph:
+    words = note(
+        "Shrink a LoRA",
+        "**shrink** says what to keep: a rank, a share of the energy, an error, or the best that fits into so many MB.",
+        "*size*, *energy* and *error* choose over all layers at once: those that change much keep more.",
+        "Read the error in the report, and compare pictures of both at the same seed. The old file stays as it is.",
+    )
+    return {
+        "lora": _in_stack(PIXEL_ART, (LEFT, TOP), 1.0),
+        **_save((460, TOP), "lora", "strata_small", shrink="energy", amount=99.0),
+        "note": words,
+    }
+
+
 def _shifted(graph: Graph, right: int, keep: tuple[str, ...]) -> Graph:
     return {
         key: node if key in keep else replace(node, at=(node.at[0] + right, node.at[1])) for key, node in graph.items()
@@ -299,4 +428,9 @@ GRAPHS: dict[str, Graph] = {
     "Live strength": live(),
     "Strength over time": over_time(),
     "Two LoRAs by mask": by_mask(),
+    "Bake block weights into a file": bake_blocks(),
+    "Merge two LoRAs": merge_two(),
+    "Shrink a LoRA": shrink_one(),
+    "Many LoRAs in a stack": stacked(),
+    "Inspect a LoRA": inspected(),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -84,6 +85,14 @@ def thumbnails(toy: ServedToy) -> dict[str, Image.Image]:
     made["Live strength"] = side_by_side([toy.at(BOAT, strength) for strength in (0.0, 0.4, 0.7, 1.0)])
     made["Strength over time"] = side_by_side([toy.from_start(CASTLE, percent) for percent in (0.0, 0.3, 0.5, 1.0)])
     made["Two LoRAs by mask"] = toy.half(BOAT).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    half = toy.saved(OWL, "S2-3=0, default=1")
+    made["Bake block weights into a file"] = side_by_side([toy.alone(OWL), toy.at(half, 1.0), toy.at(OWL, 1.0)])
+    ranks = [toy.saved(CAR, shrink="rank", amount=float(rank)) for rank in (1, 2, 4)]
+    made["Shrink a LoRA"] = quarters([toy.at(row, 1.0) for row in (*ranks, CAR)])
+    warm, cold = replace(OWL, lora="picture_book"), replace(OWL, lora="blueprint")
+    made["Merge two LoRAs"] = side_by_side([toy.at(warm, 1.0), toy.merged(warm, cold), toy.at(cold, 1.0)])
+    made["Many LoRAs in a stack"] = quarters([toy.alone(OWL), *(toy.at(row, 1.0) for row in (OWL, warm, cold))])
+    made["Inspect a LoRA"] = toy.inspected(FOX).crop((0, 0, SIDE, SIDE))
     return made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from .prompts import LOADER, changed, without_loader
 from .server import ROOT, ComfyServer
-from .workflow import Prompt, to_prompt
+from .workflow import Prompt, nodes_of, to_prompt
 
 WORKFLOW = ROOT / "example_workflows" / "Try it without any download.json"
 
@@ -24,10 +24,11 @@ class Row:
     lora: str
     words: str
     title: str
+    made: str | None = None  # a file of the server's own instead
 
     @property
     def file(self) -> str:
-        return f"strata_toy_{self.lora}.safetensors"
+        return self.made or f"strata_toy_{self.lora}.safetensors"
 
 
 class ServedToy:
@@ -56,7 +57,8 @@ class ServedToy:
         prompt = changed(
             self.asked(row.words), LOADER, lora_name=row.file, strength_model=strength, strength_clip=strength
         )
-        return self.draw(prompt, f"{row.words}_{row.lora}_{strength:.2f}")[0]
+        of = row.lora if row.made is None else Path(row.made).stem
+        return self.draw(prompt, f"{row.words}_{of}_{strength:.2f}")[0]
 
     def with_blocks(self, row: Row, weights: str) -> tuple[Image.Image, str]:
         """(the picture at strength 1 with these block weights, the weights as the node gives them)."""
@@ -76,6 +78,43 @@ class ServedToy:
         inputs = {"destination": ["black", 0], "source": ["white", 0], "x": 64, "y": 0, "operation": "add"}
         prompt["mask"] = {"class_type": "MaskComposite", "inputs": inputs}
         return self.draw(changed(prompt, LOADER, mask=["mask", 0]), f"{row.words}_{row.lora}_half")[0]
+
+    def saved(self, row: Row, weights: str = "default=1", **settings: Any) -> Row:
+        """The same with a file that Save LoRA makes of the LoRA with these block weights."""
+        prompt = changed(self.asked(row.words), LOADER, lora_name=row.file, strength_model=1.0, strength_clip=1.0)
+        (loader,) = nodes_of(prompt, LOADER)
+        wires = {name: prompt[loader]["inputs"][name] for name in ("model", "clip")}
+        values = {"layout": "auto", "preset": "none", "weights": weights, "seed": 0, "invert": False}
+        made = {"method": "sum", "shrink": "exact", "amount": 32.0, "filename_prefix": "strata_toy_made", **settings}
+        prompt = {
+            "blocks": {"class_type": "StrataLoraBlockWeights", "inputs": values},
+            "loader": {"class_type": LOADER, "inputs": {**prompt[loader]["inputs"], "block_weights": ["blocks", 0]}},
+            "save": {"class_type": "StrataLoraSave", "inputs": {**made, **wires, "lora_stack": ["loader", 4]}},
+            **{key: node for key, node in prompt.items() if key in {source for source, _ in wires.values()}},
+        }
+        entry = self.server.run(prompt)
+        (name,) = entry["outputs"]["save"]["strata_lora"]
+        return replace(row, made=name)
+
+    def merged(self, one: Row, other: Row) -> Image.Image:
+        """The picture of both LoRAs in one file."""
+        stack = {}
+        for key, row, before in (("one", one, None), ("other", other, "one")):
+            values = {"lora_name": row.file, "strength_model": 1.0, "strength_clip": 1.0}
+            stack[key] = {"class_type": LOADER, "inputs": {**values, **({"lora_stack": [before, 4]} if before else {})}}
+        values = {"method": "sum", "shrink": "exact", "amount": 32.0, "filename_prefix": "strata_toy_merged"}
+        stack["save"] = {"class_type": "StrataLoraSave", "inputs": {**values, "lora_stack": ["other", 4]}}
+        (name,) = self.server.run(stack)["outputs"]["save"]["strata_lora"]
+        return self.at(replace(one, made=name), 1.0)
+
+    def inspected(self, row: Row) -> Image.Image:
+        """What Inspect LoRA draws of its file."""
+        values = {"lora_name": row.file, "theme": "light"}
+        prompt = {
+            "look": {"class_type": "StrataLoraInspect", "inputs": values},
+            "save": {"class_type": "PreviewImage", "inputs": {"images": ["look", 0]}},
+        }
+        return self.draw(prompt, f"{row.lora}_inspected")[0]
 
     def from_start(self, row: Row, percent: float) -> Image.Image:
         """The picture with the LoRA at 0 until ``percent`` (0..1) of the sampling and at 1 from there on."""

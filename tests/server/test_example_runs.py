@@ -3,7 +3,9 @@
 import copy
 import io
 import json
+import re
 
+import safetensors
 from PIL import Image
 
 from strata.devtools.models import LORAS
@@ -82,3 +84,70 @@ def test_two_loras_by_mask(server):
     assert len(reports) == 2 and all("\nMask: acts where it is white" in report for report in reports)
     assert pixels != run(server, changed(prompt, mask=None))[0]
     assert pixels != run(server, without_loader(prompt))[0]
+
+
+def test_many_loras_in_a_stack(server):
+    prompt = example(server, "Many LoRAs in a stack")
+    (stack,) = nodes_of(prompt, "StrataLoraStack")
+    rows = re.sub(r"<lora:[^:>]+", f"<lora:{LORAS[0].removesuffix('.safetensors')}", prompt[stack]["inputs"]["rows"])
+    assert rows.count("<lora:") == 3 and rows.count("\noff <lora:") == 1
+    pixels, (report,) = run(server, changed(prompt, "StrataLoraStack", rows=rows))
+    assert report.count(f"{LORAS[0]}: all ") == 2
+    acting = "\n".join(line for line in rows.splitlines() if line.startswith("<lora:"))
+    assert run(server, changed(prompt, "StrataLoraStack", rows=acting))[0] == pixels
+    assert run(server, changed(prompt, "StrataLoraStack", rows=""))[0] != pixels
+
+
+def test_a_lora_is_inspected(server):
+    pixels, reports = run(server, example(server, "Inspect a LoRA"))
+    assert len(set(pixels)) > 20, "a picture, and no plain surface"
+    assert any("rank" in report for report in reports)
+
+
+def saved_by(server, name):
+    """(report, path of the file) of an example that saves a LoRA."""
+    prompt = example(server, name)
+    entry = server.run(prompt)
+    (node,) = nodes_of(prompt, "StrataLoraSave")
+    shown = entry["outputs"][node]
+    (report,) = shown["strata_report"]
+    (preview,) = nodes_of(prompt, "PreviewAny")
+    assert entry["outputs"][preview]["text"] == [report], "the report stands beside the node"
+    path = server.base / "output" / "loras" / shown["strata_lora"][0]
+    assert path.is_file()
+    return report, path
+
+
+def test_block_weights_are_baked(server):
+    report, path = saved_by(server, "Bake block weights into a file")
+    assert report.startswith(f"Saved {path.name}: ")
+    # Through a plain loader the file draws what loader and desk draw together.
+    prompt = example(server, "Block weights")
+    for node in nodes_of(prompt, LOADER):
+        prompt[node]["inputs"] |= {"strength_model": 1.0, "strength_clip": 1.0}
+    pixels = run(server, prompt)[0]
+    baked = run(server, changed(changed(prompt, block_weights=None), lora_name=path.name))[0]
+    assert near(baked, pixels) and not near(baked, run(server, without_loader(prompt))[0])
+
+
+def test_two_loras_are_merged(server):
+    report, path = saved_by(server, "Merge two LoRAs")
+    assert "sum, at most rank 32" in report
+    assert json.loads(header(path)["strata.recipe"])["sources"][1]["strength_model"] == 0.5
+
+
+def test_a_lora_is_shrunk(server):
+    report, path = saved_by(server, "Shrink a LoRA")
+    assert "99 % of the energy" in report
+    original = server.base / "models" / "loras" / LORAS[0]
+    assert path.stat().st_size < original.stat().st_size
+
+
+def header(path):
+    with safetensors.safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+def near(one, other):
+    """Of pixels: the file holds float16, which moves a few of them by a little."""
+    return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one) < 0.5
