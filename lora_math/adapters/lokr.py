@@ -140,7 +140,11 @@ class LoKr(Adapter):
         if not shape or out != shape[0] or columns != prod(shape[1:]):
             return f"it changes a {out}x{columns} weight, this one is {show(shape)}"
         c = _shape(self.w1)[1]
-        return None if len(shape) < 2 or shape[1] % c == 0 else f"its {c} input blocks do not divide {shape[1]} inputs"
+        return (
+            None
+            if len(shape) < 2 or (c and shape[1] % c == 0)
+            else f"its {c} input blocks do not divide {shape[1]} inputs"
+        )
 
     def squared_norm(self, shape: tuple[int, ...]) -> float:
         # The norm of a Kronecker product is the product of the norms.

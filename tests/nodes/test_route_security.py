@@ -9,6 +9,7 @@ import os
 import pathlib
 import pickle
 import re
+import shutil
 import urllib.parse
 
 import psutil
@@ -70,8 +71,8 @@ def secret(server):
         (loras / name).write_bytes(files[0].read_bytes())
     yield private
     for file in (*files, *(loras / name for name in ("s.txt", "s.json", "s.bin.bak"))):
-        file.unlink()
-    private.rmdir()
+        file.unlink(missing_ok=True)
+    shutil.rmtree(private)
 
 
 NAMES = [
