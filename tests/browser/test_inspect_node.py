@@ -110,3 +110,18 @@ def test_what_cannot_be_known_before_a_run_is_said(page):
     note = element(page, node).locator(".strata-inspect-note")
     assert note.text_content() == "These LoRAs come from another node: run once to see them."
     assert element(page, node).locator("svg").count() == 0
+
+
+def test_a_click_on_the_needed_rank_makes_a_save_node_in_one_step(page):
+    rows = s.stack(page, "<lora:sd15:0.8>")
+    node = inspect(page)
+    connect(page, rows, node)
+    shown(page, node, "keeps 99 %")
+    element(page, node).locator("rect[data-act*='save']").first.click()
+    page.wait_for_timeout(1000)
+    (made,) = values(page, "StrataLoraSave")
+    assert (made["shrink"], made["amount"]) == ("rank", 1)
+    assert made["stack"] is not None
+    screenshot(page, "save")
+    d.undo(page)
+    assert values(page, "StrataLoraSave") == []
