@@ -40,13 +40,13 @@ FRENCH = {
     "fraise": "strawberry",
     "maison": "house",
     "voiture": "car",
-    "fusée": "rocket",
+    "fus\u00e9e": "rocket",
     "soleil": "sun",
     "lune": "moon",
-    "étoile": "star",
+    "\u00e9toile": "star",
     "arbre": "tree",
     "cloche": "bell",
-    "clé": "key",
+    "cl\u00e9": "key",
 }
 
 

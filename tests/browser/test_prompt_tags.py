@@ -126,10 +126,8 @@ def test_what_is_missing_or_not_understood_is_said_in_whole_and_can_be_mended(pa
     assert "is not closed" in panel(page, node).locator(".strata-verdict").text_content()
 
 
-@pytest.fixture(params=["canvas"])
-def module(request, page):
-    if d.renderer(page) != request.param:
-        pytest.skip("The functions are the same in both renderers.")
+@pytest.fixture
+def module(page):
     return "import('/extensions/comfyui-strata/lib/text_field.js')"
 
 
