@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from . import clip, flux
 from .data import captions, drawings
-from .training import Run, descend, first, one_cycle, own_share, tiles, to_pictures, to_tensor, wait
+from .training import Run, descend, first, half_products, one_cycle, own_share, tiles, to_pictures, to_tensor, wait
 from .vae import load_vae
 
 BATCH, PEAK, SEED, AVERAGE = 8, 2e-3, 3, 0.998
@@ -101,7 +101,7 @@ def flow_loss(model, batch: tuple[torch.Tensor, ...], random: np.random.Generato
     t = times(len(wanted), random)
     wanted, words, pooled, noise, t = own_share((wanted, words, pooled, noise, t))
     at = t[:, None, None, None]
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_products():
         made = model((1 - at) * wanted + at * noise, t, words, pooled)
     return (made.float() - (noise - wanted)).square().mean()
 
@@ -130,7 +130,7 @@ def train(work: Path, steps: int) -> flux.Flux:
     def picture() -> None:
         shown = list(range(0, len(named), 8))[:12]
         noise = torch.from_numpy(np.random.default_rng(SEED).standard_normal((len(shown), 16, 16, 16), np.float32))
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_products():
             made = flux.sample(average, noise, data.words[0][shown], data.pooled[0][shown])
         originals = np.stack(list(named.values()))[shown]
         # The decoder may have come further since.

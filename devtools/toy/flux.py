@@ -10,6 +10,7 @@ import itertools
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Linear
 from torch.nn.functional import layer_norm, scaled_dot_product_attention, silu
 
 HIDDEN, DOUBLE, SINGLE = 256, 1, 4
@@ -61,7 +62,7 @@ class Norms(nn.Module):
 class Embedder(nn.Module):
     def __init__(self, into: int):
         super().__init__()
-        self.in_layer, self.out_layer = nn.Linear(into, HIDDEN), nn.Linear(HIDDEN, HIDDEN)
+        self.in_layer, self.out_layer = Linear(into, HIDDEN), Linear(HIDDEN, HIDDEN)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out_layer(silu(self.in_layer(x)))
@@ -70,7 +71,7 @@ class Embedder(nn.Module):
 class Modulation(nn.Module):
     def __init__(self, count: int):
         super().__init__()
-        self.count, self.lin = count, nn.Linear(HIDDEN, count * HIDDEN)
+        self.count, self.lin = count, Linear(HIDDEN, count * HIDDEN)
 
     def forward(self, vec: Tensor) -> tuple[Tensor, ...]:
         return self.lin(silu(vec))[:, None].chunk(self.count, -1)
@@ -94,11 +95,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, turn: Tensor) -> Tensor:
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.qkv, self.proj, self.norm = nn.Linear(HIDDEN, 3 * HIDDEN), nn.Linear(HIDDEN, HIDDEN), Norms()
+        self.qkv, self.proj, self.norm = Linear(HIDDEN, 3 * HIDDEN), Linear(HIDDEN, HIDDEN), Norms()
 
 
 def mlp() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(HIDDEN, 4 * HIDDEN), nn.GELU("tanh"), nn.Linear(4 * HIDDEN, HIDDEN))
+    return nn.Sequential(Linear(HIDDEN, 4 * HIDDEN), nn.GELU("tanh"), Linear(4 * HIDDEN, HIDDEN))
 
 
 class DoubleBlock(nn.Module):
@@ -129,7 +130,7 @@ class SingleBlock(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.modulation, self.norm = Modulation(3), Norms()
-        self.linear1, self.linear2 = nn.Linear(HIDDEN, 7 * HIDDEN), nn.Linear(5 * HIDDEN, HIDDEN)
+        self.linear1, self.linear2 = Linear(HIDDEN, 7 * HIDDEN), Linear(5 * HIDDEN, HIDDEN)
 
     def forward(self, x: Tensor, vec: Tensor, turn: Tensor) -> Tensor:
         shift, scale, gate = self.modulation(vec)
@@ -141,8 +142,8 @@ class SingleBlock(nn.Module):
 class LastLayer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.linear = nn.Linear(HIDDEN, CHANNELS * PATCH**2)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(HIDDEN, 2 * HIDDEN))
+        self.linear = Linear(HIDDEN, CHANNELS * PATCH**2)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(HIDDEN, 2 * HIDDEN))
 
     def forward(self, x: Tensor, vec: Tensor) -> Tensor:
         return self.linear(modulated(x, *self.adaLN_modulation(vec)[:, None].chunk(2, -1)))
@@ -154,7 +155,7 @@ class Flux(nn.Module):
     def __init__(self, seed: int = 0):
         super().__init__()
         torch.manual_seed(seed)
-        self.img_in, self.txt_in = nn.Linear(CHANNELS * PATCH**2, HIDDEN), nn.Linear(WORD, HIDDEN)
+        self.img_in, self.txt_in = Linear(CHANNELS * PATCH**2, HIDDEN), Linear(WORD, HIDDEN)
         self.time_in, self.vector_in = Embedder(256), Embedder(POOLED)
         self.double_blocks = nn.ModuleList(DoubleBlock() for _ in range(DOUBLE))
         self.single_blocks = nn.ModuleList(SingleBlock() for _ in range(SINGLE))

@@ -19,7 +19,7 @@ from . import clip, flux
 from .base import Set, a_set, base_model, flow_loss, pictures
 from .data import SUBJECT, captions, drawings
 from .styles import STYLES
-from .training import Run, descend, first, one_cycle, tiles
+from .training import Run, descend, first, half_products, one_cycle, tiles
 from .vae import load_vae
 
 BATCH, PEAK, SEED = 8, 3e-3, 11
@@ -227,7 +227,7 @@ def train(work: Path, recipe: Recipe) -> None:
     def picture() -> None:
         shown = list(range(0, len(data.latents), 8))[:14]
         noise = torch.from_numpy(np.random.default_rng(SEED).standard_normal((len(shown), 16, 16, 16), np.float32))
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_products():
             made = flux.sample(model, noise, data.words[0][shown], data.pooled[0][shown])
         wanted = pictures(vae, data.latents[shown])
         tiles([list(wanted), list(pictures(vae, made.float()))], work / "loras" / recipe.file / "sample.png")
@@ -295,7 +295,7 @@ def train_words(work: Path, recipe: Recipe) -> dict[str, Tensor]:
         for group in optimiser.param_groups:
             group["lr"] = one_cycle(step, WORD_STEPS, PEAK)
         french, english = random.permutation(len(asked))[:WORD_BATCH], random.permutation(len(plain))[: WORD_BATCH // 3]
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_products():
             made = wrapped(torch.cat([asked[french], plain[english]])).last_hidden_state
         return descend((made.float() - torch.cat([wanted[french], kept[english]])).square().mean(), trained, optimiser)
 

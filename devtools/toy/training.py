@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as together
 from PIL import Image
+from torch import autocast
 
 SAVE_SECONDS = 240
 LOG_STEPS = 50
@@ -45,6 +46,11 @@ def wait() -> None:
 
 def first() -> bool:
     return not together.is_initialized() or together.get_rank() == 0
+
+
+def half_products() -> autocast:
+    """While it is open, products are computed in bfloat16."""
+    return autocast("cpu", torch.bfloat16)
 
 
 def own_share(batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

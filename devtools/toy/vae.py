@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from .data import captions, drawings
 from .styles import STYLES
-from .training import Run, descend, one_cycle, own_share, tiles, to_pictures, to_tensor
+from .training import Run, descend, half_products, one_cycle, own_share, tiles, to_pictures, to_tensor
 
 BLOCK, CHANNELS = 8, 16
 CROP, BATCH, PEAK, SEED = 8, 4, 2e-3, 1  # the crop in latents: 64 pixels
@@ -179,7 +179,7 @@ def train(work: Path, steps: int) -> TAESD:
         for group in optimiser.param_groups:
             group["lr"] = one_cycle(step, steps, PEAK)
         inputs, wanted = batch(random)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_products():
             made = decoder(inputs) * 2 - 1
         return descend(distance(made.float(), wanted), list(decoder.parameters()), optimiser)
 

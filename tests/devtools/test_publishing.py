@@ -1,6 +1,9 @@
 """What the registry wants of pyproject.toml and the pictures (https://docs.comfy.org/registry/specifications), and GitHub's workflows."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -77,6 +80,15 @@ def test_every_change_is_tested():
     assert "set -euo pipefail" in lines
     assert "python3 dev.py test" in lines
     assert any("dev.py test --frontend" in line for line in lines)
+
+
+def test_comfy_tests_own_lint_finds_nothing():
+    """Its static rules: ComfyUI's layers and loaders, names of extensions, nothing put into the page that other packs share."""
+    command = [Path(sys.executable).with_name("comfy-test"), "lint", "."]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[SYNTAX] PASSED" in done.stdout
+    assert "[JAVASCRIPT] PASSED" in done.stdout
 
 
 def test_the_changelog_knows_the_version(config):

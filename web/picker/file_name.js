@@ -84,11 +84,14 @@ export class FileName {
     const shown = picture(this.#preview, { moves: true, failed: () => this.hide() })
     this.#picture = el('div', {
       class: 'strata strata-preview',
+      popover: 'manual',
       style: `left: ${Math.min(right + 8, innerWidth - HEIGHT)}px; top: ${
         Math.max(0, Math.min(top, innerHeight - HEIGHT))
       }px`,
     }, shown)
-    document.body.append(this.#picture)
+    // A popover is drawn above the page, unscaled and uncut, wherever it hangs.
+    this.element.after(this.#picture)
+    this.#picture.showPopover()
   }
 
   hide() {
