@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -111,6 +112,25 @@ def test_the_registrys_own_check_finds_nothing(archive, tmp_path):
     command = [sys.executable, "-m", "ruff", "check", "-q", "--isolated", "--no-cache", "--select=S102,S307,E702"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_comfy_test_passes_it(installed, tmp_path):
+    """The levels of comfy-test 0.4.15 that need no network and no browser of its own.
+
+    Its INSTANTIATION imports ComfyUI without ``--cpu``, which fails where no GPU is; its VALIDATION does not know the value that
+    ``control_after_generate`` adds to a seed in a saved workflow, ComfyUI's own KSampler included.
+    """
+    pack = installed.base / "custom_nodes" / "strata-lora"
+    levels = ("syntax", "warnings", "hazards", "registration", "javascript")
+    settings = tmp_path / "comfy-test.toml"
+    settings.write_text(f"[test]\nlevels = {json.dumps(levels)}\n")
+    program = Path(sys.executable).with_name("comfy-test")
+    command = [program, "run", "--server-url", installed.url, "--config", settings]
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=pack, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for level in levels:
+        assert f"[{level.upper()}] PASSED" in done.stdout
 
 
 def test_a_fresh_comfyui_with_it(installed):
