@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -131,7 +131,7 @@ def gather(
     weights = [source.strength_model if source.strength_model != 0 else source.strength_clip for source in sources]
     layout = layout_for(*targets)
     by_key: dict[tuple[str, bool], dict[int, list[Term]]] = {}
-    unconnected: list[list[Entry]] = [[] for _ in sources]
+    unconnected: list[dict[Entry, float]] = [{} for _ in sources]
     notes: list[str] = []
     for i, source in enumerate(sources):
         if weights[i] == 0:
@@ -147,7 +147,8 @@ def gather(
                     raise StrataError(
                         f"{source.name} has block weights: connect the MODEL that they are for to Save LoRA."
                     )
-                unconnected[i] += [_times(entry, strength) for entry in entries if strength != 0]
+                if strength != 0:
+                    unconnected[i] |= dict.fromkeys(entries, strength)
                 fitted += len(entries)
                 continue
             found = match(entries, side)
@@ -177,7 +178,7 @@ def gather(
         for (name, parameter), cut in named(naming, key, known[clip_side], encoders if clip_side else 0):
             layers.append(Layer(name, parameter, terms, side.shapes[key], _weight(owner, key), key, cut))
             places[name, parameter] = _block(layout, key)
-    for layer in layers_by_name(unconnected):
+    for layer in layers_by_name(unconnected, unconnected):
         layers.append(layer)
         places[layer.module, layer.parameter] = (
             "text encoders" if is_text_encoder(Entry(layer.module, "weight", None, ())) else "all layers"
@@ -283,23 +284,6 @@ def placed(adapter: Adapter, target: Target, side: Targets) -> Adapter:
         whole[:, part[1] : part[1] + part[2]] = down.unflatten(1, (part[2], -1))
         down = whole.flatten(1)
     return LoRA(up, down, None, scale)
-
-
-def _times(entry: Entry, strength: float) -> Entry:
-    """Text encoders may have a strength of their own."""
-    if strength == 1:
-        return entry
-    adapter = entry.adapter
-    low = adapter.low_rank()
-    if low is not None and isinstance(adapter, LoRA):
-        return replace(entry, adapter=replace(adapter, scale=adapter.scale * strength))
-    if low is not None:
-        return replace(entry, adapter=LoRA(low.up * strength, low.down))
-    if hasattr(adapter, "scale") and not adapter.needs_weight:
-        return replace(entry, adapter=replace(adapter, scale=adapter.scale * strength))
-    raise StrataError(
-        f"{entry.module}: {adapter.name} at a strength of its own needs the CLIP or MODEL that it changes: connect it."
-    )
 
 
 def _weight(owner, key: str) -> Callable[[], Tensor]:
