@@ -13,6 +13,7 @@ from .server import ComfyServer
 CHROMIUM = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
 SETTINGS = {
     "Comfy.TutorialCompleted": True,  # no welcome window
+    "Comfy.OnboardingCoachmarks.Seen": ["appMode", "firstRun"],  # and no tour over App mode
     "Comfy.Workflow.Persist": False,
     "Comfy.Workflow.ShowMissingModelsWarning": False,
     "Comfy.VueNodes.Enabled": False,

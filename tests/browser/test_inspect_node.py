@@ -3,6 +3,7 @@
 import desk_page as d
 import pytest
 import stack_page as s
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
@@ -103,12 +104,10 @@ def test_a_stack_is_shown_live_and_its_strengths_are_scaled_in_one_step(page):
 def test_what_cannot_be_known_before_a_run_is_said(page):
     node = inspect(page)
     note = element(page, node).locator(".strata-inspect-note")
-    assert note.text_content() == "Connect a LORA_STACK, or choose a LoRA."
+    expect(note).to_have_text("Connect a LORA_STACK, or choose a LoRA.")
     prompt = d.add(page, "StrataLoraFromPrompt", (40, 120), text="<lora:sd15:1>")
     connect(page, prompt, node)
-    page.wait_for_timeout(1300)
-    note = element(page, node).locator(".strata-inspect-note")
-    assert note.text_content() == "These LoRAs come from another node: run once to see them."
+    expect(note).to_have_text("These LoRAs come from another node: run once to see them.")
     assert element(page, node).locator("svg").count() == 0
 
 

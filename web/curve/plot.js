@@ -2,6 +2,7 @@
 // The picture of a strength over time, and hands on it: press to add a point, drag, keys. What an edit means for a text is the editor's business.
 import { app } from '../lib/comfy.js'
 import { attribute, el } from '../lib/dom.js'
+import { capture, Drag } from '../lib/drag.js'
 import { t } from '../lib/i18n.js'
 import { isPlain } from '../lib/keys.js'
 import { bounded, snapTo } from '../lib/numbers.js'
@@ -14,14 +15,12 @@ import { added, along, axisOf, height, moved, nudge, path, placeAt, rangeOf, rem
 const STEP = 0.05
 const FINE = 0.01
 const PAGE = 0.25
-/** Px before a press on a point becomes a drag. */
-const SLACK = 3
 const SVG = 'http://www.w3.org/2000/svg'
 
 export class Plot {
-  /** @type {{id: number, at: number, x: number, y: number, moved: boolean} | null} */
-  #drag = null
-  #dragging = new UndoStep()
+  #drag = new Drag()
+  /** The point that is held. */
+  #at = 0
   #repeating = new UndoStep()
   /** What the picture spans; it stays while a hand holds a point. */
   axis = { from: 0, to: 100 }
@@ -69,7 +68,7 @@ export class Plot {
   }
 
   get held() {
-    return this.#drag !== null
+    return this.#drag.held
   }
 
   /** @param {Curve} curve @param {{enabled: boolean, selected: number | null}} state */
@@ -136,8 +135,7 @@ export class Plot {
 
   /** Whoever shows it goes, perhaps in the middle of a drag. */
   dispose() {
-    this.#drag = null
-    this.#dragging.end()
+    this.#drag.stop()
     this.#repeating.end()
   }
 
@@ -160,45 +158,29 @@ export class Plot {
     let at = this.indexOf(event.target)
     if (at !== null) this.focus(at)
     if (!editor.enabled || this.held) return
-    const isNew = at === null
-    this.#dragging.begin()
+    this.#drag.begin(event, at === null)
     if (at === null) {
       const { place, strength } = this.#spot(event)
       const found = added(editor.curve, place, strength)
       at = found.at
       editor.change(found.curve, at)
     }
-    this.#drag = { id: event.pointerId, at, x: event.clientX, y: event.clientY, moved: isNew }
+    this.#at = at
     this.focus(at)
     event.preventDefault()
-    try {
-      this.surface.setPointerCapture(event.pointerId)
-    } catch {
-      // A pointer that is gone already cannot be captured: its release follows.
-    }
+    capture(this.surface, event.pointerId)
   }
 
   /** @param {PointerEvent} event */
   #move(event) {
-    const drag = this.#drag
-    if (!drag || event.pointerId !== drag.id) return
-    event.stopPropagation()
-    const far = Math.max(Math.abs(event.clientX - drag.x), Math.abs(event.clientY - drag.y))
-    if (!drag.moved && far < SLACK) return
-    drag.moved = true
+    if (!this.#drag.follows(event)) return
     const { place, strength } = this.#spot(event)
-    this.editor.change(moved(this.editor.curve, drag.at, place, strength), drag.at)
+    this.editor.change(moved(this.editor.curve, this.#at, place, strength), this.#at)
   }
 
   /** @param {PointerEvent} event */
   #release(event) {
-    const drag = this.#drag
-    if (!drag || event.pointerId !== drag.id) return
-    if (event.type === 'pointerup') event.stopPropagation()
-    this.#drag = null
-    if (this.surface.hasPointerCapture(drag.id)) this.surface.releasePointerCapture(drag.id)
-    this.#dragging.end()
-    this.editor.draw()
+    if (this.#drag.ends(event)) this.editor.draw()
   }
 
   /** A captured pointer's clicks are told of the surface: the point is the selected one. @param {MouseEvent} event */

@@ -1,6 +1,7 @@
 // @ts-check
 // Hands on the faders: drag, paint, wheel, keys. Turns them into changes of weights; what those mean is the desk's business.
 import { app } from '../lib/comfy.js'
+import { capture, SLACK } from '../lib/drag.js'
 import { isPlain } from '../lib/keys.js'
 import { snapTo } from '../lib/numbers.js'
 import { oneStep, UndoStep } from '../lib/undo.js'
@@ -28,8 +29,6 @@ import { oneStep, UndoStep } from '../lib/undo.js'
 const STEP = 0.05
 const FINE = 0.01
 const PAGE = 0.25
-/** Px before a press becomes a drag. */
-const SLACK = 4
 /** Px around a cap that count as the cap. */
 const GRAB = 9
 /** Px down for each px aside with which a pointer is on its way to the foot. */
@@ -102,11 +101,7 @@ export class Hands {
     const offset = onCap ? cap - y : 0
     const now = { x, y, lastX: x, lastY: y }
     this.#stroke = { id, name, held, faders, ...now, offset, onCap, mode: '', pending: {}, frame: 0 }
-    try {
-      desk.strips.element.setPointerCapture(id)
-    } catch {
-      // A pointer that is gone already cannot be captured: its release follows.
-    }
+    capture(desk.strips.element, id)
     this.#dragging.begin()
     desk.hold(true)
   }

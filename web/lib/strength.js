@@ -2,6 +2,7 @@
 // A strength as a bar that one drags and a number that one types. What it sets is somebody else's business: a node's own widget, a row.
 import { passMiddle } from './canvas.js'
 import { attribute, el, setText } from './dom.js'
+import { capture, Drag } from './drag.js'
 import { t } from './i18n.js'
 import { isPlain, shield } from './keys.js'
 import { NumberField } from './number_field.js'
@@ -26,8 +27,6 @@ import { oneStep, UndoStep } from './undo.js'
 const STEP = 0.05
 const FINE = 0.01
 const PAGE = 0.25
-/** Px before a press becomes a drag. */
-const SLACK = 3
 /** Weight of one px of a drag, at most: every step can be hit, however narrow the node is. */
 const PER_PIXEL = 0.01
 /** The part of that with Shift. */
@@ -39,9 +38,10 @@ const PULL = 0.045
 export class Strength {
   /** @type {Look} */
   #look = { value: 1, reach: 2, enabled: true }
-  /** @type {{id: number, x: number, raw: number, moved: boolean} | null} */
-  #drag = null
-  #dragging = new UndoStep()
+  #drag = new Drag()
+  /** Where the pointer was last while it drags, and the value there before it was rounded. */
+  #x = 0
+  #raw = 0
   #repeating = new UndoStep()
 
   /** @param {Wishes} wishes */
@@ -61,9 +61,9 @@ export class Strength {
         on: {
           pointerdown: (event) => this.#press(event),
           pointermove: (event) => this.#move(event),
-          pointerup: (event) => this.#release(event),
-          pointercancel: (event) => this.#release(event),
-          lostpointercapture: (event) => this.#release(event),
+          pointerup: (event) => this.#drag.ends(event),
+          pointercancel: (event) => this.#drag.ends(event),
+          lostpointercapture: (event) => this.#drag.ends(event),
           dblclick: (event) => this.#doubleClicked(event),
           contextmenu: (event) => this.#rightClicked(event),
           keydown: (event) => this.#key(event),
@@ -115,8 +115,7 @@ export class Strength {
 
   /** Whoever shows it goes, perhaps in the middle of a drag. */
   dispose() {
-    this.#drag = null
-    this.#dragging.end()
+    this.#drag.stop()
     this.#repeating.end()
   }
 
@@ -132,40 +131,23 @@ export class Strength {
     event.stopPropagation()
     this.bar.focus({ preventScroll: true })
     if (this.#look.enabled === false) return
-    this.#drag = { id: event.pointerId, x: event.clientX, raw: this.#look.value, moved: false }
-    try {
-      this.bar.setPointerCapture(event.pointerId)
-    } catch {
-      // A pointer that is gone already cannot be captured: its release follows.
-    }
-    this.#dragging.begin()
+    this.#x = event.clientX
+    this.#raw = this.#look.value
+    this.#drag.begin(event)
+    capture(this.bar, event.pointerId)
   }
 
   /** @param {PointerEvent} event */
   #move(event) {
-    const drag = this.#drag
-    if (!drag || event.pointerId !== drag.id) return
-    event.stopPropagation()
-    const by = event.clientX - drag.x
-    if (!drag.moved && Math.abs(by) < SLACK) return
-    drag.moved = true
-    drag.x = event.clientX
+    if (!this.#drag.follows(event)) return
+    const by = event.clientX - this.#x
+    this.#x = event.clientX
     // The bar follows the pointer where it is long enough for that.
     const width = this.bar.getBoundingClientRect().width || 1
     const per = Math.min(PER_PIXEL, (2 * this.#look.reach) / width)
-    drag.raw = bounded(drag.raw + by * per * (event.shiftKey ? SLOW : 1))
-    const magnet = event.shiftKey ? undefined : MAGNETS.find((at) => Math.abs(at - drag.raw) < PULL)
-    this.#set(magnet ?? snapTo(drag.raw, event.shiftKey ? FINE : STEP))
-  }
-
-  /** @param {PointerEvent} event */
-  #release(event) {
-    const drag = this.#drag
-    if (!drag || event.pointerId !== drag.id) return
-    event.stopPropagation()
-    this.#drag = null
-    if (this.bar.hasPointerCapture(drag.id)) this.bar.releasePointerCapture(drag.id)
-    this.#dragging.end()
+    this.#raw = bounded(this.#raw + by * per * (event.shiftKey ? SLOW : 1))
+    const magnet = event.shiftKey ? undefined : MAGNETS.find((at) => Math.abs(at - this.#raw) < PULL)
+    this.#set(magnet ?? snapTo(this.#raw, event.shiftKey ? FINE : STEP))
   }
 
   /** @param {MouseEvent} event */

@@ -1,6 +1,7 @@
 // @ts-check
 // Putting rows into another order by mouse or finger. Nothing moves before the hand lets go: a line shows where.
 import { el } from '../lib/dom.js'
+import { capture } from '../lib/drag.js'
 import { groupAt } from './text.js'
 
 /** @typedef {import('./stack.js').StackView} StackView */
@@ -29,11 +30,7 @@ export class Sorting {
       listening.abort()
       this.#end(kept)
     }
-    try {
-      handle.setPointerCapture(event.pointerId)
-    } catch {
-      // A pointer that is gone already cannot be captured: its release follows.
-    }
+    capture(handle, event.pointerId)
     handle.addEventListener('pointermove', (event) => this.#move(event), options)
     handle.addEventListener('pointerup', end(true), options)
     handle.addEventListener('pointercancel', end(false), options)
