@@ -11,7 +11,7 @@ from .comfy.saving import Progress
 from .comfy.targets import clip_targets, model_targets
 from .inspecting.shapes import THEMES
 from .loader import NO_LORA, LoraStackType
-from .seen_files import fingerprint, remember, state
+from .seen_files import fingerprint, remember
 from .stack import StackEntry, read_stack
 
 # Px of the picture's layout; it is drawn at twice that.
@@ -76,8 +76,7 @@ class StrataLoraInspect(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str | None = None, **_) -> str:
-        own = state(lora_name, None) if isinstance(lora_name, str) else ""
-        return own + fingerprint(cls)
+        return fingerprint(cls, lora_name)
 
     @classmethod
     def execute(

@@ -14,7 +14,7 @@ from .comfy.live_regions import read_mask
 from .comfy.lora_names import lora_names, resolve
 from .fitting.block_spec import BlockSpec
 from .schedule import LoraScheduleType
-from .seen_files import fingerprint, remember, state
+from .seen_files import fingerprint, remember
 from .stack import StackEntry, read_stack, with_listed_names
 from .trained import trained_lora
 
@@ -162,8 +162,7 @@ class StrataLoraLoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_name: str | None = None, **_) -> str:
         """Changes when the file is replaced on disk under the same name, or one that came over a link is."""
-        own = state(lora_name, None) if isinstance(lora_name, str) else ""
-        return own + fingerprint(cls)
+        return fingerprint(cls, lora_name)
 
     @classmethod
     def execute(

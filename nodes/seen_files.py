@@ -52,8 +52,13 @@ def remember(node, entries: Iterable[StackEntry]) -> None:
             _nodes.popitem(last=False)
 
 
-def fingerprint(node) -> str:
-    """Stays as it is from run to run until something that the node used before has changed."""
+def fingerprint(node, lora_name=None) -> str:
+    """Stays as it is from run to run until something that the node used before, or the file that its own input names, has changed."""
+    own = state(lora_name, None) if isinstance(lora_name, str) else ""
+    return own + _fingerprint(node)
+
+
+def _fingerprint(node) -> str:
     with _lock:
         seen = _nodes.get(_key(node))
         before = dict(seen.files) if seen is not None else {}

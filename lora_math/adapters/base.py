@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import ClassVar
@@ -322,6 +322,11 @@ class Adapter:
 
 
 _BY_NAME: dict[str, type[Adapter]] = {}
+
+
+def lycoris_suffixes(algorithm: str, parts: Iterable[str]) -> dict[str, str]:
+    """Suffix -> part, as LyCORIS spells both: ".hada_w1_a"; PEFT keeps its adapter's name behind the parameter's: ".hada_w1_a.default"."""
+    return {f".{algorithm}_{part}{adapter}": f"{algorithm}_{part}" for part in parts for adapter in ("", ".*")}
 
 
 def register(cls: type[Adapter]) -> type[Adapter]:

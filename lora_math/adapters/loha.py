@@ -28,6 +28,7 @@ from .base import (
     alpha_for,
     fold_core,
     landing,
+    lycoris_suffixes,
     register,
     show,
     times,
@@ -59,12 +60,7 @@ class LoHa(Adapter):
     scale: float = 1.0
 
     name = "LoHa"
-    suffixes = {
-        f".hada_{part}{adapter}": f"hada_{part}"
-        for part in _PARTS
-        # PEFT keeps its adapter's name behind the parameter's.
-        for adapter in ("", ".*")
-    }
+    suffixes = lycoris_suffixes("hada", _PARTS)
     together = (tuple(f"hada_{part}" for part in _PARTS[:4]),)
     spelled = {style: {f"hada_{part}": f".hada_{part}" for part in _PARTS} for style in STYLES}
 

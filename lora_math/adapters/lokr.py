@@ -31,6 +31,7 @@ from .base import (
     alpha_for,
     fold_core,
     landing,
+    lycoris_suffixes,
     product_spectrum_work,
     register,
     show,
@@ -55,12 +56,7 @@ class LoKr(Adapter):
     scale: float = 1.0
 
     name = "LoKr"
-    suffixes = {
-        f".lokr_{part}{adapter}": f"lokr_{part}"
-        for part in _PARTS
-        # PEFT keeps its adapter's name behind the parameter's.
-        for adapter in ("", ".*")
-    }
+    suffixes = lycoris_suffixes("lokr", _PARTS)
     together = (("lokr_w1_a", "lokr_w1_b"), ("lokr_w2_a", "lokr_w2_b"))
     spelled = {KOHYA: _SUFFIXES, PEFT: _SUFFIXES}
 

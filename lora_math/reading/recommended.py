@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from ..numbers import finite
 from .trigger_words import as_dict, read_json, read_json_text
 
 LIMIT = 100.0
@@ -50,10 +50,5 @@ def _sources(path: str, stem: str, metadata: Mapping[str, str]) -> Iterator[tupl
 
 
 def _number(value) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) and abs(number) <= LIMIT else None
+    number = finite(value)
+    return number if number is not None and abs(number) <= LIMIT else None

@@ -6,11 +6,11 @@ Only what each format documents is read. Off states and both strengths survive; 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from ...lora_math.errors import StrataError
+from ...lora_math.numbers import finite
 from ...lora_math.rows_text import lora_row, read_rows
 from ...lora_math.tags import MAX_STRENGTH, LoraTag, find_tags
 
@@ -200,10 +200,5 @@ def _one(name, model=None, clip=None, on: bool = True) -> Iterator:
 
 
 def _number(value) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return max(-MAX_STRENGTH, min(MAX_STRENGTH, number)) if math.isfinite(number) else None
+    number = finite(value)
+    return None if number is None else max(-MAX_STRENGTH, min(MAX_STRENGTH, number))

@@ -3,6 +3,7 @@
 import { el } from '../lib/dom.js'
 import { t } from '../lib/i18n.js'
 import { shield, walk } from '../lib/keys.js'
+import { menuItem } from '../lib/menu.js'
 import { Popup } from '../lib/popup.js'
 
 /** @typedef {import('./desk.js').DeskView} DeskView */
@@ -24,31 +25,19 @@ export class FaderMenu {
     const { desk } = this
     const members = desk.members(name)
     const isIn = (/** @type {Set<string>} */ lit) => members.every((member) => lit.has(member))
+    const item = (/** @type {string} */ text, /** @type {() => void} */ run, /** @type {string} */ key) =>
+      menuItem(this.popup, text, run, key)
     this.element.setAttribute('aria-label', name)
     this.element.replaceChildren(
-      this.#item(isIn(desk.silence.muted) ? t('unmute') : t('mute'), 'M', () => desk.mute(members)),
-      this.#item(isIn(desk.silence.soloed) ? t('unsolo') : t('solo'), 'S', () => desk.solo(members)),
-      this.#item(t('toOne'), '⌫', () => desk.change(Object.fromEntries(members.map((member) => [member, 1])))),
-      this.#item(t('typeWeight'), '↵', () => desk.type(name, '')),
+      item(isIn(desk.silence.muted) ? t('unmute') : t('mute'), () => desk.mute(members), 'M'),
+      item(isIn(desk.silence.soloed) ? t('unsolo') : t('solo'), () => desk.solo(members), 'S'),
+      item(t('toOne'), () => desk.change(Object.fromEntries(members.map((member) => [member, 1]))), '⌫'),
+      item(t('typeWeight'), () => desk.type(name, ''), '↵'),
     )
     const opener = desk.strips.sliders.get(name) ?? null
     this.popup.open({ host: desk.element, opener })
     this.popup.moveTo(x, y)
     this.#items()[0].focus({ preventScroll: true })
-  }
-
-  /** @param {string} text @param {string} key @param {() => void} run */
-  #item(text, key, run) {
-    const choose = () => {
-      this.popup.close(true)
-      run()
-    }
-    return el(
-      'button',
-      { type: 'button', class: 'strata-item', role: 'menuitem', on: { click: choose } },
-      el('span', { text }),
-      el('kbd', { text: key }),
-    )
   }
 
   #items() {

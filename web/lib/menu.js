@@ -1,8 +1,46 @@
 // @ts-check
 // A list of things to do, under the button that opened it.
 import { el } from './dom.js'
+import { t } from './i18n.js'
 import { shield, walk } from './keys.js'
 import { Popup } from './popup.js'
+
+/**
+ * One thing to do; the list closes first, so that what is done may open another.
+ *
+ * @param {Popup} popup
+ * @param {string} text
+ * @param {() => void} run
+ * @param {string} [key] that does the same without the list
+ */
+export function menuItem(popup, text, run, key) {
+  const choose = () => {
+    popup.close(true)
+    run()
+  }
+  return el(
+    'button',
+    { type: 'button', class: 'strata-item', role: 'menuitem', on: { click: choose } },
+    el('span', { text }),
+    key ? el('kbd', { text: key }) : null,
+  )
+}
+
+/** The button at the end of a row, for what else can be done with it. @param {(button: HTMLElement) => void} opened */
+export function rowMenuButton(opened) {
+  /** @type {HTMLButtonElement} */
+  const button = el('button', {
+    type: 'button',
+    class: 'strata-button strata-dots',
+    'data-act': 'row',
+    text: '⋯',
+    title: t('rowMenu'),
+    'aria-label': t('rowMenu'),
+    'aria-haspopup': 'menu',
+    on: { click: () => opened(button) },
+  })
+  return button
+}
 
 export class Menu {
   /** @param {string} label */
@@ -27,15 +65,7 @@ export class Menu {
 
   /** @param {string} text @param {() => void} run */
   item(text, run) {
-    const choose = () => {
-      this.popup.close(true)
-      run()
-    }
-    return el(
-      'button',
-      { type: 'button', class: 'strata-item', role: 'menuitem', on: { click: choose } },
-      el('span', { text }),
-    )
+    return menuItem(this.popup, text, run)
   }
 
   items() {

@@ -3,6 +3,7 @@
 import { attribute, el, setText } from '../lib/dom.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
+import { rowMenuButton } from '../lib/menu.js'
 import { Strength } from '../lib/strength.js'
 import { Badge, misfit } from '../picker/badge.js'
 import { FileName, parts } from '../picker/file_name.js'
@@ -32,17 +33,7 @@ export class TagRow {
     this.clip = bar('clip', 'CLIP')
     // One bar needs no name.
     this.model.name.hidden = true
-    /** @type {HTMLButtonElement} */
-    this.more = el('button', {
-      type: 'button',
-      class: 'strata-button strata-dots',
-      'data-act': 'row',
-      text: '⋯',
-      title: t('rowMenu'),
-      'aria-label': t('rowMenu'),
-      'aria-haspopup': 'menu',
-      on: { click: () => panel.openMenu(this.at, this.more) },
-    })
+    this.more = rowMenuButton((button) => panel.openMenu(this.at, button))
     this.front = el(
       'div',
       { class: 'strata-front' },

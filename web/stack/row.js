@@ -3,6 +3,7 @@
 import { attribute, el, flag, icon, setText } from '../lib/dom.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
+import { rowMenuButton } from '../lib/menu.js'
 import { Strength } from '../lib/strength.js'
 import { TriggerWords } from '../lib/trigger_words.js'
 import { Badge } from '../picker/badge.js'
@@ -69,17 +70,7 @@ export class RowView {
       'data-act': 'time',
       on: { click: () => stack.open(this.at, 'time') },
     })
-    /** @type {HTMLButtonElement} */
-    this.more = el('button', {
-      type: 'button',
-      class: 'strata-button strata-dots',
-      'data-act': 'row',
-      text: '⋯',
-      title: t('rowMenu'),
-      'aria-label': t('rowMenu'),
-      'aria-haspopup': 'menu',
-      on: { click: () => stack.menu.open(this.at, this.more) },
-    })
+    this.more = rowMenuButton((button) => stack.menu.open(this.at, button))
     this.words = new TriggerWords(stack.node)
     this.said = new Said(({ name, tag }) => stack.useFile(this.at, name, tag))
     this.behind = el('div', { class: 'strata-behind', hidden: true })
