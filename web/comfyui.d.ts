@@ -128,6 +128,8 @@ export interface Canvas {
 
 /** ComfyUI's undo of one workflow. While its count is above zero no step is recorded. */
 export interface ChangeTracker {
+  /** In newer editors: what is to be added to the last step soon. */
+  squashState?: { flush?(): void }
   changeCount: number
 }
 

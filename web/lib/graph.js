@@ -52,7 +52,8 @@ export function setWidget(node, name, value) {
  */
 export function showWidget(node, name, shown) {
   const widget = widgetOf(node, name)
-  if (!widget || Boolean(widget.hidden) === !shown) return
+  // Newer editors call one hidden that has a wire, and let nobody else decide that.
+  if (!widget || Boolean(widget.options?.hidden ?? widget.hidden) === !shown) return
   widget.hidden = !shown
   if (widget.options) widget.options.hidden = !shown
   // The page notices another list of widgets, and no change inside one; a list of the same widgets is not another.

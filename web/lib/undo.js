@@ -17,6 +17,8 @@ export class UndoStep {
     if (this.isOpen) return
     this.isOpen = true
     this.#tracker = trackerNow()
+    // Newer editors add to the last step, once and some ms later, whatever has come since: what is to be a step of its own comes after that.
+    this.#tracker?.squashState?.flush?.()
     app.canvas?.emitBeforeChange?.()
   }
 
