@@ -100,7 +100,13 @@ def _absent(selector: Selector, layout: Layout) -> str | None:
     for letters in groups:
         if letters not in layout.counts and letters not in KNOWN_LETTERS:
             hint = f"Its blocks are {describe(layout)}." if layout.counts else "It has no numbered blocks."
-            raise BlockTextError(f"{letters!r} in {str(selector)!r} is not a block of {layout.title}. {hint}")
+            # "ZZ=1" is written without the star that it means.
+            where = "" if str(selector) in (letters, f"{letters}*") else f" in {str(selector)!r}"
+            raise BlockTextError(
+                f"{letters!r}{where} is not a block of {layout.title}. {hint}",
+                f"{letters!r}{where} is not a block of any model. Blocks are called IN, M and OUT in SD1.5 and SDXL, D and S in "
+                "FLUX.1, B in many others; the faders show those of your model.",
+            )
     missing = [letters for letters in groups if letters not in layout.counts]
     if missing:
         return f"{layout.title} has no {missing[0]} blocks; it has {describe(layout)}."

@@ -70,7 +70,7 @@ def _parse(
         weights = vectors.parse_vector(text, layout, seed, placeholders)
     else:
         if text and "=" not in text:
-            raise BlockTextError(_no_preset(text, layout, presets))
+            raise _no_preset(text, layout, presets)
         weights = grammar.parse_rules(text)
     return replace(weights, notes=(*weights.notes, *grammar.check_names(weights, layout)))
 
@@ -144,11 +144,12 @@ def _find_name(text: str, presets: Mapping[str, str]) -> str | None:
     return next((name for name in presets if name.lower() == text.lower()), None) if text else None
 
 
-def _no_preset(text: str, layout: Layout, presets: Mapping[str, str]) -> str:
+def _no_preset(text: str, layout: Layout, presets: Mapping[str, str]) -> BlockTextError:
     near = difflib.get_close_matches(text.upper(), [name.upper() for name in presets], 3, 0.5) if len(text) < 80 else []
     near = [name for name in presets if name.upper() in near]
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    return (
-        f"{text[:80]!r} is no preset of {layout.title}.{hint} Write names and weights, such as default=0.5, "
-        f"or one vector. Blocks here: {grammar.describe(layout)}."
+    instead = f"{hint} Write names and weights, such as default=0.5, or one vector."
+    return BlockTextError(
+        f"{text[:80]!r} is no preset of {layout.title}.{instead} Blocks here: {grammar.describe(layout)}.",
+        f"{text[:80]!r} is no preset of any model.{instead}",
     )

@@ -94,7 +94,7 @@ class BlockSpec:
                 problems.append(problem)
         # A model of unusual depth takes vectors that no family does.
         if not found and not is_vector(unwrapped(self.text)):
-            raise problems[0]
+            raise BlockTextError(problems[0].anywhere or str(problems[0]))
         return found.pop() if len(found) == 1 else self._unread_text()
 
     def _unread_text(self) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ...lora_math.errors import StrataError
 from ...lora_math.numbers import finite
-from ...lora_math.rows_text import lora_row, read_rows
+from ...lora_math.rows_text import Row, lora_row, read_rows
 from ...lora_math.tags import MAX_STRENGTH, LoraTag, find_tags
 
 MAX_TEXT = 1_000_000
@@ -56,8 +56,22 @@ def imported(text: str) -> str:
         return text.strip("\n")
     if not find_tags(text):
         raise StrataError("There is no LoRA in this text: paste rows, or a prompt with <lora:name:strength> tags.")
-    found = [lora_row(tag, row.on, row.locked, row.pick, row.note).line for row in rows for tag in row.tags]
-    return "\n".join(found or [row.line for row in rows])
+    return "\n".join(_of_prompt(rows) or [row.line for row in rows])
+
+
+def _of_prompt(rows: Iterable[Row]) -> list[str]:
+    """The tags of a prompt as rows. In a picture's parameters as A1111 writes them the negative prompt's tags follow, which A1111 does not
+    apply: they are off."""
+    found, negative = [], False
+    for row in rows:
+        negative = negative or row.line.startswith("Negative prompt:")
+        found += [
+            lora_row(
+                tag, row.on and not negative, row.locked, row.pick, row.note or ("negative prompt" if negative else "")
+            )
+            for tag in row.tags
+        ]
+    return [row.line for row in found]
 
 
 def _rows(data, depth: int) -> Iterator:

@@ -260,6 +260,17 @@ class TestNode:
         assert state("D7-12=.5, S*=0", layout="FLUX.1")[1] == "TE=1, OTHER=1, D7-12=0.5, S*=0, default=1"
         assert state(" in4=0.5 ")[1] == "TE=1, OTHER=1, IN4=0.5, default=1"
 
+    @pytest.mark.parametrize(
+        ("text", "words"), [("ZZ9=0.5", "'ZZ' in 'ZZ9'"), ("D3=0, ZZ=1", "'ZZ' is"), ("MIDDLE", "Did you mean SD-MIDD")]
+    )
+    def test_what_no_family_has_is_not_blamed_on_one_of_them(self, text, words):
+        with pytest.raises(BlockTextError, match="of any model") as problem:
+            state(text)
+        assert words in str(problem.value)
+        assert "not a block of SD1.5" not in str(problem.value)
+        with pytest.raises(BlockTextError, match=r"of FLUX\.1"):
+            state(text, layout="FLUX.1")
+
     def test_a_vector_of_one_meaning_is_named_without_a_model(self):
         text = state("1,0,0,0,1,1,1,0,0,0,0,0,0,0,0,0,0")[1]  # 17 entries: BASE and the attention blocks of SD1.5
         assert "IN5=1" in text.replace("IN{5,7,8}=1", "IN5=1")

@@ -100,6 +100,10 @@ def test_rows_of_others(case):
         ("# a\noff <lora:x:1> // note\n\n", "# a\noff <lora:x:1> // note"),
         ("a cat, <lora:x:1>, <lora:y:.5>\nNegative prompt: dog\nSteps: 20", "<lora:x:1>\n<lora:y:0.5>"),
         ("<lora:x:1> <lora:y:1>", "<lora:x:1>\n<lora:y:1>"),
+        (
+            "a cat <lora:ink:0.7>, drawn\nNegative prompt: <lora:bob:1> bad\nhands <lora:ugly:0.4>\nSteps: 20, Sampler: Euler a",
+            "<lora:ink:0.7>\noff <lora:bob:1> // negative prompt\noff <lora:ugly:0.4> // negative prompt",
+        ),
     ],
 )
 def test_text(text, wanted):
