@@ -14,8 +14,9 @@ from .adapters import Adapter
 from .adapters.base import KOHYA
 from .algebra.budget import Budget
 from .algebra.change import Change, OnDemand, Term, change_of
-from .algebra.merge import METHODS, Method, compares, merge
+from .algebra.merge import compares, merge
 from .algebra.shrink import Quality, Stored, passes, quality, shrink
+from .choices import METHODS, Method
 from .errors import StrataError
 from .family import component
 from .reading.state_dict import Entry

@@ -12,9 +12,8 @@ from datetime import UTC, datetime
 from .adapters.base import STYLES
 from .algebra.budget import Budget
 from .algebra.extract import extract
-from .algebra.merge import METHODS
-from .algebra.shrink import TYPES
 from .baking import Baked, Recipe, bake, layers_by_name
+from .choices import METHODS, TYPES
 from .errors import StrataError
 from .family import detect
 from .inspecting.layers import measure

@@ -7,9 +7,8 @@ from comfy_api.latest import io
 from ..lora_math.errors import StrataError
 from . import inputs
 from .comfy.lora_names import resolve
-from .comfy.saving import Progress
 from .comfy.targets import clip_targets, model_targets
-from .inspecting.shapes import THEMES
+from .inspecting.themes import THEMES
 from .loader import NO_LORA, LoraStackType
 from .seen_files import fingerprint, remember
 from .stack import StackEntry, read_stack
@@ -83,6 +82,7 @@ class StrataLoraInspect(io.ComfyNode):
         cls, lora_name: str | None = None, theme: str = "dark", lora_stack=None, model=None, clip=None
     ) -> io.NodeOutput:
         # What inspects is loaded when somebody inspects, and not with every start of ComfyUI.
+        from .comfy.saving import Progress
         from .inspecting.draw import image_of
         from .inspecting.text import as_json, report
         from .inspecting.view import view

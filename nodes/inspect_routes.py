@@ -12,7 +12,7 @@ from ..lora_math.errors import StrataError
 from . import inputs
 from .desk.profile import met, shown_file
 from .fitting.block_spec import BlockSpec
-from .inspecting.shapes import THEMES
+from .inspecting.themes import THEMES
 from .lora_stack import choose
 from .requests import BadRequest, as_json, body_of, optional_text, text_of
 from .stack import StackEntry, of_tag
@@ -30,11 +30,8 @@ WIDTHS = (220, 1600)
 _one_at_a_time = threading.Lock()
 
 
-def register(routes: web.RouteTableDef) -> None:
-    routes.post("/strata/inspect")(as_json(_inspect))
-
-
-async def _inspect(request: web.Request) -> dict:
+@as_json
+async def inspect(request: web.Request) -> dict:
     """``{"sources": [{"rows", "seed"} or {"name", "model", "clip", "blocks" or null}], "width", "theme"}``: a picture as shapes.
 
     sources: what the nodes before it hold, in order; blocks: ``{"text", "family" or null, "seed", "invert"}``; width: px that there are.

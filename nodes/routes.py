@@ -1,135 +1,42 @@
-"""What the browser asks for, under ``/strata``. By LoRA name only; nothing is written but presets that a person saves or deletes.
-What rows and the picker ask for is in ``stack_routes``.
+"""What the browser asks for, under ``/strata``.
+
+What answers is loaded when the page asks for the first time, and not with every start of ComfyUI.
 """
 
 from __future__ import annotations
 
-import asyncio
+from importlib import import_module
 
 from aiohttp import web
-
-from ..lora_math import families, schedule
-from ..lora_math.blocks import FAMILIES, BlockTextError, Layout, builtin_layout, delete_preset, save_preset
-from ..lora_math.errors import StrataError
-from . import inspect_routes, stack_routes
-from .desk import words as desk
-from .desk.profile import profile
-from .fitting.block_spec import BlockSpec, preset_names, presets_of, user_preset_file
-from .requests import BadRequest, as_json, body_of, optional_text, query, text_of
 
 
 def register(server) -> None:
     """Adds the pack's routes to ComfyUI's server (a ``PromptServer``)."""
     routes = server.routes
-    routes.get("/strata/lora")(as_json(_lora))
-    routes.get("/strata/layout")(as_json(_layout))
-    routes.post("/strata/weights")(as_json(_weights))
-    routes.get("/strata/presets")(as_json(_presets))
-    routes.post("/strata/presets")(as_json(_save_preset))
-    routes.delete("/strata/presets")(as_json(_delete_preset))
-    routes.post("/strata/schedule")(as_json(_schedule))
-    stack_routes.register(routes)
-    inspect_routes.register(routes)
+    routes.get("/strata/lora")(_of("desk_routes", "lora"))
+    routes.get("/strata/layout")(_of("desk_routes", "layout"))
+    routes.post("/strata/weights")(_of("desk_routes", "weights"))
+    routes.get("/strata/presets")(_of("desk_routes", "presets"))
+    routes.post("/strata/presets")(_of("desk_routes", "keep_preset"))
+    routes.delete("/strata/presets")(_of("desk_routes", "drop_preset"))
+    routes.post("/strata/schedule")(_of("desk_routes", "strength_over_time"))
+    routes.post("/strata/rows")(_of("stack_routes", "rows"))
+    routes.post("/strata/prompt")(_of("stack_routes", "prompt"))
+    routes.post("/strata/tag")(_of("stack_routes", "tag"))
+    routes.post("/strata/import")(_of("stack_routes", "import_rows"))
+    routes.get("/strata/library")(_of("stack_routes", "library"))
+    routes.get("/strata/video")(_of("stack_routes", "shown_video"))
+    routes.post("/strata/library/mark")(_of("stack_routes", "mark_file"))
+    routes.get("/strata/sets")(_of("stack_routes", "sets"))
+    routes.post("/strata/sets")(_of("stack_routes", "keep_set"))
+    routes.delete("/strata/sets")(_of("stack_routes", "drop_set"))
+    routes.post("/strata/inspect")(_of("inspect_routes", "inspect"))
 
 
-async def _lora(request: web.Request) -> dict:
-    """``?name=``: what the file is, its layout, and the LoRA's share in each block."""
-    return (await asyncio.to_thread(profile, query(request, "name"))).answer
+def _of(module: str, name: str):
+    """The handler of this name in a module beside this one."""
 
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await getattr(import_module(f".{module}", __package__), name)(request)
 
-async def _layout(request: web.Request) -> dict:
-    """``?family=``: the faders of a family, when no LoRA says more; of the usual one where it is empty."""
-    layout = _builtin(request.query.get("family") or families.DEFAULT)
-    return {"family": layout.family, "groups": desk.groups(layout)}
-
-
-async def _weights(request: web.Request) -> dict:
-    """``{"text", "family" or null, "lora" or null, "seed", "invert"}``: what a text means there.
-
-    ``invert``: the answer is about 1 minus each weight of the text.
-    """
-    body = await body_of(request)
-    text, family, lora = text_of(body, "text"), optional_text(body, "family"), optional_text(body, "lora")
-    seed, invert = body.get("seed", 0), body.get("invert", False)
-    if not isinstance(seed, int) or not isinstance(invert, bool):
-        raise BadRequest("seed is a whole number and invert true or false.")
-    return await asyncio.to_thread(_read, text, family, lora, seed, invert)
-
-
-def _read(text: str, family: str | None, lora: str | None, seed: int, invert: bool) -> dict:
-    layout = _layout_for(text, family, lora, seed)
-    spec = BlockSpec(text, family, seed)
-    if invert:
-        spec = BlockSpec(str(spec.read(layout).invert()), family, seed)
-    return desk.settings(spec, layout)
-
-
-def _layout_for(text: str, family: str | None, lora: str | None, seed: int) -> Layout:
-    """As the node does: the family that was chosen, else the LoRA's model, else whatever can read the text."""
-    found = None
-    if lora is not None:
-        try:
-            found = profile(lora).layout
-        except StrataError:
-            # The desk shows what is wrong with the LoRA; the weights are still weights.
-            found = None
-    if family is not None:
-        return found if found is not None and found.family == family else _builtin(family)
-    return found if found is not None else desk.guess_layout(text, seed)
-
-
-def _builtin(family: str) -> Layout:
-    if family not in FAMILIES:
-        raise BadRequest(f"There is no model family {family[:80]!r}.")
-    return builtin_layout(family)
-
-
-async def _schedule(request: web.Request) -> dict:
-    """``{"text"}``: what it says of a strength over time, and the ready-made ones. Raises StrataError for a text that says none."""
-    text = text_of(await body_of(request), "text")
-    ready = [{"name": name, **_curve(schedule.parse(name))} for name in schedule.PRESETS]
-    return {**_curve(schedule.parse(text)), "presets": ready}
-
-
-def _curve(found: schedule.Schedule) -> dict:
-    return {"text": str(found), "points": found.written, "unit": found.unit, "shape": found.shape}
-
-
-async def _presets(request: web.Request) -> dict:
-    """``?family=`` (may be empty): presets that fit, the pack's and the person's own, and the names that the node's list has."""
-    family = request.query.get("family") or None
-    return await asyncio.to_thread(_list_presets, family)
-
-
-def _list_presets(family: str | None) -> dict:
-    shown = [
-        {"name": p.name, "weights": p.weights, "about": p.about, "families": list(p.families), "user": p.user}
-        for p in presets_of(family).values()
-    ]
-    return {"presets": shown, "names": preset_names()}
-
-
-async def _save_preset(request: web.Request) -> dict:
-    """``{"name", "weights", "family" or null, "about"}``"""
-    body = await body_of(request)
-    name, family = text_of(body, "name").strip(), optional_text(body, "family")
-    if name.lower() == "none":
-        raise BlockTextError("'none' stands for no preset: choose another name.")
-    about = body.get("about", "")
-    if not isinstance(about, str):
-        raise BadRequest("about is a text.")
-    if family is not None:
-        _builtin(family)
-    await asyncio.to_thread(save_preset, user_preset_file(), family, name, text_of(body, "weights"), about)
-    return await asyncio.to_thread(_list_presets, family)
-
-
-async def _delete_preset(request: web.Request) -> dict:
-    """``{"name", "family" or null}``: the person's own of that name that this family has. Those of the pack cannot be deleted."""
-    body = await body_of(request)
-    name, family = text_of(body, "name"), optional_text(body, "family")
-    if family is not None:
-        _builtin(family)
-    if not await asyncio.to_thread(delete_preset, user_preset_file(), family, name):
-        raise BlockTextError(f"{name[:80]!r} is not one of your own presets.")
-    return await asyncio.to_thread(_list_presets, family)
+    return answer

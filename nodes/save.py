@@ -4,23 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora_math.algebra import budget
-from ..lora_math.algebra.merge import METHODS
-from ..lora_math.algebra.shrink import TYPES
-from ..lora_math.baking import Recipe, bake, rounds
-from ..lora_math.family import detect
+from ..lora_math.choices import LAYOUTS, METHODS, TYPES
 from ..lora_math.schedule import parse_moment
-from ..lora_math.writing.file import save
-from ..lora_math.writing.header import header
-from ..lora_math.writing.layouts import LAYOUTS, naming
 from . import inputs
-from .comfy.notices import show
-from .comfy.saving import OUTPUT, Progress, save_numbered
-from .comfy.targets import clip_targets, model_targets
+from .comfy.saving import OUTPUT
 from .loader import LoraStackType
-from .report import saved as report
-from .saving.gather import gather, sources_of
-from .saving.options import AMOUNT, budget_of, file_inputs, now, place_of, result_outputs, shrink_inputs, thumbnail_of
+from .saving.options import AMOUNT, file_inputs, place_of, result_outputs, shrink_inputs, thumbnail_of
 from .stack import read_stack
 from .trained import trained_lora
 
@@ -145,6 +134,9 @@ class StrataLoraSave(io.ComfyNode):
         moment: str | None = "",
         thumbnail=None,
     ) -> io.NodeOutput:
+        # What saves is loaded when somebody saves, and not with every start of ComfyUI.
+        from .saving.stack_file import Wanted, save_stack
+
         method = inputs.choice(method, "method", METHODS)
         precision, layout = (
             inputs.choice(precision, "precision", tuple(TYPES)),
@@ -161,77 +153,8 @@ class StrataLoraSave(io.ComfyNode):
         ).strip()
         moment = parse_moment(chosen) if chosen else None
         trained = None if lora_model is None else trained_lora(lora_model)
-        sources = sources_of(read_stack(lora_stack), trained, moment)
-        targets = (None if model is None else model_targets(model), None if clip is None else clip_targets(clip))
-        entries = [entry for source in sources for entry in source.entries]
-        family = targets[0].family if targets[0] is not None else detect(entries, sources[0].metadata)
-        # Without a model the layers keep the first file's names, and with them its way of spelling.
-        names = naming(layout if targets != (None, None) else LAYOUTS[1], family, sources[0].keys)
-        gathered = gather(sources, model, clip, targets, names)
-        said = sum(len(value.encode()) for source in sources for value in source.metadata.values())
-        recipe = Recipe(
-            method,
-            budget_of(shrink, amount, said),
-            spectral_limit,
-            density,
-            drop_seed,
-            TYPES[precision],
-            names.style,
-            keep_empty_layers,
+        wanted = Wanted(
+            *(method, shrink, amount, folder, filename_prefix, precision, layout, spectral_limit, density, drop_seed),
+            *(keep_empty_layers, moment, picture),
         )
-        progress = Progress(rounds(recipe) * len(gathered.layers))
-        baked = bake(gathered.layers, gathered.weights, recipe, progress.step)
-        tensors = names.spelled(baked.tensors)
-        found = baked.quality
-        told = {
-            "method": method,
-            "shrink": budget.show(recipe.budget),
-            "spectral_limit": spectral_limit,
-            "error": round(found.error, 6),
-            "gain": round(found.gain, 6),
-            "sources": [
-                {
-                    "name": source.name,
-                    "hash": source.parent.sha256,
-                    "strength_model": source.strength_model,
-                    "strength_clip": source.strength_clip,
-                    "block_weights": None if source.blocks is None else source.blocks.text,
-                    **({"over_time": source.over_time, "moment": str(moment)} if source.over_time else {}),
-                }
-                for source in sources
-            ],
-        }
-        parents = [source.parent for source in sources]
-
-        def write(path: str, stem: str):
-            metadata = header(stem, parents, family, baked.ranks, told, now(), picture)
-            return save(path, tensors, metadata, progress.tick)
-
-        saved, name = save_numbered(folder, filename_prefix, write)
-        whose = "the first file" if targets == (None, None) else names.layout
-        how = [
-            f"{method}, {budget.show(recipe.budget)}, {precision}, names as {whose} has them, for {family or 'an unknown model'}"
-        ]
-        if targets == (None, None) and layout not in LAYOUTS[:2]:
-            how.append(f"layout {layout} had no effect: connect the MODEL or CLIP that the LoRAs are for")
-        if spectral_limit:
-            how.append(f"singular values above {spectral_limit:g} cut to it; the error counts from there")
-        how += [
-            f"{source.name}: its strength over time as it is at {moment}: model {source.strength_model:g}"
-            for source in sources
-            if source.over_time
-        ]
-        if moment is not None and not any(source.over_time for source in sources):
-            how.append(f"moment {moment} had no effect: no LoRA here has a strength over time")
-        advice = "of DoRA, OFT, elementwise merges and the like the first 256 directions are looked at. Choose a rank, or exact."
-        notes = [*gathered.notes, *report.unmet(recipe.budget, found, recipe.dtype, advice)]
-        verdict = report.verdict(name, saved, list(baked.layers.values()))
-        show(getattr(cls.hidden, "unique_id", None), verdict)
-        text = report.text(name, saved, baked.layers, gathered.blocks, how, notes)
-        ui = {
-            "strata_verdict": [verdict],
-            "strata_report": [text],
-            "strata_warned": [bool(notes)],
-            "strata_lora": [name],
-        }
-        return io.NodeOutput(name, tensors, text, ui=ui)
+        return save_stack(read_stack(lora_stack), trained, model, clip, wanted, getattr(cls.hidden, "unique_id", None))

@@ -24,26 +24,15 @@ from .rows.words import described, described_prompt
 MAX_ROWS_BODY = 1_000_000
 
 
-def register(routes: web.RouteTableDef) -> None:
-    routes.post("/strata/rows")(as_json(_rows))
-    routes.post("/strata/prompt")(as_json(_prompt))
-    routes.post("/strata/tag")(as_json(_tag))
-    routes.post("/strata/import")(as_json(_import))
-    routes.get("/strata/library")(as_json(_library))
-    routes.get("/strata/video")(answered(_video))
-    routes.post("/strata/library/mark")(as_json(_mark))
-    routes.get("/strata/sets")(as_json(_sets))
-    routes.post("/strata/sets")(as_json(_save_set))
-    routes.delete("/strata/sets")(as_json(_delete_set))
-
-
-async def _rows(request: web.Request) -> dict:
+@as_json
+async def rows(request: web.Request) -> dict:
     """``{"text"}``: its rows, and the text that a prompt needs of it."""
     found = await asyncio.to_thread(described, text_of(await body_of(request, MAX_ROWS_BODY), "text"))
     return {**found, "relatives": [sorted(group) for group in RELATIVES]}
 
 
-async def _prompt(request: web.Request) -> dict:
+@as_json
+async def prompt(request: web.Request) -> dict:
     """``{"text", "clip_first"}``: the tags of a prompt, and what stands between them."""
     body = await body_of(request, MAX_ROWS_BODY)
     clip_first = body.get("clip_first", False)
@@ -53,7 +42,8 @@ async def _prompt(request: web.Request) -> dict:
     return {**found, "relatives": [sorted(group) for group in RELATIVES]}
 
 
-async def _tag(request: web.Request) -> dict:
+@as_json
+async def tag(request: web.Request) -> dict:
     """``{"name", "blocks" or null, "time" or null}``: what stands before and behind the strengths in a tag of these. Raises StrataError
     for a strength over time that is none."""
     body = await body_of(request)
@@ -64,13 +54,15 @@ async def _tag(request: web.Request) -> dict:
     return {"head": head, "tail": whole[len(head) + 2 : -1]}
 
 
-async def _import(request: web.Request) -> dict:
+@as_json
+async def import_rows(request: web.Request) -> dict:
     """``{"text"}``: what a pasted text or another pack's node comes to as rows."""
     body = await body_of(request, MAX_ROWS_BODY)
     return {"text": await asyncio.to_thread(imported, text_of(body, "text"))}
 
 
-async def _library(request: web.Request) -> dict:
+@as_json
+async def library(request: web.Request) -> dict:
     """``?words=&folder=&fits=&sort=&favourites=&start=&count=``: a page of the LoRA files that these ask for."""
     asked = request.query
     sort, fits = asked.get("sort", "name"), asked.get("fits") or None
@@ -88,7 +80,8 @@ async def _library(request: web.Request) -> dict:
     return await asyncio.to_thread(search, question)
 
 
-async def _video(request: web.Request) -> web.StreamResponse:
+@answered
+async def shown_video(request: web.Request) -> web.StreamResponse:
     """``?name=``: the video that lies beside a LoRA."""
     found = await asyncio.to_thread(_video_of, query(request, "name"))
     if found is None:
@@ -103,7 +96,8 @@ def _video_of(name: str) -> str | None:
     return None if path is None else video(path)
 
 
-async def _mark(request: web.Request) -> dict:
+@as_json
+async def mark_file(request: web.Request) -> dict:
     """``{"name", "favourite": true, false or absent, "used": true or absent}``"""
     body = await body_of(request)
     name, favourite, used = text_of(body, "name"), body.get("favourite"), body.get("used", False)
@@ -118,19 +112,22 @@ async def _mark(request: web.Request) -> dict:
     return {"name": name}
 
 
-async def _sets(request: web.Request) -> dict:
+@as_json
+async def sets(request: web.Request) -> dict:
     """The sets that a person has kept."""
     return {"sets": await asyncio.to_thread(read_sets)}
 
 
-async def _save_set(request: web.Request) -> dict:
+@as_json
+async def keep_set(request: web.Request) -> dict:
     """``{"name", "rows"}``"""
     body = await body_of(request, MAX_ROWS_BODY)
     await asyncio.to_thread(save_set, text_of(body, "name"), text_of(body, "rows"))
     return {"sets": await asyncio.to_thread(read_sets)}
 
 
-async def _delete_set(request: web.Request) -> dict:
+@as_json
+async def drop_set(request: web.Request) -> dict:
     """``{"name"}``"""
     await asyncio.to_thread(delete_set, text_of(await body_of(request), "name"))
     return {"sets": await asyncio.to_thread(read_sets)}

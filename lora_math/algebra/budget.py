@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..choices import Kind
 from ..errors import StrataError
-
-Kind = Literal["exact", "rank", "energy", "error", "size"]
-KINDS: tuple[Kind, ...] = ("exact", "rank", "energy", "error", "size")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-ELEMENTWISE = ("ties", "dare", "della", "magnitude")
 # How far, in DELLA, the chance to be dropped moves between the smallest and the largest entry.
 WINDOW = 0.3
 

@@ -9,33 +9,16 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..choices import ELEMENTWISE, METHODS, Method
 from ..errors import StrataError
 from ..low_rank import LowRank, gram_matrix
 from .change import Change, OnDemand, total
-from .elementwise import ELEMENTWISE, combine
+from .elementwise import combine
 
-Method = Literal[
-    "sum",
-    "average",
-    "normalize",
-    "orthogonalize",
-    "slerp",
-    "knots ties",
-    "knots dare",
-    "ties",
-    "dare",
-    "della",
-    "magnitude",
-]
-METHODS: tuple[Method, ...] = (
-    *("sum", "average", "normalize", "orthogonalize", "slerp", "knots ties", "knots dare"),
-    *ELEMENTWISE,
-)
 # Of the Karcher mean: the most steps, and the change at which they end.
 STEPS, CLOSE = 100, 1e-12
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..choices import TYPES
 from ..errors import StrataError
 from ..low_rank import SVD, LowRank
 from .budget import Budget, choose
@@ -21,7 +22,6 @@ SKETCHED = 256
 ZERO = 1e-13
 # The part of |up| |down| that a few roundings of float64 make.
 NOISE = 4e-15
-TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from .. import families
 from ..adapters.base import KOHYA, PEFT
+from ..choices import AS_SOURCE, BEST, COMFYUI, DIFFUSERS, KOHYA_NAMES
 from ..names import plain
-
-BEST, AS_SOURCE, COMFYUI, KOHYA_NAMES, DIFFUSERS = "best", "as source", "comfyui", "kohya", "diffusers"
-LAYOUTS = (BEST, AS_SOURCE, COMFYUI, KOHYA_NAMES, DIFFUSERS)
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,18 @@ import reprlib
 import unicodedata
 from collections.abc import Callable
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import folder_paths
 import torch
 from torch import Tensor
 
 from ...lora_math.errors import StrataError
-from ...lora_math.writing.file import Exists, Saved
-from ...lora_math.writing.file_name import written_out
 from .internals import find
 from .live_layers import current
+
+if TYPE_CHECKING:
+    from ...lora_math.writing.file import Saved
 
 OUTPUT, MODELS = "output/loras", "models/loras"
 FOLDERS = (OUTPUT, MODELS)
@@ -41,6 +43,9 @@ def save_numbered(choice: str, prefix: str, write: Callable[[str, str], Saved]) 
 
     prefix: a name, with folders before it if a person wants; dates in it as ``written_out`` has them.
     """
+    # With what saves, not with ComfyUI's start.
+    from ...lora_math.writing.file import Exists
+
     root = folder_of(choice)
     whole = _written_out(prefix)
     try:
@@ -65,6 +70,8 @@ def save_numbered(choice: str, prefix: str, write: Callable[[str, str], Saved]) 
 
 
 def _written_out(prefix: str) -> str:
+    from ...lora_math.writing.file_name import written_out
+
     shown = reprlib.repr(prefix)
     if isinstance(prefix, str) and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in prefix.strip()):
         raise StrataError(

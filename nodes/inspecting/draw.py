@@ -10,7 +10,8 @@ import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
-from .shapes import THEMES, Picture, Shape
+from .shapes import Picture, Shape
+from .themes import THEMES
 
 # Pixels for each px of the layout.
 SCALE = 2

@@ -13,12 +13,13 @@ from ...lora_math.adapters import Adapter, Diff, LoRA
 from ...lora_math.algebra.change import Term
 from ...lora_math.baking import Layer, layers_by_name
 from ...lora_math.blocks import Layout
+from ...lora_math.choices import DIFFUSERS
 from ...lora_math.errors import StrataError
 from ...lora_math.reading.files import data_sha256
 from ...lora_math.reading.state_dict import Entry
 from ...lora_math.schedule import Moment
 from ...lora_math.writing.header import Parent
-from ...lora_math.writing.layouts import DIFFUSERS, Naming
+from ...lora_math.writing.layouts import Naming
 from ..comfy.library import Lora
 from ..comfy.live_time import read_variation, strength_at
 from ..comfy.saving import weight_of

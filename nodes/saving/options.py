@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import io as bytes_io
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...lora_math.algebra.budget import KINDS, Budget
-from ...lora_math.algebra.shrink import TYPES
+from ...lora_math.choices import KINDS, LAYOUTS, TYPES
 from ...lora_math.errors import StrataError
-from ...lora_math.writing.layouts import LAYOUTS
 from .. import inputs
 from ..comfy.saving import FOLDERS
+
+if TYPE_CHECKING:
+    from ...lora_math.algebra.budget import Budget
 
 # Bytes of a file for its metadata, besides what the tags of the parents take.
 HEADER = 6000
@@ -96,6 +98,9 @@ def place_of(folder, filename_prefix) -> tuple[str, str]:
 
 def budget_of(shrink, amount, said: int = 0) -> Budget:
     """said: bytes of metadata beyond the usual. Raises StrataError for an amount that means nothing."""
+    # With what saves, not with ComfyUI's start.
+    from ...lora_math.algebra.budget import Budget
+
     if amount is None:
         raise StrataError("amount is missing (null). Write a number; for exact it has no effect.")
     shrink, amount = inputs.choice(shrink, "shrink", KINDS), inputs.number(amount, "amount", AMOUNT)

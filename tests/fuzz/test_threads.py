@@ -12,7 +12,7 @@ import torch
 from broken_bytes import pack
 
 from strata.lora_math.errors import StrataError
-from strata.nodes import routes
+from strata.nodes import desk_routes
 from strata.nodes.apply import apply_stack
 from strata.nodes.comfy import library
 from strata.nodes.comfy.library import CACHE, LoraCache
@@ -103,7 +103,7 @@ def test_everyone_at_once(folder, models):
         assert profiles.profile(name).answer["name"] == name
 
     def read_weights(rng):
-        assert routes._read("M00=0.5", None, rng.choice(NAMES), 0, False)["values"]
+        assert desk_routes._read("M00=0.5", None, rng.choice(NAMES), 0, False)["values"]
 
     def forget(rng):
         time.sleep(0.05)

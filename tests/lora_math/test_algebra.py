@@ -15,9 +15,10 @@ from strata.lora_math.adapters import DoRA, LoHa, LoKr, LoRA, SetWeight
 from strata.lora_math.algebra.budget import Budget, choose
 from strata.lora_math.algebra.change import Change, OnDemand, change_of, total
 from strata.lora_math.algebra.elementwise import combine
-from strata.lora_math.algebra.merge import METHODS, coefficients, gram, merge
+from strata.lora_math.algebra.merge import coefficients, gram, merge
 from strata.lora_math.algebra.shrink import quality, shrink
 from strata.lora_math.algebra.sketch import leading_svd
+from strata.lora_math.choices import METHODS
 from strata.lora_math.errors import StrataError
 from strata.lora_math.low_rank import LowRank
 

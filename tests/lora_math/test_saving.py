@@ -20,8 +20,8 @@ from strata.lora_math import families
 from strata.lora_math.adapters import DoRA, LoHa, LoKr, LoRA
 from strata.lora_math.adapters.base import STYLES
 from strata.lora_math.algebra.budget import Budget
-from strata.lora_math.algebra.merge import METHODS
 from strata.lora_math.baking import Layer, Recipe, bake, layers_by_name
+from strata.lora_math.choices import METHODS
 from strata.lora_math.command_line import main
 from strata.lora_math.errors import StrataError
 from strata.lora_math.reading import state_dict

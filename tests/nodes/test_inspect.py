@@ -11,7 +11,7 @@ from strata.lora_math.reading.training_facts import trainer, training_facts
 from strata.nodes.fitting.block_spec import BlockSpec
 from strata.nodes.inspect_lora import StrataLoraInspect
 from strata.nodes.inspecting import draw
-from strata.nodes.inspecting.shapes import THEMES
+from strata.nodes.inspecting.themes import THEMES
 from strata.nodes.inspecting.view import view
 from strata.nodes.loader import NO_LORA
 from strata.nodes.stack import StackEntry

@@ -6,7 +6,7 @@ import time
 import pytest
 from test_route_security import JSON, SECRET, ask, secret  # noqa: F401  the fixture
 
-from strata.nodes.inspecting.shapes import THEMES
+from strata.nodes.inspecting.themes import THEMES
 
 ONE = {"sources": [{"name": "sd15.safetensors", "model": 1, "clip": 1}], "width": 400, "theme": "dark"}
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from strata.lora_math.adapters.base import KOHYA, PEFT
+from strata.lora_math.choices import LAYOUTS
 from strata.lora_math.reading.state_dict import Entry
-from strata.lora_math.writing.layouts import LAYOUTS
 from strata.lora_math.writing.state_dict import write
 from strata.nodes.fitting.block_spec import BlockSpec
 from strata.nodes.lora_stack import StrataLoraStack
