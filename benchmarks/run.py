@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import types
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +26,7 @@ def main() -> int:
         metavar="PART",
         nargs="*",
         help="some parts only: nodes, stack, understanding, analysis, applying, sampling, schedule, variation, memory; "
-        "or picker, inspecting, bounds or cycles, which are no parts of the rest",
+        "or picker, inspecting, bounds, cycles or saving, which are no parts of the rest",
     )
     parser.add_argument(
         "--threads", type=int, default=1, help="default: 1, whose CPU time other programs do not disturb"
@@ -37,6 +38,11 @@ def main() -> int:
         metavar="FOLDER",
         help="nothing but this version against those in other folders (git worktree add FOLDER COMMIT), in one process in turn",
     )
+    parser.add_argument(
+        "--peers",
+        type=Path,
+        help="for saving: a folder with resize_lora.py of sd-scripts and lora_nodes.py of ComfyUI-KJNodes, to measure beside us",
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "RESULTS.md")
     options = parser.parse_args()
     _import_comfyui()
@@ -45,7 +51,7 @@ def main() -> int:
 
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
-    from benchmarks import bounds, compare, cycles, inspecting, machine, parts, picker, results
+    from benchmarks import bounds, compare, cycles, inspecting, machine, parts, picker, results, saving
 
     if options.against:
         from benchmarks import versions
@@ -59,6 +65,7 @@ def main() -> int:
         "inspecting": inspecting.inspecting,
         "bounds": bounds.bounds,
         "cycles": cycles.cycles,
+        "saving": partial(saving.saving, peers=options.peers),
     }.items():
         if name in (options.only or parts.PARTS):
             began = time.perf_counter()
