@@ -45,16 +45,34 @@ def _draw(pen: ImageDraw.ImageDraw, shape: Shape, colour) -> None:
         points = [(x * SCALE, y * SCALE) for x, y in shape.points]
         pen.line(points, fill=colour, width=max(1, round(shape.width * SCALE)), joint="curve")
     else:
-        plain = all(ord(letter) < 0x250 for letter in shape.text)
-        font = _font(round(shape.size * SCALE), plain)
-        if isinstance(font, ImageFont.FreeTypeFont):
-            at = (shape.x * SCALE, shape.y * SCALE)
-            pen.text(at, shape.text, fill=colour, font=font, anchor=_ANCHORS[shape.anchor])
-        # Pillow without FreeType has one small typeface of Latin letters, which it places by its corner.
-        else:
-            text = shape.text.encode("latin-1", "replace").decode("latin-1")
-            shift = {"start": 0.0, "middle": 0.5, "end": 1.0}[shape.anchor] * pen.textlength(text, font=font)
-            pen.text((shape.x * SCALE - shift, (shape.y - shape.size * 0.8) * SCALE), text, fill=colour, font=font)
+        at = (shape.x * SCALE, shape.y * SCALE)
+        write(pen, at, shape.text, round(shape.size * SCALE), colour, shape.anchor)
+
+
+def write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, pixels: int, colour, anchor="start") -> None:
+    """at: the left end, the middle or the right end of the baseline, as ``anchor`` says: "start", "middle" or "end"."""
+    font = _font_for(text, pixels)
+    if isinstance(font, ImageFont.FreeTypeFont):
+        pen.text(at, text, fill=colour, font=font, anchor=_ANCHORS[anchor])
+    # Pillow without FreeType has one small typeface of Latin letters, which it places by its corner.
+    else:
+        text = _latin(text)
+        shift = {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * font.getlength(text)
+        pen.text((at[0] - shift, at[1] - pixels * 0.8), text, fill=colour, font=font)
+
+
+def text_length(text: str, pixels: int) -> float:
+    """How wide ``write`` writes a text, in pixels."""
+    font = _font_for(text, pixels)
+    return font.getlength(text if isinstance(font, ImageFont.FreeTypeFont) else _latin(text))
+
+
+def _latin(text: str) -> str:
+    return text.encode("latin-1", "replace").decode("latin-1")
+
+
+def _font_for(text: str, pixels: int):
+    return _font(pixels, all(ord(letter) < 0x250 for letter in text))
 
 
 @lru_cache(maxsize=64)
