@@ -6,12 +6,15 @@ from . import routes
 from .block_weights import StrataLoraBlockWeights
 from .comfy.web_server import web_server
 from .extract import StrataLoraExtract
+from .image_grid import StrataImageGrid
 from .inspect_lora import StrataLoraInspect
 from .loader import StrataLoraLoader
 from .lora_stack import StrataLoraStack
+from .lora_sweep import StrataSweep
 from .prompt import StrataLoraFromPrompt
 from .save import StrataLoraSave
 from .schedule import StrataLoraSchedule
+from .sweep_values import StrataSweepValues
 
 
 class StrataExtension(ComfyExtension):
@@ -30,6 +33,9 @@ class StrataExtension(ComfyExtension):
             StrataLoraSave,
             StrataLoraExtract,
             StrataLoraInspect,
+            StrataSweep,
+            StrataSweepValues,
+            StrataImageGrid,
         ]
 
 

@@ -21,3 +21,10 @@ def show(node: str | None, text: str) -> None:
     server = web_server()
     if node is not None and server is not None:
         server.send_progress_text(text, node)
+
+
+def send(node: str | None, event: str, told: dict) -> None:
+    """Tells the page something of a node that is running, under a name of this pack's own."""
+    server = web_server()
+    if node is not None and server is not None:
+        server.send_sync(event, {"node": node, **told})

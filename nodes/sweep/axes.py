@@ -72,10 +72,10 @@ class Known:
 
 
 def read_axis(letter: str, kind: str, text: str, known: Known) -> Axis | None:
-    """The axis, None for "none". letter: "x", "y" or "z", for errors. Raises StrataError."""
+    """The axis, None for "none". letter: "x", "y" or "z", or the name of another input, for errors. Raises StrataError."""
     if kind == NONE:
         return None
-    what = f"{letter}_values"
+    what = f"{letter}_values" if len(letter) == 1 else letter
     if kind not in OF_ROWS:
         return _plain(kind, text, what)
     rows, rest = _rows(kind, text, what, known)

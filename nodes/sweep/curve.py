@@ -44,8 +44,10 @@ def curve(axis: Axis | None, series: Sequence[Series], against: str) -> Picture:
 
 def hint(axis: Axis, series: Series) -> str:
     """The knee in words; empty where there is none, or where it would say nothing."""
+    if not axis.is_numeric:
+        return ""
     places, values, _ = _ascending(axis, series)
-    at = knee(places, values) if axis.is_numeric else None
+    at = knee(places, values)
     return "" if at is None else f"{axis.name} {show_number(places[at])}"
 
 

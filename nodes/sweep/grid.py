@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ...lora_math.errors import StrataError
 from ..inspecting.draw import text_length, write
-from ..inspecting.shapes import THEMES, printable
+from ..inspecting.shapes import printable
+from ..inspecting.themes import THEMES
 
 # Pixels of the longer side, and of a whole sheet: a viewer on a telephone still opens it.
 MAX_SIDE, MAX_PIXELS = 8192, 36_000_000

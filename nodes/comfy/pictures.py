@@ -1,0 +1,205 @@
+"""Pictures and tables in ComfyUI's output folder, numbered as its savers number them, and found again by what they say of themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import folder_paths
+import numpy
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ...lora_math.errors import StrataError
+from .internals import find
+
+# The chunk of a PNG that holds a cell's own description.
+CHUNK = "strata_sweep"
+# How many files of one prefix are looked at for cells that are there already: the newest.
+MAX_FOUND = 4000
+MAX_CHUNK = 200_000
+TRIES = 100
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A file as ComfyUI's /view finds it; path: on the disk."""
+
+    filename: str
+    subfolder: str
+    path: str
+
+    @property
+    def shown(self) -> dict[str, str]:
+        return {"filename": self.filename, "subfolder": self.subfolder, "type": "output"}
+
+    @property
+    def name(self) -> str:
+        """Relative to the output folder, with slashes."""
+        return "/".join(filter(None, (self.subfolder.replace("\\", "/"), self.filename)))
+
+
+class Folder:
+    """Where a sweep saves. prefix: as in Save Image, such as ``sweep/fox``. Raises StrataError where it leads out of the output folder or
+    that cannot be written to."""
+
+    def __init__(self, prefix: str):
+        self.prefix = prefix
+        self._place("")
+
+    def _place(self, kind: str) -> tuple[str, str, int, str]:
+        try:
+            folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+                self.prefix + kind, folder_paths.get_output_directory()
+            )
+        except OSError as problem:
+            raise StrataError(
+                f"Nothing was saved: the output folder cannot be written to ({problem.strerror})."
+            ) from problem
+        # ComfyUI's own guard raises nothing more exact.
+        except Exception as problem:
+            raise StrataError(
+                f"filename_prefix {reprlib.repr(self.prefix)} leads out of the output folder. Choose a name inside it."
+            ) from problem
+        return folder, name, counter, subfolder
+
+    def found(self) -> dict[str, list[Saved]]:
+        """Cells that are here already, whole: hash -> the pictures of its batch."""
+        folder, name, _, subfolder = self._place("")
+        entries = [entry for entry in os.scandir(folder) if _is_ours(entry, name)]
+        entries.sort(key=lambda entry: entry.name, reverse=True)
+        parts: dict[str, dict[int, tuple[int, Saved]]] = {}
+        for entry in entries[:MAX_FOUND]:
+            told = described(entry.path)
+            part = part_of(told)
+            if part is not None:
+                cell, number, count = part
+                parts.setdefault(cell, {}).setdefault(number, (count, Saved(entry.name, subfolder, entry.path)))
+        return {
+            cell: [saved for _, (_, saved) in sorted(known.items())]
+            for cell, known in parts.items()
+            if {count for count, _ in known.values()} == {len(known)}
+        }
+
+    def save_cell(
+        self, pictures: NDArray[numpy.uint8], texts: Mapping[str, str], cell: str, told: Mapping[str, object]
+    ) -> list[Saved]:
+        """Each picture of [count, height, width, 3] at once as a PNG. texts: chunks for other programs, left out where ComfyUI runs
+        without metadata; told: about the cell."""
+        saved = []
+        for number, picture in enumerate(pictures):
+            chunks = {
+                **(texts if _wants_metadata() else {}),
+                CHUNK: json.dumps({"cell": cell, "part": [number, len(pictures)], **told}),
+            }
+            saved.append(self.save_picture(Image.fromarray(picture), "", chunks))
+        return saved
+
+    def save_picture(self, picture: Image.Image, kind: str, chunks: Mapping[str, str] | None = None) -> Saved:
+        """kind: what is put behind the prefix, such as ``_grid``."""
+        info = PngInfo()
+        for name, text in (chunks or {}).items():
+            info.add_itxt(name, text) if not text.isascii() else info.add_text(name, text)
+        return self._write(kind, {"png": lambda file: picture.save(file, "PNG", pnginfo=info, compress_level=4)})
+
+    def save_texts(self, texts: Mapping[str, str], kind: str) -> None:
+        """texts: ending -> text; all under one number."""
+        self._write(
+            kind, {ending: lambda file, text=text: file.write(text.encode("utf-8")) for ending, text in texts.items()}
+        )
+
+    def _write(self, kind: str, writers: Mapping[str, Callable]) -> Saved:
+        """Under the next number, whole or not at all: a killed server leaves no half of a file under its name. The last one's place."""
+        folder, name, counter, subfolder = self._place(kind)
+        stems = (f"{name}_{number:05}_" for number in range(counter, counter + TRIES))
+        stem = next((stem for stem in stems if not _exists(folder, stem, writers)), None)
+        if stem is None:
+            raise StrataError(f"{TRIES} files of the name {name} are there already. Choose another filename_prefix.")
+        whole = os.path.join(folder, f".{name}_{os.getpid()}.tmp")
+        try:
+            for ending, write in writers.items():
+                with open(whole, "wb") as file:
+                    write(file)
+                path = os.path.join(folder, f"{stem}.{ending}")
+                os.replace(whole, path)
+        except OSError as problem:
+            raise StrataError(f"{name} was not saved: {problem.strerror or problem}.") from problem
+        finally:
+            if os.path.exists(whole):
+                os.remove(whole)
+        return Saved(os.path.basename(path), subfolder, path)
+
+
+def _exists(folder: str, stem: str, endings) -> bool:
+    return any(os.path.exists(os.path.join(folder, f"{stem}.{ending}")) for ending in endings)
+
+
+def _is_ours(entry: os.DirEntry, name: str) -> bool:
+    start = f"{name}_"
+    return (
+        entry.name.startswith(start) and entry.name.lower().endswith(".png") and entry.name[len(start) :][:1].isdigit()
+    )
+
+
+def described(path: str) -> dict:
+    """What a picture of a sweep says of itself; empty for any other file."""
+    try:
+        with Image.open(path) as picture:
+            text = picture.info.get(CHUNK) if picture.format == "PNG" else None
+        found = json.loads(text) if isinstance(text, str) and len(text) <= MAX_CHUNK else None
+    # Pillow raises whatever a broken file makes it stumble over.
+    except Exception:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def part_of(told: Mapping) -> tuple[str, int, int] | None:
+    """(cell, number, count) of a description that is one."""
+    cell, part = told.get("cell"), told.get("part")
+    if not isinstance(cell, str) or not isinstance(part, list) or len(part) != 2:
+        return None
+    number, count = part
+    if type(number) is not int or type(count) is not int or not 0 <= number < count:
+        return None
+    return cell, number, count
+
+
+def loaded(saved: Sequence[Saved]) -> NDArray[numpy.uint8]:
+    """[count, height, width, 3]. Raises StrataError for a picture that is gone or broken."""
+    found = []
+    for each in saved:
+        try:
+            with Image.open(each.path) as picture:
+                found.append(numpy.asarray(picture.convert("RGB")))
+        except Exception as problem:
+            raise StrataError(f"{each.name} was drawn and cannot be read any more ({problem}).") from problem
+    return numpy.stack(found)
+
+
+def _wants_metadata() -> bool:
+    args = find("comfy.cli_args", "args", "Whether pictures may hold their workflow is not known: they do.")
+    return not getattr(args, "disable_metadata", False)
+
+
+def file_stamp(text: str) -> tuple | None:
+    """Size and time of change of the model file that a node's setting names; None for other texts."""
+    if not text or len(text) > 400 or "\n" in text:
+        return None
+    for kind in list(folder_paths.folder_names_and_paths):
+        # Without listing: a folder may hold thousands of files.
+        path = None if kind == "custom_nodes" else _full_path(kind, text)
+        if path is not None:
+            found = os.stat(path)
+            return found.st_size, found.st_mtime_ns
+    return None
+
+
+def _full_path(kind: str, name: str) -> str | None:
+    try:
+        return folder_paths.get_full_path(kind, name)
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,387 @@
+"""The sweep: a grid of pictures over strengths, files, blocks and whatever else, drawn one after another."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora_math.errors import StrataError
+from . import inputs
+from .comfy.drawing import guided_model, has_cfg, samplers
+from .comfy.lora_names import lora_names, resolve
+from .inspecting.themes import THEMES
+from .loader import NO_LORA, LoraStackType
+from .seen_files import fingerprint, remember, state
+from .stack import StackEntry, read_stack
+from .sweep.axes import CFG, KINDS, NONE, PROMPT, STEPS, STRENGTHS
+from .sweep.plan import COMPARE, MAX_CELLS
+
+LETTERS = ("x", "y", "z")
+APPLY = ("live", "patch", "auto")
+PREFIX = "sweep/strata"
+MAX_BATCH = 16
+# The place of ``images`` among the outputs.
+IMAGES = 1
+
+
+def axis_inputs(letter: str, default: str, example: str) -> list:
+    where = {"x": "across", "y": "down", "z": "on sheets of their own"}[letter]
+    return [
+        io.Combo.Input(
+            f"{letter}_axis",
+            options=list(KINDS),
+            default=default,
+            tooltip=f"What changes from picture to picture, {where}.",
+        ),
+        io.String.Input(
+            f"{letter}_values",
+            default=example,
+            multiline=True,
+            tooltip="Its values: 0.4, 0.8 or 0-1(+0.2) or 0-1[6]; names with commas between them, or one on each line. LoRA files: a "
+            "folder/* or epochs of name. Blocks: all, groups, or names. Prompt: what to replace, then what by. With several LoRAs begin "
+            "with row 2: or all rows:",
+        ),
+    ]
+
+
+class StrataSweep(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        known = samplers()
+        return io.Schema(
+            node_id="StrataSweep",
+            display_name="LoRA Sweep (Strata)",
+            category="loaders/strata",
+            description="Draws a grid of pictures over LoRA strengths, files, blocks and more, one after another, and measures how they "
+            "differ.",
+            search_aliases=[
+                "xy plot",
+                "xyz plot",
+                "lora grid",
+                "lora strength test",
+                "compare loras",
+                "compare epochs",
+                "block weight test",
+            ],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The diffusion model, without the LoRAs that change. A guider brings its own.",
+                ),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoders, for the prompts below."),
+                io.Vae.Input("vae", tooltip="Makes pictures of what was sampled."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="The empty or encoded latent that every picture begins from, at most 16 of them.",
+                ),
+                io.String.Input(
+                    "lora_name",
+                    default="",
+                    tooltip="The LoRA to look at, by name; it stands behind those of the stack, at strength 1 where no axis says more.",
+                ),
+                *axis_inputs("x", "strength", "0-1.2(+0.2)"),
+                *axis_inputs("y", NONE, ""),
+                *axis_inputs("z", NONE, ""),
+                io.String.Input("positive", default="", multiline=True, tooltip="What the pictures show."),
+                io.String.Input("negative", default="", multiline=True, tooltip="What they should not show."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="The noise that every picture begins from, where no axis says otherwise.",
+                ),
+                io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="As on KSampler."),
+                io.Float.Input(
+                    "cfg", default=7.0, min=0.0, max=1000.0, step=0.1, round=0.01, tooltip="As on KSampler."
+                ),
+                io.Combo.Input("sampler_name", options=known.samplers, default="euler", tooltip="As on KSampler."),
+                io.Combo.Input("scheduler", options=known.schedulers, default="simple", tooltip="As on KSampler."),
+                io.Float.Input(
+                    "denoise", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, tooltip="As on KSampler."
+                ),
+                io.Combo.Input(
+                    "apply",
+                    options=list(APPLY),
+                    default="live",
+                    optional=True,
+                    tooltip="live: another strength costs nothing but its sampling. patch and auto: as the LoRA Loader does it, bit for "
+                    "bit.",
+                ),
+                io.Combo.Input(
+                    "compare_with",
+                    options=list(COMPARE),
+                    default=COMPARE[0],
+                    optional=True,
+                    tooltip="What the differences are measured from: the same picture with the LoRA at strength 0, the same without any "
+                    "change of a LoRA, one cell for all, or nothing.",
+                ),
+                io.Int.Input(
+                    "compare_cell",
+                    default=1,
+                    min=1,
+                    max=MAX_CELLS,
+                    optional=True,
+                    advanced=True,
+                    tooltip="For compare_with = cell: its number, in reading order from 1.",
+                ),
+                io.Int.Input(
+                    "cell_size",
+                    default=512,
+                    min=0,
+                    max=8192,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Pixels of the longer side of each picture on the sheets; 0: as large as it is. The files keep their size.",
+                ),
+                io.Combo.Input(
+                    "theme",
+                    options=list(THEMES),
+                    default="dark",
+                    optional=True,
+                    advanced=True,
+                    tooltip="The colours of the sheets.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default=PREFIX,
+                    optional=True,
+                    tooltip="Where everything is saved, in ComfyUI's output folder, as on Save Image.",
+                ),
+                io.Boolean.Input(
+                    "resume",
+                    default=True,
+                    optional=True,
+                    tooltip="Takes pictures that an earlier run with the same settings saved under this prefix, instead of drawing them.",
+                ),
+                LoraStackType.Input(
+                    "lora_stack",
+                    optional=True,
+                    tooltip="The LoRAs to look at, from a LoRA Loader or Stack, whose MODEL must not be the one that goes in here.",
+                ),
+                io.Sampler.Input("sampler", optional=True, tooltip="Takes the place of sampler_name."),
+                io.Sigmas.Input("sigmas", optional=True, tooltip="Takes the place of steps, scheduler and denoise."),
+                io.Guider.Input(
+                    "guider",
+                    optional=True,
+                    tooltip="Takes the place of model, clip, the prompts and cfg: its model gets the LoRAs, its prompts stay as they are.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("grid", tooltip="The labelled sheets."),
+                io.Image.Output("images", tooltip="The single pictures, in reading order."),
+                io.Image.Output("differences", tooltip="Maps of the difference, all on one scale."),
+                io.Image.Output("curve", tooltip="How far the pictures are from what they are compared with."),
+                io.String.Output(
+                    "csv", tooltip="A row for each cell: values, RMS, mean absolute difference, SSIM, block energies."
+                ),
+                io.String.Output("json", tooltip="The same for programs."),
+                io.String.Output("report", tooltip="What was drawn, what was there already, what failed and why."),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
+        if not isinstance(lora_name, str) or lora_name.strip() in ("", NO_LORA):
+            return True
+        try:
+            resolve(lora_name)
+        except StrataError as problem:
+            return str(problem)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str | None = None, **_) -> str:
+        """Also whether the single pictures are wanted: they are only made where they are."""
+        own = state(lora_name, None) if isinstance(lora_name, str) else ""
+        return f"{own}{fingerprint(cls)}{_is_wanted(cls, IMAGES)}"
+
+    @classmethod
+    def execute(
+        cls,
+        vae=None,
+        latent_image=None,
+        model=None,
+        clip=None,
+        lora_name: str | None = "",
+        x_axis: str | None = NONE,
+        x_values: str | None = "",
+        y_axis: str | None = NONE,
+        y_values: str | None = "",
+        z_axis: str | None = NONE,
+        z_values: str | None = "",
+        positive: str | None = "",
+        negative: str | None = "",
+        seed: int | None = 0,
+        steps: int | None = 20,
+        cfg: float | None = 7.0,
+        sampler_name: str | None = "euler",
+        scheduler: str | None = "simple",
+        denoise: float | None = 1.0,
+        apply: str | None = "live",
+        compare_with: str | None = COMPARE[0],
+        compare_cell: int | None = 1,
+        cell_size: int | None = 512,
+        theme: str | None = "dark",
+        filename_prefix: str | None = PREFIX,
+        resume: bool | None = True,
+        lora_stack=None,
+        sampler=None,
+        sigmas=None,
+        guider=None,
+    ) -> io.NodeOutput:
+        # What draws and measures is loaded when somebody sweeps, and not with every start of ComfyUI.
+        from .comfy.drawing import Way
+        from .sweep.energies import Blocks
+        from .sweep.plan import Settings
+        from .sweep.work import Request, work
+
+        known = samplers()
+        latent, count = _latent(latent_image)
+        if vae is None or not callable(getattr(vae, "decode", None)):
+            raise StrataError("vae is missing: connect the output of a VAE or checkpoint loader.")
+        model = inputs.patchable(model, "model")
+        clip = inputs.patchable(clip, "clip")
+        if guider is not None:
+            model, clip = guided_model(guider), None
+        elif model is None:
+            raise StrataError("model is missing: connect a MODEL, or a guider.")
+        elif clip is None:
+            raise StrataError("clip is missing: connect the text encoders that read the prompts, or a guider.")
+        way = Way(
+            inputs.choice(sampler_name or "euler", "sampler_name", known.samplers),
+            inputs.choice(scheduler or "simple", "scheduler", known.schedulers),
+            _between(inputs.number(denoise, "denoise"), "denoise", 0, 1),
+            latent,
+            vae,
+            _sampler(sampler),
+            _sigmas(sigmas),
+            guider,
+        )
+        _refuse_twice(cls)
+        rows = read_stack(lora_stack)
+        name = inputs.text("" if lora_name is None else lora_name, "lora_name", "Write the name of a LoRA, or nothing.")
+        if name.strip() not in ("", NO_LORA):
+            rows.append(StackEntry(name.strip(), 1.0, 1.0))
+        prompts = [
+            inputs.text("" if text is None else text, what, "Write a prompt, or nothing.")
+            for text, what in ((positive, "positive"), (negative, "negative"))
+        ]
+        plain = Settings(
+            tuple(rows),
+            *prompts,
+            _between(inputs.whole(seed, "seed"), "seed", 0, 2**64 - 1),
+            _between(inputs.whole(steps, "steps", 20), "steps", 1, 10_000),
+            _between(inputs.number(cfg, "cfg", 7.0), "cfg", 0, 1000),
+        )
+        blocks = Blocks(model, clip)
+        found = _axes(((x_axis, x_values), (y_axis, y_values), (z_axis, z_values)), rows, blocks, guider, sigmas)
+        request = Request(
+            plain,
+            found,
+            blocks,
+            way,
+            inputs.choice(apply, "apply", APPLY),
+            inputs.choice(compare_with, "compare_with", COMPARE),
+            _between(inputs.whole(compare_cell, "compare_cell", 1), "compare_cell", 1, MAX_CELLS),
+            _between(inputs.whole(cell_size, "cell_size", 512), "cell_size", 0, 8192),
+            inputs.choice(theme, "theme", tuple(THEMES)),
+            inputs.filled(filename_prefix or PREFIX, "filename_prefix", "Write a name for the files."),
+            inputs.switch(resume, "resume", True),
+            count,
+            node=getattr(cls.hidden, "unique_id", None),
+            prompt=getattr(cls.hidden, "prompt", None),
+            extra=getattr(cls.hidden, "extra_pnginfo", None),
+            wants_images=_is_wanted(cls, IMAGES),
+        )
+        done = work(request)
+        remember(cls, done.entries)
+        return io.NodeOutput(*done.outputs, ui=done.ui)
+
+
+def _axes(asked, rows, blocks, guider, sigmas) -> list:
+    from .sweep.axes import Known, read_axis
+
+    known = Known([row[0] for row in rows], lora_names, lambda at: blocks.of(rows[at]))
+    found = []
+    for letter, (kind, text) in zip(LETTERS, asked, strict=True):
+        kind = inputs.choice(kind, f"{letter}_axis", (NONE, *KINDS))
+        text = inputs.text("" if text is None else text, f"{letter}_values", "Write the values of the axis.")
+        axis = read_axis(letter, kind, text, known)
+        if axis is None:
+            continue
+        if sigmas is not None and kind == STEPS:
+            raise StrataError(
+                f"{letter}_axis: the sigmas that are connected hold the steps. Disconnect them, or choose another axis."
+            )
+        if guider is not None and kind in (PROMPT, STRENGTHS[2]):
+            raise StrataError(
+                f"{letter}_axis: the guider that is connected holds encoded prompts. Disconnect it, or choose another axis."
+            )
+        if guider is not None and kind == CFG and not has_cfg(guider):
+            raise StrataError(f"{letter}_axis: the guider that is connected has no single cfg. Choose another axis.")
+        found.append(axis)
+    return found
+
+
+def _refuse_twice(node) -> None:
+    """A loader gives both a MODEL with its LoRAs and a LORA_STACK of them: here only one of the two."""
+    hidden = getattr(node, "hidden", None)
+    prompt, own = getattr(hidden, "prompt", None), getattr(hidden, "unique_id", None)
+    wires = prompt[own].get("inputs", {}) if isinstance(prompt, dict) and isinstance(prompt.get(own), dict) else {}
+    source = {name: link[0] for name, link in wires.items() if isinstance(link, list) and len(link) == 2}
+    twice = [name for name in ("model", "clip") if name in source and source[name] == source.get("lora_stack")]
+    if twice:
+        raise StrataError(
+            f"{' and '.join(twice)} and lora_stack come from the same node, so that its LoRAs would act twice. Connect "
+            f"{' and '.join(twice)} from before that node."
+        )
+
+
+def _latent(value) -> tuple[dict, int]:
+    """(the latent, how many pictures it holds)."""
+    samples = value.get("samples") if isinstance(value, dict) else None
+    if samples is None or not hasattr(samples, "shape"):
+        raise StrataError("latent_image is missing: connect an Empty Latent Image, or an encoded picture.")
+    count = 1 if getattr(samples, "is_nested", False) else int(samples.shape[0])
+    if count > MAX_BATCH:
+        raise StrataError(
+            f"latent_image holds {count} pictures; each cell of a sweep draws all of them, at most {MAX_BATCH}."
+        )
+    return value, count
+
+
+def _sampler(value):
+    if value is not None and not callable(getattr(value, "sample", None)):
+        raise StrataError(
+            f"sampler is a {type(value).__name__}, not a SAMPLER. Connect the output of KSampler Select or the like."
+        )
+    return value
+
+
+def _sigmas(value):
+    if value is not None and (not hasattr(value, "shape") or value.dim() != 1 or len(value) < 2):
+        raise StrataError("sigmas holds no steps. Connect the output of a scheduler node.")
+    return value
+
+
+def _between(value, name: str, low, high):
+    if not low <= value <= high:
+        raise StrataError(f"{name} is {value:g}: it goes from {low:g} to {high:g}.")
+    return value
+
+
+def _is_wanted(node, slot: int) -> bool:
+    """Whether another node takes this output; where ComfyUI does not tell, it is."""
+    hidden = getattr(node, "hidden", None)
+    prompt, own = getattr(hidden, "prompt", None), getattr(hidden, "unique_id", None)
+    if not isinstance(prompt, dict) or own not in prompt:
+        return True
+    for other in prompt.values():
+        links = other.get("inputs", {}).values() if isinstance(other, dict) else ()
+        if any(isinstance(link, list) and len(link) == 2 and link[0] == own and link[1] == slot for link in links):
+            return True
+    return False
