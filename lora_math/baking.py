@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import names
 from .adapters import Adapter
-from .adapters.base import KOHYA
+from .adapters.base import KOHYA, MAX_SCALE
 from .algebra.budget import Budget
 from .algebra.change import Change, OnDemand, Term, change_of
 from .algebra.merge import compares, merge
@@ -19,7 +19,7 @@ from .algebra.shrink import Quality, Stored, passes, quality, shrink
 from .choices import METHODS, Method
 from .errors import StrataError
 from .family import component
-from .reading.state_dict import Entry
+from .reading.state_dict import Entry, StateDict
 from .writing import lora as writing
 
 
@@ -55,6 +55,8 @@ class Recipe:
     stubs: bool = False
 
     def __post_init__(self):
+        if not 0 <= self.seed < 1 << 64:
+            raise StrataError(f"The seed is a whole number from 0 to {(1 << 64) - 1}.")
         if self.method not in METHODS:
             raise StrataError(f"{self.method} is not a way of merging. There are {', '.join(METHODS)}.")
         if not 0 <= self.clip < float("inf"):
@@ -143,17 +145,71 @@ def _change(layer: Layer, terms: Sequence[Term]) -> Change:
         raise StrataError(f"{layer.shown or layer.module}: {problem}.") from None
 
 
+# Less is nothing, and a ratio to it is no number.
+LEAST = 1e-12
+
+
+def check_strength(name: str, strength: float) -> float:
+    """The strength of a file that is to be saved, 0 where it is nothing. Raises StrataError for one that no file can hold."""
+    if not abs(strength) <= MAX_SCALE:
+        raise StrataError(
+            f"{name}: {strength:g} is no strength that a file can hold. Use one between -{MAX_SCALE:g} and {MAX_SCALE:g}."
+        )
+    return 0.0 if abs(strength) < LEAST else strength
+
+
+def check_file(name: str, contents: StateDict, broken: Collection[str]) -> None:
+    """Raises StrataError where a file's change cannot be written into another one. broken: its tensors with NaN or infinity."""
+    if broken:
+        raise StrataError(
+            f"{name}: {len(broken)} tensors hold NaN or infinity, such as {min(broken)}. A file with them would turn every image black. "
+            "Take this LoRA out."
+        )
+    varying = next((entry for entry in contents.entries if entry.adapter.varies), None)
+    if varying is not None:
+        raise StrataError(
+            f"{name} holds {varying.adapter.name}, which is another LoRA at each step of a sampling. A plain file cannot hold that: take "
+            "it out."
+        )
+    if contents.orphans:
+        raise StrataError(
+            f"{name} has DoRA magnitudes without a layer, such as {min(contents.orphans)}: what it was trained to do is not known. "
+            "Convert it again, or take it out."
+        )
+
+
+def once(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """(the entries of a file that act, those whose layer another module of the file changes already, under another spelling).
+
+    As a loader has it: the first that is trained counts. Names that are alike only to a model are told apart by nothing here.
+    """
+    owners: dict[tuple[str, str, str], list[Entry]] = {}
+    repeated: dict[Entry, None] = {}
+    entries = list(entries)
+    for entry in entries:
+        of = owners.setdefault((component(entry.module), names.read(entry.module).body, entry.parameter), [])
+        others = [other for other in of if other.module != entry.module]
+        if others and (entry.adapter.is_untrained or not all(other.adapter.is_untrained for other in others)):
+            repeated[entry] = None
+            continue
+        for other in others:
+            of.remove(other)
+            repeated[other] = None
+        of.append(entry)
+    return [entry for entry in entries if entry not in repeated], list(repeated)
+
+
 def layers_by_name(
     sources: Sequence[Iterable[Entry]], coefficients: Sequence[Mapping[Entry, float]] = ()
 ) -> list[Layer]:
     """The layers of several files where no model tells which names mean the same: those whose names do without their wrappings.
 
     coefficients: for each file, what its entries are multiplied by, all by 1 where there are none. A layer is called as the first file
-    calls it.
+    calls it; one that stands in a file in several spellings counts once.
     """
     found: dict[tuple[str, str, str], tuple[str, dict[int, list[tuple[float, Adapter]]]]] = {}
     for i, entries in enumerate(sources):
-        for entry in entries:
+        for entry in once(entries)[0]:
             part = component(entry.module)
             place = found.setdefault((part, names.read(entry.module).body, entry.parameter), (entry.module, {}))
             place[1].setdefault(i, []).append((coefficients[i][entry] if coefficients else 1.0, entry.adapter))

@@ -6,13 +6,13 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from .adapters.base import STYLES
 from .algebra.budget import Budget
 from .algebra.extract import extract
-from .baking import Baked, Recipe, bake, layers_by_name
+from .baking import Baked, Recipe, bake, check_file, check_strength, layers_by_name, once
 from .choices import METHODS, TYPES
 from .errors import StrataError
 from .family import detect
@@ -30,6 +30,10 @@ from .writing.lora import overhead, tensors
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 1 with a sentence on standard error."""
+    # Names of files and words of headers are strangers' bytes.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     chosen = _parser().parse_args(arguments)
     try:
         chosen.run(chosen)
@@ -161,8 +165,13 @@ def _merge(chosen: argparse.Namespace) -> None:
     opened, weights = [], []
     for text in chosen.files:
         path, weight = (text, 1.0) if len(chosen.files) == 1 and os.path.exists(text) else _weighted(text)
-        opened.append(_read(path))
-        weights.append(weight)
+        file, contents = _read(path)
+        name = os.path.basename(path)
+        check_file(name, contents, non_finite(file.tensors))
+        for told in _not_used(name, contents):
+            print(told, file=sys.stderr)
+        opened.append((file, contents))
+        weights.append(check_strength(name, weight))
     entries = [contents.entries for _, contents in opened]
     said = sum(len(value.encode()) for file, _ in opened for value in file.metadata.values())
     baked = bake(layers_by_name(entries), weights, _recipe(chosen, said))
@@ -221,6 +230,15 @@ def _read(path: str) -> tuple[LoraFile, state_dict.StateDict]:
     if not contents.entries:
         raise StrataError(f"{os.path.basename(path)} holds no LoRA that is understood here.")
     return file, contents
+
+
+def _not_used(name: str, contents: state_dict.StateDict) -> Iterator[str]:
+    """What of a file is not in what is made of it."""
+    if contents.leftovers:
+        key, reason = next(iter(contents.leftovers.items()))
+        yield f"{name}: {len(contents.leftovers)} tensors are not understood and left out, such as {key} ({reason})"
+    if repeated := once(contents.entries)[1]:
+        yield f"{name}: {len(repeated)} layers stand in it in several spellings, such as {repeated[0].module}; each counts once"
 
 
 def _weighted(text: str) -> tuple[str, float]:

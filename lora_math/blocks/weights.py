@@ -60,6 +60,12 @@ class BlockWeights:
     def __str__(self) -> str:
         return format_weights(self)
 
+    def of_text_encoders(self) -> float | None:
+        """The weight of everything in text encoders, None where parts of them have one of their own."""
+        rules = [rule for rule in self.rules if rule.selector.kind == "te"]
+        whole = len(rules) == 1 and rules[0].selector.whole == "te" and rules[0].end is None
+        return rules[0].value if whole else None
+
     def resolve(self, layout: Layout) -> ResolvedWeights:
         return ResolvedWeights(self, layout)
 

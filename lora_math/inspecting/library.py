@@ -119,6 +119,11 @@ def look_at(path: str) -> File:
         contents = state_dict.parse(convert(file.tensors), file.metadata)
         if not contents.entries:
             return File(size, modified, None, data, (), "it holds no LoRA that is known here")
+        if broken := files.non_finite(file.tensors):
+            family = detect(contents.entries, file.metadata)
+            return File(
+                size, modified, family, data, (), f"{len(broken)} tensors hold NaN or infinity, such as {min(broken)}"
+            )
         return File(
             size, modified, detect(contents.entries, file.metadata), data, _rounded(fingerprint(contents.entries))
         )
@@ -237,15 +242,21 @@ def _stamp(path: str) -> tuple[int, int]:
 
 
 def read_index(path: str) -> dict[str, File]:
-    """What does not look like an index is none."""
+    """Empty where there is no file, or the index of another version. Raises StrataError for a file that is no index: it is somebody's,
+    and would be written over."""
+    data = None
     try:
-        if os.path.getsize(path) > MAX_INDEX:
-            return {}
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-    except (OSError, ValueError, RecursionError):
+        if os.path.getsize(path) <= MAX_INDEX:
+            with open(path, encoding="utf-8") as file:
+                data = json.load(file)
+    except FileNotFoundError:
         return {}
-    if not isinstance(data, dict) or data.get("version") != [VERSION, torch.__version__]:
+    except (OSError, ValueError, RecursionError):
+        pass
+    version = data.get("version") if isinstance(data, dict) else None
+    if not isinstance(version, list) or len(version) != 2 or "files" not in data:
+        raise StrataError(f"{path} is there and is no index of a library. Name another file for the index.")
+    if version != [VERSION, torch.__version__]:
         return {}
     rows = data.get("files")
     found = {}
@@ -267,6 +278,7 @@ def _file(row) -> File | None:
         and len(prints) in (0, PROBES)
         and all(isinstance(number, (int, float)) and abs(number) <= 1 for number in prints)
         and isinstance(row["family"], (str, type(None)))
+        and all(text == text.encode(errors="replace").decode() for text in (*texts, row["family"] or ""))
     )
     return File(**{**row, "fingerprint": tuple(map(float, prints))}) if fits else None
 

@@ -22,6 +22,9 @@ LEGACY_START, LEGACY_LENGTH = 0x100000, 0x10000
 # What a file is called until it is whole; nothing lists it as a LoRA.
 PART = ".part"
 
+# Bytes of a header that readers accept (safetensors), and what a tensor takes there at most: its name and numbers.
+MAX_HEADER, HEADER_PER_TENSOR = 100_000_000, 600
+
 
 @dataclass(frozen=True)
 class Saved:
@@ -45,6 +48,19 @@ def save(
     folder, are flushed to the disk, and get their name last. tick: called now and then, may raise to stop.
     Raises Exists where the name is taken, StrataError for what the system says against writing. Whatever is raised, nothing is left.
     """
+    if "\0" in path:
+        raise StrataError(
+            "The LoRA was not saved: the system takes no file name with a zero in it. Choose another name."
+        )
+    # Words of other files' headers may hold halves of letters, which no file can.
+    metadata = {_whole(key): _whole(value) for key, value in metadata.items()}
+    if broken := next((key for key in tensors if key != _whole(key)), None):
+        raise StrataError(f"The LoRA was not saved: {broken!r} is no name for a tensor.")
+    said = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+    if said + HEADER_PER_TENSOR * len(tensors) > MAX_HEADER:
+        raise StrataError(
+            f"The LoRA was not saved: {said / 1e6:.0f} MB of metadata are more than a file's header holds."
+        )
     packed = memoryview(_packed(tensors, metadata))
     start = 8 + int.from_bytes(packed[:8], "little")
     digest = hashlib.sha256()
@@ -64,6 +80,10 @@ def save(
     size = 8 + len(text) + len(packed) - start
     _write(path, [len(text).to_bytes(8, "little"), text, packed[start:]], tick)
     return Saved(path, size, model_hash)
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

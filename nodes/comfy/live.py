@@ -69,6 +69,19 @@ def into_patches(model) -> None:
     patch.add_all(model, [patch.Changes(lora.changes, lora.file, lora.identity) for lora in loras])
 
 
+def as_patches(owner):
+    """A MODEL or CLIP whose weights are all that acts: itself, or a clone that has patches in place of live LoRAs; None for none.
+
+    Raises StrataError for live LoRAs that patches cannot be.
+    """
+    patcher = getattr(owner, "patcher", owner)
+    if patcher is None or not loras_of(patcher):
+        return owner
+    clone = owner.clone()
+    into_patches(getattr(clone, "patcher", clone))
+    return clone
+
+
 def where_order_matters(model, changes: Changes) -> Changes:
     """Of changes that are to be patched: those of weights that live LoRAs of this MODEL change before them, where one of the two reads
     the weight. Patched they would come first, and the sum would not be the same."""

@@ -291,6 +291,8 @@ def _strengths(ones, entries, meetings: Sequence[Meeting], places, sides: Sides)
             notes.append(f"{one.name}: its block weights need the MODEL, and are not counted")
         if entry.keyframes is not None:
             notes.append(f"{one.name}: its strength varies over time; it counts at full strength")
+        if entry.mask is not None:
+            notes.append(f"{one.name}: its mask is not counted; it counts as where the mask is white")
         blocks.append(resolved)
 
     def coefficient(at: int, is_clip: bool, block: str, key: str | None) -> float:

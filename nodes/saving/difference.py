@@ -19,6 +19,7 @@ from ...lora_math.writing import lora as writing
 from ...lora_math.writing.file import save
 from ...lora_math.writing.header import header
 from ...lora_math.writing.layouts import Naming, naming
+from ..comfy.live import as_patches
 from ..comfy.notices import show
 from ..comfy.saving import Progress, save_numbered, weight_of
 from ..comfy.targets import Targets, clip_targets, model_targets
@@ -43,7 +44,7 @@ def save_difference(
 
     Raises StrataError for models of two kinds, and for whatever cannot be saved as it is asked for.
     """
-    (model, base_model), (clip, base_clip) = models, clips
+    (model, base_model), (clip, base_clip) = map(as_patches, models), map(as_patches, clips)
     targets = (
         None if model is None else model_targets(base_model),
         None if clip is None else clip_targets(base_clip),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 from ...lora_math.adapters import Adapter, Diff, LoRA
 from ...lora_math.algebra.change import Term
-from ...lora_math.baking import Layer, layers_by_name
+from ...lora_math.baking import Layer, check_file, check_strength, layers_by_name, once
 from ...lora_math.blocks import Layout
 from ...lora_math.choices import DIFFUSERS
 from ...lora_math.errors import StrataError
@@ -21,6 +21,7 @@ from ...lora_math.schedule import Moment
 from ...lora_math.writing.header import Parent
 from ...lora_math.writing.layouts import Naming
 from ..comfy.library import Lora
+from ..comfy.live import as_patches
 from ..comfy.live_time import read_variation, strength_at
 from ..comfy.saving import weight_of
 from ..comfy.targets import Target, Targets, taken_apart
@@ -59,25 +60,11 @@ def sources_of(stack: Sequence[StackEntry], trained: Lora | None, moment: Moment
         if entry.keyframes is not None:
             strength, over_time = _at_moment(name, entry.keyframes, moment)
             strength_model *= strength
+        strength_model, strength_clip = check_strength(name, strength_model), check_strength(name, strength_clip)
         if entry.mask is not None:
             raise StrataError(f"{name} has a mask, which no LoRA file can hold. Take the mask off before saving.")
         lora = entry.opened()
-        if lora.broken:
-            raise StrataError(
-                f"{name}: {len(lora.broken)} tensors hold NaN or infinity, such as {min(lora.broken)}. A file with them would turn "
-                "every image black. Take this LoRA out."
-            )
-        varying = next((entry for entry in lora.contents.entries if entry.adapter.varies), None)
-        if varying is not None:
-            raise StrataError(
-                f"{name} holds {varying.adapter.name}, which is another LoRA at each step of a sampling. A plain file cannot hold that: "
-                "take it out."
-            )
-        if lora.contents.orphans:
-            raise StrataError(
-                f"{name} has DoRA magnitudes without a layer, such as {min(lora.contents.orphans)}: what it was trained to do is not "
-                "known. Convert it again, or take it out."
-            )
+        check_file(name, lora.contents, lora.broken)
         keys = dict.fromkeys(key for of in lora.contents.entries for key in of.keys)
         found.append(
             Source(
@@ -131,6 +118,8 @@ def gather(
     connected, an entry names a weight that it cannot change, or block weights have no model to refer to."""
     weights = [source.strength_model if source.strength_model != 0 else source.strength_clip for source in sources]
     layout = layout_for(*targets)
+    # The models as their weights are used, asked for only where something depends on them.
+    owners = [cache(partial(as_patches, owner)) for owner in (model, clip)]
     by_key: dict[tuple[str, bool], dict[int, list[Term]]] = {}
     unconnected: list[dict[Entry, float]] = [{} for _ in sources]
     notes: list[str] = []
@@ -148,8 +137,19 @@ def gather(
                     raise StrataError(
                         f"{source.name} has block weights: connect the MODEL that they are for to Save LoRA."
                     )
-                if strength != 0:
-                    unconnected[i] |= dict.fromkeys(entries, strength)
+                weight = 1.0 if blocks is None or not entries else blocks.weights.of_text_encoders()
+                if weight is None:
+                    raise StrataError(
+                        f"{source.name} has block weights for parts of its text encoders: connect the CLIP that they are for to Save LoRA."
+                    )
+                entries, repeated = once(entries)
+                if repeated:
+                    notes.append(
+                        f"{source.name}: {len(repeated)} layers stand in it in several spellings, such as {repeated[0].module}: each "
+                        "counts once"
+                    )
+                if strength * weight != 0:
+                    unconnected[i] |= dict.fromkeys(entries, strength * weight)
                 fitted += len(entries)
                 continue
             found = match(entries, side)
@@ -175,7 +175,7 @@ def gather(
     known = tuple(None if side is None else Known(side, naming) for side in targets)
     encoders = 0 if targets[1] is None else len({key.split(".", 1)[0] for key in targets[1].shapes})
     for (key, clip_side), terms in by_key.items():
-        side, owner = targets[clip_side], (clip if clip_side else model)
+        side, owner = targets[clip_side], owners[clip_side]
         for (name, parameter), cut in named(naming, key, known[clip_side], encoders if clip_side else 0):
             layers.append(Layer(name, parameter, terms, side.shapes[key], _weight(owner, key), key, cut))
             places[name, parameter] = _block(layout, key)
@@ -287,8 +287,8 @@ def placed(adapter: Adapter, target: Target, side: Targets) -> Adapter:
     return LoRA(up, down, None, scale)
 
 
-def _weight(owner, key: str) -> Callable[[], Tensor]:
-    return lambda: weight_of(owner, key)
+def _weight(owner: Callable, key: str) -> Callable[[], Tensor]:
+    return lambda: weight_of(owner(), key)
 
 
 def _block(layout: Layout, key: str) -> str:

@@ -127,20 +127,39 @@ def test_only_new_and_changed_files_are_read_again(folder, tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "[]",
-        "{",
-        '{"version": 5}',
-        "[" * 100_000,
+        '{"version": [0, "2.0"], "files": 5}',
         '{"version": VERSION, "files": {"a": 5, "b": {"size": "x"}}}',
-        "\0",
+        '{"version": VERSION, "files": {"a": {"size": 1, "modified": 1, "family": "\\ud800", "data": "", "fingerprint": [], '
+        '"problem": ""}}}',
     ],
 )
-def test_an_index_that_is_none_is_nothing(tmp_path, text):
+def test_an_index_of_another_version_or_with_strange_rows_is_nothing(tmp_path, text):
     path = tmp_path / "known.json"
     path.write_text(text.replace("VERSION", json.dumps([library.VERSION, torch.__version__])))
     assert read_index(str(path)) == {}
     assert read_index(str(tmp_path / "gone.json")) == {}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"version": 5}', "[" * 100_000, "\0", "my notes"])
+def test_a_file_that_is_no_index_is_never_written_over(folder, tmp_path, text, capsys):
+    path = tmp_path / "mine.txt"
+    path.write_text(text)
+    assert run("library", folder, "--index", path) == 1
+    assert "is no index of a library" in capsys.readouterr().err
+    assert path.read_text() == text
+
+
+def test_a_damaged_file_and_its_copy_do_not_end_the_listing(tmp_path, capsys):
+    for name, scale in (("one", 1.0), ("copy", 2.0)):
+        tensors = lora(0)
+        next(iter(tensors.values()))[0, 0] = float("nan")
+        tensors["lora_unet_input_blocks_1_1_proj_in.alpha"] *= scale
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    save_file(lora(1), tmp_path / "sound.safetensors")
+    assert run("library", tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "Not usable: one.safetensors: 1 tensors hold NaN or infinity" in told
+    assert "Not usable: sound" not in told
 
 
 def test_the_command_says_what_is_there(folder, tmp_path, capsys):

@@ -313,6 +313,35 @@ class TestCommandLine:
         save(str(path), tensors(seed, **settings), {"ss_base_model_version": "sd_v1"})
         return str(path)
 
+    @pytest.mark.parametrize(
+        ("more", "says"),
+        [
+            ({"lora_unet_other.dora_scale": torch.ones(4)}, "DoRA magnitudes without a layer"),
+            ({"lora_unet_a.lora_up.weight": torch.full((16, 4), math.nan)}, "hold NaN or infinity"),
+        ],
+    )
+    def test_what_the_node_refuses_is_refused_here(self, tmp_path, capsys, more, says):
+        path = tmp_path / "a.safetensors"
+        safetensors.torch.save_file(tensors() | more, path)
+        for command in (["convert", str(path)], ["merge", f"{path}:0.5", f"{path}:1"]):
+            assert main([*command, "--out", str(tmp_path / "out.safetensors")]) == 1
+            assert says in capsys.readouterr().err
+        assert os.listdir(tmp_path) == ["a.safetensors"]
+
+    @pytest.mark.parametrize(("strength", "seed"), [("nan", 0), ("inf", 0), ("1e300", 0), ("1", 10**25), ("1", -1)])
+    def test_numbers_that_mean_nothing_are_sentences(self, tmp_path, capsys, strength, seed):
+        path = tmp_path / "a.safetensors"
+        safetensors.torch.save_file(tensors(), path)
+        command = ["merge", f"{path}:{strength}", f"{path}:1", "--seed", str(seed), "--method", "dare"]
+        assert main([*command, "--out", str(tmp_path / "out.safetensors")]) == 1
+        assert ("no strength" if seed == 0 else "The seed is") in capsys.readouterr().err
+
+    def test_what_is_left_out_is_said(self, tmp_path, capsys):
+        path = tmp_path / "a.safetensors"
+        safetensors.torch.save_file(tensors() | {"junk.weird": torch.ones(2)}, path)
+        assert main(["convert", str(path), "--out", str(tmp_path / "out.safetensors")]) == 0
+        assert "1 tensors are not understood and left out, such as junk.weird" in capsys.readouterr().err
+
     def test_merge_with_strengths(self, tmp_path, capsys):
         a, b = self.file(tmp_path / "a.safetensors"), self.file(tmp_path / "b.safetensors", 1)
         out = str(tmp_path / "c.safetensors")
@@ -373,3 +402,23 @@ def test_an_entry_without_any_size_is_refused_by_name():
     with pytest.raises(StrataError, match="m: IA3 does not say what size"):
         bake([Layer("m", "weight", {0: [(1.0, IA3(torch.ones(4), False))]})], [1.0], Recipe())
     assert Entry("m", "weight", IA3(torch.ones(4), False), ()).module == "m"
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "keys", "says"),
+    [
+        ("a\0b", {}, {}, "no file name with a zero"),
+        ("a", {"ss_tag": "x" * 101_000_000}, {}, "more than a file's header holds"),
+        ("a", {}, {"x\ud800": torch.ones(1)}, "is no name for a tensor"),
+    ],
+)
+def test_what_no_file_can_hold_is_a_sentence(name, metadata, keys, says, tmp_path):
+    with pytest.raises(StrataError, match=says):
+        save(str(tmp_path / f"{name}.safetensors"), tensors() | keys, metadata)
+    assert os.listdir(tmp_path) == []
+
+
+def test_half_a_letter_in_a_header_is_replaced(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save(str(path), tensors(), {"ss_tag\ud800": "sad \udc00 face"})
+    assert read_lora_file(str(path)).metadata["ss_tag?"] == "sad ? face"

@@ -50,6 +50,41 @@ def test_a_patched_model_gives_its_lora_back(lora_folder, output):
     assert f"error {100 * lost / norm:.2g} %" in report.splitlines()[0]
 
 
+def test_live_loras_are_part_of_the_difference(lora_folder, output):
+    model = small_models.sd15()
+    names = [
+        lora_folder.save(
+            f"{seed}.safetensors",
+            lora_makers.kohya(
+                lora_makers.unet_names(model, "lora_unet_"),
+                lora_makers.shapes(model.model),
+                rank=2,
+                dtype=torch.float32,
+                seed=seed,
+            ),
+        )
+        for seed in (1, 2)
+    ]
+
+    def with_both(base, ways):
+        for name, way in zip(names, ways, strict=True):
+            base = StrataLoraLoader.execute(name, 0.7, 0.0, model=base, apply=way).result[0]
+        return base
+
+    patched = with_both(model, ("patch", "patch"))
+    for ways in (("patch", "live"), ("live", "live")):
+        saved = extract_node(model=with_both(model, ways), base_model=model)[0]
+        assert_same(patched, by_core(model, None, saved)[0], model, 2e-4)
+    # In the base too: what is left is the other one.
+    live_base = StrataLoraLoader.execute(names[0], 0.7, 0.0, model=model, apply="live").result[0]
+    saved = extract_node(model=patched, base_model=live_base)[0]
+    other = StrataLoraLoader.execute(names[1], 0.7, 0.0, model=model).result[0]
+    assert_same(other, by_core(model, None, saved)[0], model, 2e-4)
+    masked = StrataLoraLoader.execute(names[0], 1.0, 0.0, model=model, mask=torch.ones(1, 8, 8)).result[0]
+    with pytest.raises(StrataError, match="by its mask"):
+        extract_node(model=masked, base_model=model)
+
+
 def test_norms_biases_and_text_encoders_go_along(lora_folder, output):
     clip, tuned = small_models.sd15_clip(), small_models.sd15_clip()
     changed = {}

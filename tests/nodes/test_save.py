@@ -151,6 +151,44 @@ def test_block_weights_are_baked_in(lora_folder, output):
         save([StackEntry(name, 0.8, 0.0, blocks)])
 
 
+def test_block_weights_of_text_encoders_count_without_the_clip(lora_folder, output):
+    model, clip = small_models.sd15(), small_models.sd15_clip()
+    name = lora_folder.save("full.safetensors", lora_makers.full_lora(model, clip, ("lora_te_",), dtype=torch.float32))
+    for text in ("TE=0.25", "TE=-2,IN1=0", "IN1=1,default=0", "IN1=0.5"):
+        stack = [StackEntry(name, 0.8, 0.4, BlockSpec(text))]
+        ours = StrataLoraLoader.execute(name, 0.8, 0.4, model=model, clip=clip, block_weights=text).result
+        saved = save(stack, model=model)[0]
+        least = 0 if "default=0" in text else 6
+        assert_same(ours[1].patcher, by_core(model, clip, saved)[1].patcher, clip.patcher, 5e-6, least)
+    with pytest.raises(StrataError, match="for parts of its text encoders: connect the CLIP"):
+        save([StackEntry(name, 0.8, 0.4, BlockSpec("TE:clip_l.3=0.5"))], model=model)
+
+
+def test_a_layer_in_two_spellings_counts_once_with_a_model_and_without(lora_folder, output):
+    model = small_models.sd15()
+    module = "input_blocks_1_1_proj_in"
+    shape = model.model.state_dict()["diffusion_model.input_blocks.1.1.proj_in.weight"].shape
+    make = torch.Generator().manual_seed(1)
+    up = torch.randn(shape[0], 4, *[1] * (len(shape) - 2), generator=make)
+    down = torch.randn(4, *shape[1:], generator=make)
+    names = (f"lora_unet_{module}", "diffusion_model.input_blocks.1.1.proj_in")
+    tensors = {f"{n}.lora_{part}.weight": t.clone() for n in names for part, t in (("up", up), ("down", down))}
+    name = lora_folder.save("twice.safetensors", tensors)
+    ours = StrataLoraLoader.execute(name, 1.0, 0.0, model=model).result[0]
+    for connected in ({"model": model}, {}):
+        saved, _, report = save([(name, 1.0, 1.0)], **connected)
+        assert_same(ours, by_core(model, None, saved)[0], model, 5e-6, least=1)
+    assert "several spellings" in report
+
+
+@pytest.mark.parametrize("strength", [1e200, -1e308, 1.1e6])
+def test_a_strength_that_no_file_can_hold_is_refused(strength, lora_folder, output):
+    name = lora_folder.save("one.safetensors", lora_makers.full_lora(small_models.sd15()))
+    with pytest.raises(StrataError, match="no strength that a file can hold"):
+        save([(name, strength, 1.0)])
+    assert save([(name, 5e-324, 1.0), (name, 1.0, 0.0)])[1]
+
+
 def test_a_trained_lora_is_saved_and_handed_on(lora_folder, output):
     model = small_models.sd15()
     trained = lora_makers.kohya(
