@@ -10,7 +10,7 @@ from .comfy.drawing import guided_model, has_cfg, samplers
 from .comfy.lora_names import lora_names, resolve
 from .inspecting.themes import THEMES
 from .loader import NO_LORA, LoraStackType
-from .seen_files import fingerprint, remember, state
+from .seen_files import fingerprint, remember
 from .stack import StackEntry, read_stack
 from .sweep.axes import CFG, KINDS, NONE, PROMPT, STEPS, STRENGTHS
 from .sweep.plan import COMPARE, MAX_CELLS
@@ -19,8 +19,6 @@ LETTERS = ("x", "y", "z")
 APPLY = ("live", "patch", "auto")
 PREFIX = "sweep/strata"
 MAX_BATCH = 16
-# The place of ``images`` among the outputs.
-IMAGES = 1
 
 
 def axis_inputs(letter: str, default: str, example: str) -> list:
@@ -195,9 +193,7 @@ class StrataSweep(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str | None = None, **_) -> str:
-        """Also whether the single pictures are wanted: they are only made where they are."""
-        own = state(lora_name, None) if isinstance(lora_name, str) else ""
-        return f"{own}{fingerprint(cls)}{_is_wanted(cls, IMAGES)}"
+        return fingerprint(cls, lora_name)
 
     @classmethod
     def execute(
@@ -295,7 +291,6 @@ class StrataSweep(io.ComfyNode):
             node=getattr(cls.hidden, "unique_id", None),
             prompt=getattr(cls.hidden, "prompt", None),
             extra=getattr(cls.hidden, "extra_pnginfo", None),
-            wants_images=_is_wanted(cls, IMAGES),
         )
         done = work(request)
         remember(cls, done.entries)
@@ -372,16 +367,3 @@ def _between(value, name: str, low, high):
     if not low <= value <= high:
         raise StrataError(f"{name} is {value:g}: it goes from {low:g} to {high:g}.")
     return value
-
-
-def _is_wanted(node, slot: int) -> bool:
-    """Whether another node takes this output; where ComfyUI does not tell, it is."""
-    hidden = getattr(node, "hidden", None)
-    prompt, own = getattr(hidden, "prompt", None), getattr(hidden, "unique_id", None)
-    if not isinstance(prompt, dict) or own not in prompt:
-        return True
-    for other in prompt.values():
-        links = other.get("inputs", {}).values() if isinstance(other, dict) else ()
-        if any(isinstance(link, list) and len(link) == 2 and link[0] == own and link[1] == slot for link in links):
-            return True
-    return False

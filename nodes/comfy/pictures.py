@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import reprlib
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import folder_paths
 import numpy
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
 from ...lora_math.errors import StrataError
 from .internals import find
@@ -23,6 +28,8 @@ CHUNK = "strata_sweep"
 MAX_FOUND = 4000
 MAX_CHUNK = 200_000
 TRIES = 100
+# Bytes of a batch of pictures that stay in memory alone.
+IN_MEMORY = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -178,6 +185,36 @@ def loaded(saved: Sequence[Saved]) -> NDArray[numpy.uint8]:
         except Exception as problem:
             raise StrataError(f"{each.name} was drawn and cannot be read any more ({problem}).") from problem
     return numpy.stack(found)
+
+
+def as_images(cells: Sequence[Sequence[Saved]]) -> Tensor:
+    """[count, height, width, 3] from 0 to 1 of all pictures, as an IMAGE.
+
+    Many lie in a file of ComfyUI's temporary folder that ends with the tensor: the system keeps in memory of it what is used.
+    """
+    first = loaded(cells[0])
+    shape = (sum(map(len, cells)), *first.shape[1:])
+    found, at = _room_for(shape), 0
+    for files in cells:
+        for picture in loaded(files):
+            numpy.divide(picture, 255, out=found[at], casting="unsafe")
+            at += 1
+    return torch.from_numpy(numpy.asarray(found))
+
+
+def _room_for(shape: tuple[int, ...]) -> NDArray[numpy.float32]:
+    size = 4 * prod(shape)
+    if size > IN_MEMORY:
+        folder = folder_paths.get_temp_directory()
+        try:
+            os.makedirs(folder, exist_ok=True)
+            # A mapped file that the disk has no room for would end the whole program.
+            if shutil.disk_usage(folder).free > 2 * size:
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    return numpy.memmap(file, numpy.float32, "w+", shape=shape)
+        except OSError:
+            pass
+    return numpy.empty(shape, numpy.float32)
 
 
 def _wants_metadata() -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy
-import torch
 from torch import Tensor
 
-from ..comfy.pictures import loaded
+from ...lora_math.tags import LoraTag, format_tag
+from ..comfy.pictures import as_images, loaded
 from ..inspecting.draw import image_of
 from ..lora_stack import used_text
 from . import curve, grid
@@ -114,7 +115,7 @@ def _cell_size(done: Finished) -> tuple[int, int]:
 def batch(done: Finished) -> Tensor:
     """[count, height, width, 3] of every picture that there is, in reading order, from 0 to 1."""
     files = [done.outcomes[number].files for number, _ in enumerate(done.plan.shown)]
-    return torch.cat([torch.from_numpy(loaded(each).astype(numpy.float32) / 255) for each in files if each])
+    return as_images([each for each in files if each])
 
 
 def curve_picture(done: Finished) -> tuple[Tensor, str]:
@@ -172,7 +173,7 @@ def told_of_cell(cell: Cell, outcome: Outcome) -> dict:
         "error": outcome.error,
         "difference": None if found is None else found.rms,
         "tags": used_text(settings.acting),
-        "rows": [_row(row) for row in settings.rows],
+        "rows": told_of_rows(settings),
         "seed": settings.seed,
         "steps": settings.steps,
         "cfg": settings.cfg,
@@ -181,10 +182,16 @@ def told_of_cell(cell: Cell, outcome: Outcome) -> dict:
     }
 
 
+def told_of_rows(settings) -> list[dict]:
+    """For the page: each LoRA of a stack, as its loader holds it and as a tag."""
+    return [_row(row) for row in settings.rows]
+
+
 def _row(row) -> dict:
     time = row.keyframes if isinstance(row.keyframes, str) else None
     blocks = None if row.block_weights is None else row.block_weights.text
-    return {"name": row[0], "model": row[1], "clip": row[2], "blocks": blocks, "time": time}
+    tag = format_tag(LoraTag(os.path.splitext(row[0].replace("\\", "/"))[0], row[1], row[2], blocks, time=time))
+    return {"name": row[0], "model": row[1], "clip": row[2], "blocks": blocks, "time": time, "tag": tag}
 
 
 def report_lines(done: Finished, counts, verdicts: Sequence[str], knee: str) -> list[str]:

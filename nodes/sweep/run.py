@@ -130,7 +130,7 @@ class Run:
             done += steps
             bar.show(done, total)
             self.seen(number, found[number])
-        reasons = list(dict.fromkeys(outcome.error for outcome in found.values()))
+        reasons = list(dict.fromkeys(found[number].error for number, _ in enumerate(self.plan.shown)))
         if "" not in reasons:
             raise StrataError(reasons[0] if len(reasons) == 1 else f"No cell could be drawn. The first: {reasons[0]}")
         return found

@@ -49,7 +49,6 @@ class Request:
     node: str | None = None
     prompt: Mapping | None = None
     extra: Mapping | None = None
-    wants_images: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +78,7 @@ def work(request: Request) -> Done:
             told_cells[number] = products.told_of_cell(cell, outcome)
             send(request.node, EVENT, {"what": "cell", "cell": told_cells[number]})
 
-    send(request.node, EVENT, {"what": "begin", "axes": products.told_of_axes(sweep), "count": len(sweep.shown)})
+    send(request.node, EVENT, {"what": "begin", **_told_of_sweep(request, sweep)})
     run = Run(
         sweep,
         hashes,
@@ -111,7 +110,7 @@ def _handed_on(request: Request, done, folder: Folder, counts: Counts, artist: A
     maps = grid.as_images(differences, request.theme) if differences else torch.zeros(1, 16, 16, 3)
     outputs = (
         grid.as_images(sheets, request.theme),
-        products.batch(done) if request.wants_images else None,
+        products.batch(done),
         maps,
         drawn,
         as_csv,
@@ -124,8 +123,7 @@ def _handed_on(request: Request, done, folder: Folder, counts: Counts, artist: A
         "strata_warned": [failed],
         "strata_sweep": [
             {
-                "axes": products.told_of_axes(done.plan),
-                "count": len(done.plan.shown),
+                **_told_of_sweep(request, done.plan),
                 "cells": cells,
                 "grid": [each.shown for each in saved],
                 "against": done.against,
@@ -134,6 +132,12 @@ def _handed_on(request: Request, done, folder: Folder, counts: Counts, artist: A
     }
     entries = [row for cell in done.plan.cells for row in cell.settings.acting if row.lora is None]
     return Done(outputs, ui, list({rows_key([row]): row for row in entries}.values()))
+
+
+def _told_of_sweep(request: Request, sweep: Plan) -> dict:
+    """For the page, before anything is drawn. rows: the LoRAs without any axis."""
+    rows = products.told_of_rows(request.plain)
+    return {"axes": products.told_of_axes(sweep), "count": len(sweep.shown), "rows": rows}
 
 
 def _hashes(request: Request, sweep: Plan) -> list[str]:

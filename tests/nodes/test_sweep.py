@@ -17,7 +17,7 @@ import nodes as core
 from strata.devtools.model_cache import toy_models
 from strata.devtools.toy.studio import Studio
 from strata.lora_math.errors import StrataError
-from strata.nodes.comfy import drawing, notices
+from strata.nodes.comfy import drawing, notices, pictures
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.lora_sweep import StrataSweep
 from strata.nodes.stack import StackEntry
@@ -69,7 +69,6 @@ PROMPT = {
     "1": {"class_type": "Toy", "inputs": {"name": "toy"}},
     "9": {"class_type": "StrataSweep", "inputs": {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2]}},
 }
-WANTING = {**PROMPT, "10": {"class_type": "SaveImage", "inputs": {"images": ["9", 1]}}}
 
 
 def as_run(prompt=PROMPT):
@@ -189,7 +188,7 @@ def test_several_rows_and_a_stack(studio, out):
 
 
 def test_a_batch_is_drawn_whole(studio, out):
-    found = swept(studio, WANTING, latent_image=latent(2), x_axis="strength", x_values="1", compare_with="nothing")
+    found = swept(studio, latent_image=latent(2), x_axis="strength", x_values="1", compare_with="nothing")
     assert (cells_of(found, out)[0] == single(studio, out, count=2)).all()
     assert found.result[1].shape[0] == 2
     with pytest.raises(StrataError, match="latent_image holds 17"):
@@ -240,10 +239,10 @@ def test_what_a_guider_holds_is_no_axis(studio, out):
 
 def test_a_rerun_draws_nothing_and_gives_the_same(studio, out, samplings):
     asked = {"x_axis": "strength", "x_values": "0.5, 1", "y_axis": "seed", "y_values": "3, 4"}
-    first = swept(studio, WANTING, **asked)
+    first = swept(studio, **asked)
     drawn = len(samplings)
     assert drawn == 6
-    again = swept(studio, WANTING, **asked)
+    again = swept(studio, **asked)
     assert len(samplings) == drawn
     for output, (one, other) in enumerate(zip(first.result[:6], again.result[:6], strict=True)):
         assert torch.equal(one, other) if torch.is_tensor(one) else one == other, output
@@ -293,7 +292,7 @@ def test_a_stop_keeps_what_is_done(studio, out, samplings, monkeypatch):
 
 
 def test_a_failing_cell_stands_with_its_reason_and_the_others_go_on(studio, out):
-    found = swept(studio, WANTING, x_axis="LoRA file", x_values=f"{INK}, gone.safetensors, {BLUE}")
+    found = swept(studio, x_axis="LoRA file", x_values=f"{INK}, gone.safetensors, {BLUE}")
     cells = told(found)["cells"]
     assert [bool(cell["files"]) for cell in cells] == [True, False, True]
     assert "'gone.safetensors' is not in your loras folders" in cells[1]["error"]
@@ -305,7 +304,7 @@ def test_a_failing_cell_stands_with_its_reason_and_the_others_go_on(studio, out)
 
 def test_where_every_cell_fails_the_node_does(studio, out):
     with pytest.raises(StrataError, match=r"'gone\.safetensors' is not in your loras folders"):
-        swept(studio, x_axis="LoRA file", x_values="gone.safetensors", compare_with="nothing")
+        swept(studio, x_axis="LoRA file", x_values="gone.safetensors")
 
 
 def test_the_weights_come_back(studio, out):
@@ -385,12 +384,14 @@ def test_a_loaders_model_and_stack_together_are_refused(studio, out):
         swept(studio, prompt=prompt)
 
 
-def test_single_pictures_are_made_where_somebody_wants_them(studio, out):
-    asked = {"x_axis": "strength", "x_values": "1", "compare_with": "nothing"}
-    assert swept(studio, **asked).result[1] is None
-    assert swept(studio, prompt=WANTING, **asked).result[1].shape == (1, 64, 64, 3)
-    prints = [as_run(prompt).fingerprint_inputs(lora_name="") for prompt in (PROMPT, WANTING)]
-    assert prints[0] != prints[1]
+@pytest.mark.parametrize("in_memory", [1 << 30, 1])
+def test_the_batch_is_the_files(studio, out, monkeypatch, in_memory):
+    monkeypatch.setattr(pictures, "IN_MEMORY", in_memory)
+    found = swept(studio, x_axis="strength", x_values="0.5, 1", compare_with="nothing")
+    wanted = torch.from_numpy(numpy.concatenate(cells_of(found, out)).astype(numpy.float32) / 255)
+    assert torch.equal(found.result[1], wanted)
+    # A node behind it may write into its input's copy, and holds it when the sweep is long gone.
+    assert torch.equal(found.result[1].clone().mul_(2), wanted * 2)
 
 
 def test_a_prefix_that_leads_out_is_refused(studio, out):
