@@ -224,8 +224,11 @@ def _wants_metadata() -> bool:
 
 def file_stamp(text: str) -> tuple | None:
     """Size and time of change of the model file that a node's setting names; None for other texts."""
-    if not text or len(text) > 400 or "\n" in text:
+    if not text or len(text) > 400 or "\n" in text or "\0" in text:
         return None
+    if os.path.isabs(text) and os.path.isfile(text):
+        found = os.stat(text)
+        return found.st_size, found.st_mtime_ns
     for kind in list(folder_paths.folder_names_and_paths):
         # Without listing: a folder may hold thousands of files.
         path = None if kind == "custom_nodes" else _full_path(kind, text)

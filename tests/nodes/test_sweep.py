@@ -3,6 +3,7 @@
 import csv
 import io as text_io
 import json
+import os
 
 import comfy.model_management
 import comfy.samplers
@@ -392,6 +393,13 @@ def test_the_batch_is_the_files(studio, out, monkeypatch, in_memory):
     assert torch.equal(found.result[1], wanted)
     # A node behind it may write into its input's copy, and holds it when the sweep is long gone.
     assert torch.equal(found.result[1].clone().mul_(2), wanted * 2)
+
+
+def test_model_files_are_known_by_size_and_date(studio, out, tmp_path):
+    file = folder_paths.get_full_path("loras", INK)
+    assert pictures.file_stamp(INK) == pictures.file_stamp(file) == (os.stat(file).st_size, os.stat(file).st_mtime_ns)
+    for text in ("", "euler", "x" * 5000, "a\nb", "\0", str(tmp_path)):
+        assert pictures.file_stamp(text) is None
 
 
 def test_a_prefix_that_leads_out_is_refused(studio, out):
