@@ -343,6 +343,49 @@ def without_download() -> Graph:
     }  # fmt: skip
 
 
+def swept() -> Graph:
+    words = note(
+        "Find the right strength",
+        "Run: the grid grows, and each picture is saved at once. Stopped, it goes on later. Click one to see it large.",
+        "**x_values** as in A1111: 0.4, 0.8 or 0-1(+0.2) or 0-1[6]. Other axes: epochs, a block left out, seeds, prompts ...",
+        "The difference maps share one scale; the curve says where it begins to grow less.",
+        "It draws with Strata's toy: `python3 dev.py serve` has it. Or load your own model.",
+        height=160,
+    )
+    values = {
+        "lora_name": f"{TOY}_picture_book.safetensors",
+        "x_values": "0-1.2(+0.2)",
+        "y_axis": "prompt",
+        "y_values": "fox, castle, owl",
+        "positive": "fox",
+        "steps": 12,
+        "cfg": 1.0,
+        "filename_prefix": "sweep/strata_toy",
+    }
+    wires = {
+        "model": ("unet", "MODEL"),
+        "clip": ("clip", "CLIP"),
+        "vae": ("vae", "VAE"),
+        "latent_image": ("latent", "LATENT"),
+    }
+    shown = {
+        name: Node("PreviewImage", (1060, top), (520, 340), inputs={"images": ("sweep", name)}, title=title)
+        for name, top, title in (
+            ("differences", TOP, "Differences, one scale"),
+            ("curve", 520, "Difference over strength"),
+        )
+    }
+    return {
+        "unet": Node("UNETLoader", (LEFT, TOP), values={"unet_name": f"{TOY}_flux.safetensors"}),
+        "clip": Node("CLIPLoader", (LEFT, 290), values={"clip_name": f"{TOY}_clip.safetensors"}),
+        "vae": Node("VAELoader", (LEFT, 490), values={"vae_name": f"{TOY}_vae.safetensors"}),
+        "latent": Node("EmptySD3LatentImage", (LEFT, 620), values={"width": 128, "height": 128, "batch_size": 1}),
+        "sweep": Node("StrataSweep", (LOADER, TOP), (600, 0), values, wires),
+        **shown,
+        "note": words,
+    }
+
+
 def _save(at: tuple[int, int], stack: str, prefix: str, source: str | None = None, **values: Any) -> Graph:
     """A Save LoRA, and what it reports. source: the node that gives the plain MODEL and CLIP."""
     inputs = {"lora_stack": (stack, "LORA_STACK")}
@@ -433,4 +476,5 @@ GRAPHS: dict[str, Graph] = {
     "Shrink a LoRA": shrink_one(),
     "Many LoRAs in a stack": stacked(),
     "Inspect a LoRA": inspected(),
+    "Find the right strength": swept(),
 }

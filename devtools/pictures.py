@@ -92,6 +92,7 @@ def thumbnails(toy: ServedToy) -> dict[str, Image.Image]:
     warm, cold = replace(OWL, lora="picture_book"), replace(OWL, lora="blueprint")
     made["Merge two LoRAs"] = side_by_side([toy.at(warm, 1.0), toy.merged(warm, cold), toy.at(cold, 1.0)])
     made["Many LoRAs in a stack"] = quarters([toy.alone(OWL), *(toy.at(row, 1.0) for row in (OWL, warm, cold))])
+    made["Find the right strength"] = quarters([toy.at(BOAT, strength) for strength in (0.0, 0.4, 0.8, 1.2)])
     made["Inspect a LoRA"] = toy.inspected(FOX).crop((0, 0, SIDE, SIDE))
     return made
 
@@ -103,7 +104,9 @@ def strips(toy: ServedToy) -> dict[str, Image.Image]:
         return [(f"{strength:g}", toy.at(row, strength)) for strength in STRENGTHS]
 
     blocks = ["default=1", *(f"{block}=0" for block in ("D0", "S0", "S1", "S2", "S3"))]
+    axes = {"x_axis": "strength", "x_values": "0-1.2(+0.2)", "y_axis": "prompt", "y_values": "fox, castle, owl"}
     return {
+        "sweep": toy.swept(FOX, seed=0, **axes)[0],
         "strengths": strip([over_strengths(row) for row in (FOX, CASTLE, ROBOT)]),
         "blocks": strip([[(weights, toy.with_blocks(row, weights)[0]) for weights in blocks] for row in (FOX, OWL)]),
     }

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from PIL import Image
 
@@ -115,6 +116,23 @@ class ServedToy:
             "save": {"class_type": "PreviewImage", "inputs": {"images": ["look", 0]}},
         }
         return self.draw(prompt, f"{row.lora}_inspected")[0]
+
+    def swept(self, row: Row, **values: Any) -> tuple[Image.Image, str]:
+        """(the labelled grid that LoRA Sweep draws with its file, the report)."""
+        (sampler,), (decoder,) = nodes_of(self.prompt, "KSampler"), nodes_of(self.prompt, "VAEDecode")
+        (loader,) = nodes_of(self.prompt, LOADER)
+        own = self.prompt[sampler]["inputs"]
+        wires = {name: self.prompt[loader]["inputs"][name] for name in ("model", "clip")}
+        wires |= {"vae": self.prompt[decoder]["inputs"]["vae"], "latent_image": own["latent_image"]}
+        plain = {name: own[name] for name in ("seed", "steps", "cfg", "sampler_name", "scheduler")}
+        axes = {f"{letter}_{part}": value for letter in "xyz" for part, value in (("axis", "none"), ("values", ""))}
+        asked = {"positive": row.words, "negative": "", "lora_name": row.file, **axes, **values}
+        before = {key: node for key, node in self.prompt.items() if key in {source for source, _ in wires.values()}}
+        prompt = {"sweep": {"class_type": "StrataSweep", "inputs": {**wires, **plain, **asked}}, **before}
+        shown = self.server.run(prompt)["outputs"]["sweep"]
+        (file,) = shown["strata_sweep"][0]["grid"]
+        png = self.server.get(f"/view?{urlencode(file)}")
+        return Image.open(io.BytesIO(png)).convert("RGB"), shown["strata_report"][0]
 
     def from_start(self, row: Row, percent: float) -> Image.Image:
         """The picture with the LoRA at 0 until ``percent`` (0..1) of the sampling and at 1 from there on."""

@@ -13,6 +13,7 @@ import { DEFAULT_RANGE, RANGE_SETTING } from './loader/strengths.js'
 import { installPrompt, refreshTags } from './prompt/install.js'
 import { installStack, refreshStacks } from './stack/install.js'
 import { replacements } from './stack/replacing.js'
+import { installSweep } from './sweep/install.js'
 
 const LOADER = 'StrataLoraLoader'
 
@@ -43,6 +44,7 @@ app.registerExtension({
     if (node.comfyClass === 'StrataLoraSchedule') installCurve(node)
     if (node.comfyClass === 'StrataLoraFromPrompt') installPrompt(node)
     if (node.comfyClass === 'StrataLoraInspect') installInspect(node)
+    if (node.comfyClass === 'StrataSweep') installSweep(node)
   },
   getNodeMenuItems: (node) => replacements(node),
   refreshComboInNodes(definitions) {

@@ -85,6 +85,7 @@ def _lines(axis: Axis, series: Sequence[Series], most: float) -> Picture:
             found.text(x_of(value), HEIGHT - BOTTOM + 18, text, role="dim", size=11, anchor="middle")
             taken = x_of(value)
     found.text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, axis.name, role="dim", size=11, anchor="middle")
+    told: set[float] = set()
     for number, each in enumerate(series):
         role = f"series{number % SERIES}"
         places, values, _ = _ascending(axis, each)
@@ -97,6 +98,10 @@ def _lines(axis: Axis, series: Sequence[Series], most: float) -> Picture:
         if at is not None:
             x, y = points[at]
             found.line([(x, y), (x, HEIGHT - BOTTOM)], role)
+            # Said once, where several lines bend at one place.
+            if places[at] in told:
+                continue
+            told.add(places[at])
             text = f"flattens here: {show_number(places[at])}"
             found.text(x + 8, min(y + 16, HEIGHT - BOTTOM - 6), text, role="text", size=11, room=WIDTH - RIGHT - x)
     return found

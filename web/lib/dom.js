@@ -81,6 +81,7 @@ const SHEETS = [
   '../stack/stack.css',
   '../curve/curve.css',
   '../inspect/inspect.css',
+  '../sweep/sweep.css',
 ]
 
 /** Loads this pack's style sheets, for whatever document they are in. */
