@@ -178,12 +178,12 @@ def wrapped(text: str, size: int, room: float, lines: int = MAX_LINES) -> list[s
     return found
 
 
-def _fits(text: str, size: int, room: float) -> int:
-    """How many letters fit, at least one: found by halving."""
+def _fits(text: str, size: int, room: float, end: str = "") -> int:
+    """How many letters fit with ``end`` behind them, at least one: found by halving."""
     low, high = 1, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        if text_length(text[:middle], size) <= room:
+        if text_length(text[:middle] + end, size) <= room:
             low = middle
         else:
             high = middle - 1
@@ -191,7 +191,7 @@ def _fits(text: str, size: int, room: float) -> int:
 
 
 def _dotted(text: str, size: int, room: float) -> str:
-    return text[: max(1, _fits(text, size, room - text_length("...", size)))].rstrip() + "..."
+    return text[: _fits(text, size, room, "...")].rstrip() + "..."
 
 
 def side_by_side(pictures: Picture) -> Picture:

@@ -8,7 +8,7 @@ import math
 import numpy
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from strata.nodes.inspecting.draw import image_of, text_length
@@ -97,6 +97,8 @@ LABELS = st.one_of(
 
 
 @settings(max_examples=60)
+# Dots of another typeface than that of Latin letters are wider.
+@example("\u6c34\u5f69" * 60, 386, 13)
 @given(LABELS, st.integers(40, 400), st.integers(8, 30))
 def test_any_label_wraps_into_its_room(text, room, size):
     lines = grid.wrapped(text, size, room)
