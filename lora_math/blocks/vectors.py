@@ -117,8 +117,10 @@ def _elsewhere() -> dict[int, str]:
             listed.append(lengths)
             for length in row.vectors:
                 known.setdefault(length, []).append(row.name)
-    # Every block of FLUX.1, and those between BASE and OTHER.
-    return {57: families.FLUX, 59: families.FLUX, **{length: " and ".join(names) for length, names in known.items()}}
+    # People write a list of all blocks of FLUX.1 too, and one of those between BASE and OTHER.
+    blocks = sum(next(row for row in families.TABLE if row.name == families.FLUX).lists.values())
+    plain = dict.fromkeys((blocks, blocks + 2), families.FLUX)
+    return plain | {length: " and ".join(names) for length, names in known.items()}
 
 
 _ELSEWHERE = _elsewhere()
