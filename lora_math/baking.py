@@ -136,6 +136,10 @@ def bake(
 
 def _change(layer: Layer, terms: Sequence[Term]) -> Change:
     try:
+        if varying := next((adapter for _, adapter in terms if adapter.varies), None):
+            raise StrataError(
+                f"{varying.name} is another LoRA at each step of a sampling, which no plain file can hold"
+            )
         weight = (
             layer.weight() if layer.weight is not None and any(adapter.needs_weight for _, adapter in terms) else None
         )

@@ -12,15 +12,17 @@ from torch import Tensor
 from ..lora_math.blocks import ResolvedWeights
 from ..lora_math.errors import StrataError
 from ..lora_math.extremes import FURTHEST
+from ..lora_math.reading.rank_mask import rank_mask
 from ..lora_math.schedule import Variation
 from .comfy import live, patch
+from .comfy.beginnings import begun
 from .comfy.library import Lora
 from .comfy.live_layers import split
 from .comfy.live_regions import read_mask
 from .comfy.live_time import read_variation
 from .comfy.lora_names import is_another
 from .comfy.shared_norms import completed
-from .comfy.targets import Targets, clip_targets, model_targets, taken_apart
+from .comfy.targets import Key, Targets, clip_targets, model_targets, taken_apart
 from .fitting.block_spec import layout_for, resolved
 from .fitting.fit import fit
 from .fitting.side import NOTHING, Side
@@ -184,13 +186,21 @@ def _apply_lora(
         raise StrataError("\n".join(found))
     notes = []
     if misfit is None:
-        changes = _changes(lora, model_side, models.given)
+        try:
+            changes = _changes(lora, model_side, models.given)
+            of_clip = _changes(lora, clip_side, clips.given)
+        except StrataError as problem:
+            if on_problem == "error":
+                raise
+            return _applied(lora, sides, [*found, str(problem)], False)
         notes = _on_model(models, lora, model_side, changes, apply, variation, node, mask)
         if variation != CONSTANT and clip_side.fit.pieces and strength_clip != 0:
             notes.append("Text encoders: at constant strength, as they run once, before the sampling")
         if mask is not None and clip_side.fit.pieces and strength_clip != 0:
             notes.append("Text encoders: without the mask, as words have no place in the picture")
-        _patched(clips, lora, clip_side, _changes(lora, clip_side, clips.given))
+        if _varies(of_clip):
+            notes.append("Text encoders: with all rank columns, as they run once, before the sampling")
+        _patched(clips, lora, clip_side, _still(of_clip))
     return _applied(lora, sides, found, misfit is None, notes)
 
 
@@ -229,7 +239,7 @@ def _on_model(
     """
     if target.given is None or not changes:
         return []
-    if apply == "live" or variation != CONSTANT or mask is not None:
+    if apply == "live" or variation != CONSTANT or mask is not None or _varies(changes):
         return _live(target, lora, side, changes, variation, node, mask)
     coarse = {}
     # Whether a model is compiled takes a look at all its modules: last.
@@ -253,8 +263,12 @@ def _live(
     mask: Tensor | None,
 ) -> list[str]:
     """The LoRA beside the layers of a MODEL; lines for the report. What cannot be live is patched."""
-    varies = variation != CONSTANT
+    varies, of_itself = variation != CONSTANT, _varies(changes)
     if live.is_compiled(target.given):
+        if of_itself:
+            raise StrataError(
+                f"{lora.name} is a T-LoRA, another LoRA at each step, which no patch can be. {live.COMPILED} Remove torch.compile."
+            )
         if varies:
             raise StrataError(f"{live.COMPILED} Disconnect the keyframes or remove torch.compile.")
         if mask is not None:
@@ -262,13 +276,20 @@ def _live(
         _patched(target, lora, side, changes)
         return [f"Patched, not live. {live.COMPILED}"]
     ours, rest, reasons = split(target.given, changes)
+    if _varies(rest):
+        reason, names = next(iter(reasons.items()))
+        raise StrataError(
+            f"{lora.name} is a T-LoRA, another LoRA at each step, and {names[0]} can only be patched ({reason}), which stays as it is all "
+            "the time. Use another copy of the model, in 16 bits, or take this LoRA out."
+        )
     if ours:
         prompts = variation.positive, variation.negative
         found = live.LiveLora(ours, _identity(lora, side), variation.time, lora.name, node, prompts, mask)
         _attach(target, lora, found)
     if rest:
         target.patch(rest, lora.name, f"{_identity(lora, side)}|rest")
-    return report.live_lines(len(ours), reasons, str(variation) if varies else "", mask is not None)
+    lines = report.live_lines(len(ours), reasons, str(variation) if varies else "", mask is not None)
+    return [*lines, *report.rank_lines(changes, rank_mask(lora.metadata).stated)]
 
 
 def _behind_live(target: Changing, lora: Lora, side: Side, changes: Mapping, node: str | None) -> list[str]:
@@ -286,6 +307,17 @@ def _behind_live(target: Changing, lora: Lora, side: Side, changes: Mapping, nod
     return [*report.rounded_lines(patched, side.targets), *report.order_lines(len(ours), reasons)]
 
 
+def _varies(changes: Mapping) -> bool:
+    return any(adapter.varies for terms in changes.values() for _, adapter in terms)
+
+
+def _still(changes: Mapping) -> Mapping:
+    """With all rank columns of T-LoRAs all the time."""
+    if not _varies(changes):
+        return changes
+    return {key: [(c, adapter.at(0.0)) for c, adapter in terms] for key, terms in changes.items()}
+
+
 def _attach(target: Changing, lora: Lora, found: live.LiveLora) -> None:
     clone = target.clone()
     live.attach(clone, found)
@@ -298,7 +330,7 @@ def _changes(lora: Lora, side: Side, target) -> dict:
 
     target: the MODEL or CLIP, None where none is connected.
     """
-    found = {}
+    found: dict[Key, list] = {}
     awaiting = side.fit.awaiting(lora.broken)
     ready = completed(target, awaiting) if awaiting else {}
     for key, terms in side.fit.adapters(without=lora.broken).items():
@@ -311,7 +343,10 @@ def _changes(lora: Lora, side: Side, target) -> dict:
             )
         if coefficient != 0:
             found[key] = [(coefficient, ready.get(adapter, adapter)) for adapter in terms]
-    return found
+    began = {} if target is None else begun(target, found, lora.name, lora.identity)
+    if not began:
+        return found
+    return {key: [(c, began.get((key, adapter), adapter)) for c, adapter in terms] for key, terms in found.items()}
 
 
 def _identity(lora: Lora, side: Side) -> str:

@@ -13,10 +13,12 @@ from .oft import OFT
 from .peft_boft import PeftBOFT
 from .peft_oft import PeftOFT
 from .sparse import Sparse
+from .tlora import TLoRA, TLoRAFromWeight
 
 # In the order in which a module's adapters are applied: factors first, then what is stored whole.
 WEIGHT_ADAPTERS: tuple[type[Adapter], ...] = (
     LoRA,
+    TLoRA,
     LoHa,
     LoKr,
     GLoRA,
@@ -49,5 +51,7 @@ __all__ = [
     "Rule",
     "SetWeight",
     "Sparse",
+    "TLoRA",
+    "TLoRAFromWeight",
     "from_record",
 ]

@@ -41,6 +41,7 @@ class Rule:
     on_input: whether IA3 scales the layer's input; None where nothing says so.
     neumann_terms: terms of PEFT's Cayley-Neumann series in OFT, 0 for the exact Cayley transform; None where nothing says so.
     peft: whether PEFT wrote the file.
+    least_rank, rank_exponent: how many rank columns of a T-LoRA act at the most noise, and how fast the others come.
     """
 
     alpha: float | None = None
@@ -50,6 +51,8 @@ class Rule:
     on_input: bool | None = None
     neumann_terms: int | None = None
     peft: bool = False
+    least_rank: int = 1
+    rank_exponent: float = 1.0
 
     def scale(self, rank: int) -> float:
         """The factor in front of a product of this rank. Raises StrataError when it is NaN, infinite or beyond all sense."""
@@ -198,6 +201,9 @@ class Adapter:
     def knowing(self, beyond: Tensor) -> Adapter:
         """The adapter that knows the sum of ``columns`` of the other weights."""
         raise NotImplementedError
+
+    # Whether it is stored as a difference from a part of the weight that it was trained on, and has to be told that part (T-LoRA).
+    began_in_weight: ClassVar[bool] = False
 
     # Whether the delta depends on W itself, not only on its shape.
     needs_weight: ClassVar[bool] = False

@@ -124,7 +124,7 @@ class LoRA(Adapter):
     @cached_property
     def reach(self) -> float:
         factors = (self.up, self.down) if self.mid is None else (self.up, self.mid, self.down)
-        terms = self.rank ** (len(factors) - 1)
+        terms = len(self.down) ** (len(factors) - 1)
         return abs(self.scale) * terms * prod(map(largest, factors))
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
@@ -144,7 +144,7 @@ class LoRA(Adapter):
 
     @property
     def factor_rank(self) -> int:
-        return self.rank
+        return len(self.down)
 
     def singular_values(self) -> Tensor:
         up, down = (self.up, self.down) if self.mid is None else self.matrices(torch.float64)

@@ -16,6 +16,7 @@ from ..adapters import WEIGHT_ADAPTERS, Adapter, Diff, DoRA, Padded, Parts, Rule
 from ..errors import StrataError
 from . import split_qkv as quirks
 from .peft_config import Rules
+from .rank_mask import rank_mask
 from .unsupported import bundled_embedding, method_of
 
 _SUFFIXES: dict[str, str] = {
@@ -76,6 +77,9 @@ def split_key(key: str) -> tuple[str, str] | None:
     >>> split_key("lora_unet_mid_block_attentions_0_proj_in.lora_up.weight")
     ('lora_unet_mid_block_attentions_0_proj_in', 'lora_up')
     """
+    for suffix in _UNDOTTED:
+        if key.endswith(suffix):
+            return key[: -len(suffix)], _SUFFIXES[suffix]
     starts = []
     start = len(key)
     while len(starts) < 4 and (start := key.rfind(".", 0, start)) >= 0:
@@ -91,9 +95,6 @@ def split_key(key: str) -> tuple[str, str] | None:
             role = _SUFFIXES.get(f".{first}.*{dot}{tail}")
         if role is not None:
             return key[:start], role
-    for suffix in _UNDOTTED:
-        if key.endswith(suffix):
-            return key[: -len(suffix)], _SUFFIXES[suffix]
     return None
 
 
@@ -107,6 +108,7 @@ def parse(
     modules, refused, leftovers = _group(tensors)
     rules = Rules.from_header(metadata or {}) if config is None else Rules.from_adapter_config(config)
     split_qkv = quirks.is_split_qkv(metadata or {})
+    mask = rank_mask(metadata or {})
     _join_companions(modules)
     rows = _rows_of_fused(modules, tensors)
     corrected = 0
@@ -118,6 +120,7 @@ def parse(
             if module in refused:
                 raise StrataError(f"{refused[module]} is not supported")
             rule = _rule(parts, rules.for_module(module))
+            rule = replace(rule, least_rank=mask.least, rank_exponent=mask.exponent)
             if split_qkv and (count := quirks.split_qkv_parts(module, parts)) > 1:
                 rule = replace(rule, factor=rule.factor * count)
                 corrected += 1

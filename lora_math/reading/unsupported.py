@@ -34,14 +34,7 @@ _PEFT = {
     "waveft": "WaveFT",
     "xlora": "X-LoRA",
 }
-_T_LORA = "T-LoRA, whose rank changes with the timestep"
 _NAMES = {
-    "lambda_layer": _T_LORA,
-    "q_layer": _T_LORA,
-    "p_layer": _T_LORA,
-    "base_q": _T_LORA,
-    "base_p": _T_LORA,
-    "base_lambda": _T_LORA,
     "oft_r": "PEFT's OFT from before version 0.16",
     "oft_s": "PEFT's OFT from before version 0.16",
     "oft_embedding_R": "OFT of an embedding",

@@ -61,8 +61,8 @@ def into_patches(model) -> None:
         )
     if changing := [lora.file for lora in loras if not lora.is_constant]:
         raise StrataError(
-            f"{', '.join(changing)}: its strength changes while the model samples, over time or with the prompt, and a model that is "
-            "merged or saved has one strength only. Take the keyframes away, or load the LoRA after the merge."
+            f"{', '.join(changing)}: it changes while the model samples, over time or with the prompt, and a model that is merged or "
+            "saved stays as it is. Take the keyframes away, or, for a T-LoRA, load it after the merge."
         )
     for kinds in model.model_options["transformer_options"]["wrappers"].values():
         kinds.pop(KEY, None)
@@ -171,6 +171,7 @@ class Live:
         """The same LoRAs as patches, for a compiled model: it would run the code from before the hooks."""
         if not all(lora.is_patchable for lora in self.loras):
             what = "mask" if all(lora.is_constant for lora in self.loras) else "keyframes"
+            what = next((f"T-LoRA {lora.file}" for lora in self.loras if lora.varies), what)
             raise StrataError(f"{COMPILED} Disconnect the {what} or remove torch.compile.")
         logging.warning("[Strata] %s They are patched for this run instead.", COMPILED)
         original = guider.model_patcher

@@ -124,8 +124,11 @@ def describe(module: nn.Module, bias: Tensor | None, **options) -> Layer:
     return Layer(base, weight_shape(module), bias, groups=module.groups, convolve=convolve)
 
 
-def current(patcher, key: str, device: torch.device) -> Tensor:
-    """A parameter as the model computes with it, dequantised and with the model's patches, as a new float32 tensor on the device."""
+def current(patcher, key: str, device: torch.device, patched: bool = True) -> Tensor:
+    """A parameter as the model computes with it, dequantised and with the model's patches, as a new float32 tensor on the device.
+
+    patched: False for the model's own, before any patch.
+    """
     get_key_weight = need("comfy.model_patcher", "get_key_weight", "This live LoRA (it needs the model's own weights)")
     weight, _, convert = get_key_weight(patcher.model, key)
     if key in patcher.backup:
@@ -135,6 +138,6 @@ def current(patcher, key: str, device: torch.device) -> Tensor:
     weight = comfy.model_management.cast_to_device(weight, device, torch.float32, copy=True)
     if convert is not None:
         weight = convert(weight, inplace=True)
-    if key in patcher.patches:
+    if patched and key in patcher.patches:
         weight = comfy.lora.calculate_weight(patcher.patches[key], weight, key)
     return weight

@@ -56,10 +56,14 @@ class LiveLora:
     mask: Tensor | None = None
 
     @cached_property
+    def varies(self) -> bool:
+        """Whether it has adapters that vary by themselves."""
+        return any(adapter.varies for terms in self.changes.values() for _, adapter in terms)
+
+    @property
     def is_constant(self) -> bool:
         """One strength all the time, for both prompts, of adapters that do not vary by themselves."""
-        varies = any(adapter.varies for terms in self.changes.values() for _, adapter in terms)
-        return self.keyframes is None and self.prompts == (1.0, 1.0) and not varies
+        return self.keyframes is None and self.prompts == (1.0, 1.0) and not self.varies
 
     @property
     def is_patchable(self) -> bool:

@@ -6,9 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ...lora_math.adapters import TLoRA
 from ...lora_math.blocks import ResolvedWeights
 from ...lora_math.families import related
 from ...lora_math.family import component
+from ...lora_math.fuse import Term
 from ...lora_math.reading.files import show_size
 from ...lora_math.reading.state_dict import Entry
 from ...lora_math.wording import SHOWN, number, some, spread, tensors
@@ -221,6 +223,16 @@ def live_lines(count: int, patched: Mapping[str, Sequence[str]], varies: str, ma
             "Mask: acts where it is white; on text tokens, time and modulation by the share of the picture that it covers"
         )
     return lines
+
+
+def rank_lines(changes: Mapping[Key, Sequence[Term]], stated: bool) -> list[str]:
+    """How a T-LoRA varies. stated: whether the file says how many rank columns act at the most noise."""
+    found = [a for terms in changes.values() for _, a in terms if isinstance(a, TLoRA)]
+    if not found:
+        return []
+    least, rank = spread([a.least for a in found], median=False), spread([a.rank for a in found], median=False)
+    source = "" if stated else ", which is the trainers' default: the file does not say"
+    return [f"T-LoRA: of rank {rank}, {least} rank columns act at the most noise and all at none{source}"]
 
 
 def auto_lines(count: int, patched: int) -> list[str]:

@@ -157,7 +157,6 @@ def test_a_row_offset_beyond_the_rows_is_refused(offset):
 @pytest.mark.parametrize(
     ("suffixes", "method"),
     [
-        (("q_layer.weight", "p_layer.weight", "lambda_layer"), "T-LoRA"),
         (("vera_lambda_b", "vera_lambda_d"), "VeRA"),
         (("hra_u",), "HRA"),
         (("bone_block",), "Bone"),

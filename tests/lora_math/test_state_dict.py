@@ -157,7 +157,6 @@ def test_ia3_of_peft_changes_a_bias_where_there_is_one():
 @pytest.mark.parametrize(
     ("tensors", "method"),
     [
-        ({"m.q_layer.weight": 2, "m.p_layer.weight": 2, "m.lambda_layer": 2, "m.alpha": 0}, "T-LoRA"),
         ({"m.vera_lambda_b": 1, "m.vera_lambda_d": 1}, "VeRA"),
         ({"m.oft_r.default": 3}, "PEFT's OFT from before"),
         ({"m.fourierft_spectrum": 1}, "FourierFT"),

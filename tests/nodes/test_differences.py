@@ -23,6 +23,10 @@ CASES = {
     "OFT": ({"oft_blocks": make(2, 4, 4)}, ["OFT turns by strength"]),
     "BOFT": ({"oft_blocks": make(2, 4, 2, 2), "alpha": torch.tensor(0.0)}, ["BOFT's strength counts once"]),
     "IA3": ({"weight": make(8), "on_input": torch.tensor(0)}, ["IA3 is applied"]),
+    "T-LoRA": (
+        {"p_layer.weight": make(8, 2), "q_layer.weight": make(2, 6), "lambda_layer": make(1, 2)},
+        ["T-LoRA runs"],
+    ),
     "OFT of PEFT": ({"oft_R.weight": make(3, 1)}, ["OFT of PEFT and OneTrainer"]),
     "BOFT of PEFT": ({"boft_R": make(1, 3, 2, 2), "boft_s": make(8, 1)}, ["BOFT of PEFT"]),
     "Tucker in 2 dimensions": (

@@ -250,6 +250,12 @@ def test_the_sparse_residue_of_lycoris_is_not_read():
     assert close(by_core(tensors, weight), with_lora)
 
 
+def test_t_lora_is_unknown():
+    weight = random(OUT, IN)
+    tensors = {"p_layer.weight": random(OUT, 2), "q_layer.weight": random(2, IN), "lambda_layer": random(1, 2)}
+    assert close(by_core({f"m.{name}": tensor for name, tensor in tensors.items()}, weight), weight)
+
+
 def test_rotations_of_peft_and_onetrainer_are_unknown():
     weight, vectors = random(OUT, IN), random(3, 1, seed=1)
     q = torch.zeros(3, 2, 2)
