@@ -32,7 +32,7 @@ STRENGTH_ROWS = (
     Row(
         "robot",
         "robot",
-        "robot, with Robot: a subject that the base model has never seen (LoRA of rank 8, trained with PEFT)",
+        "robot, with Robot: a subject that the base model has never seen (LoRA of rank 16, trained with PEFT)",
     ),
     Row("blueprint", "castle", "castle, with Blueprint: a style (LoRA of rank 8, trained with PEFT)"),
     Row("moonlight", "owl", "owl, with Moonlight: a style (LoKr, trained with LyCORIS)"),

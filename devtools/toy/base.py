@@ -88,17 +88,17 @@ def a_set(work: Path, vae, named: dict[str, np.ndarray], templates=TEMPLATES) ->
     )
 
 
-def times(count: int, random: np.random.Generator) -> torch.Tensor:
+def times(count: int, random: np.random.Generator, late: float = LATE) -> torch.Tensor:
     """Logit-normal times, one from each of ``count`` equal shares; rather late, where only the words say what the picture is."""
     even = (torch.arange(count) + torch.from_numpy(random.random(count))) / count
-    return torch.sigmoid(torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4)) + LATE).float()
+    return torch.sigmoid(torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4)) + late).float()
 
 
-def flow_loss(model, batch: tuple[torch.Tensor, ...], random: np.random.Generator) -> torch.Tensor:
+def flow_loss(model, batch: tuple[torch.Tensor, ...], random: np.random.Generator, late: float = LATE) -> torch.Tensor:
     """Mean squared error of the velocity at random times."""
     wanted, words, pooled = batch
     noise = torch.from_numpy(random.standard_normal(wanted.shape, np.float32))
-    t = times(len(wanted), random)
+    t = times(len(wanted), random, late)
     wanted, words, pooled, noise, t = own_share((wanted, words, pooled, noise, t))
     at = t[:, None, None, None]
     with half_products():

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import clip, flux
-from .base import Set, a_set, base_model, flow_loss, pictures
+from .base import LATE, Set, a_set, base_model, flow_loss, pictures
 from .data import SUBJECT, captions, drawings
 from .styles import STYLES
 from .training import Run, descend, first, half_products, one_cycle, tiles
@@ -58,6 +58,7 @@ class Recipe:
         style: of ``STYLES``; none for the subject.
         algorithm: ``lora`` is PEFT's, ``lokr`` LyCORIS'.
         templates: how its captions name a drawing, and how often.
+        late: of the times that it is trained at; see ``times``.
     """
 
     file: str
@@ -69,6 +70,7 @@ class Recipe:
     rank: int = 8
     alpha: float = 8.0
     text: bool = False
+    late: float = LATE
     templates: dict[str, float] = field(default_factory=dict)
 
 
@@ -85,7 +87,7 @@ RECIPES = {
             templates=templates("moonlight"),
         ),
         Recipe(
-            "strata_toy_robot", "Robot", SUBJECT, None, 800,
+            "strata_toy_robot", "Robot", SUBJECT, None, 1000, rank=16, alpha=16.0, late=LATE + 1.5,
             templates={"{}": 0.7, "a {}": 0.3},
         ),
         Recipe(
@@ -222,7 +224,7 @@ def train(work: Path, recipe: Recipe) -> None:
     def one(step: int, random: np.random.Generator) -> float:
         for group in optimiser.param_groups:
             group["lr"] = one_cycle(step, recipe.steps, PEAK)
-        return descend(flow_loss(model, batch(random), random), trained, optimiser)
+        return descend(flow_loss(model, batch(random), random, recipe.late), trained, optimiser)
 
     def picture() -> None:
         shown = list(range(0, len(data.latents), 8))[:14]

@@ -118,9 +118,6 @@ def test_strength_zero_is_the_base(studio, name):
     assert np.array_equal(at_zero.draw(prompts), studio.draw(prompts))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="Robot comes without its eyes for most seeds: train it for longer"
-)
 def test_a_subject_is_learned(studio, drawings):
     originals = np.stack(list(drawings.values()))
     asked = [data.SUBJECT] * 8
