@@ -26,6 +26,7 @@ def register(server) -> None:
     routes.post("/strata/import")(_of("stack_routes", "import_rows"))
     routes.get("/strata/library")(_of("stack_routes", "library"))
     routes.get("/strata/video")(_of("stack_routes", "shown_video"))
+    routes.get("/strata/picture")(_of("stack_routes", "shown_picture"))
     routes.post("/strata/library/mark")(_of("stack_routes", "mark_file"))
     routes.get("/strata/sets")(_of("stack_routes", "sets"))
     routes.post("/strata/sets")(_of("stack_routes", "keep_set"))

@@ -13,7 +13,7 @@ from ..lora_math.schedule import canonical
 from ..lora_math.tags import LoraTag, format_tag
 from .comfy.library import shown_path
 from .comfy.lora_names import lora_names
-from .desk.profile import VIDEOS, video
+from .desk.profile import PREVIEWS, VIDEOS, beside
 from .library.search import PAGE, SORTS, Question, mark, search
 from .requests import BadRequest, answered, as_json, body_of, optional_text, query, text_of
 from .rows.importing import imported
@@ -83,17 +83,27 @@ async def library(request: web.Request) -> dict:
 @answered
 async def shown_video(request: web.Request) -> web.StreamResponse:
     """``?name=``: the video that lies beside a LoRA."""
-    found = await asyncio.to_thread(_video_of, query(request, "name"))
+    return await _beside(query(request, "name"), VIDEOS, "There is no video beside this LoRA.")
+
+
+@answered
+async def shown_picture(request: web.Request) -> web.StreamResponse:
+    """``?name=``: the picture that lies beside a LoRA, for names that ComfyUI's own endpoint takes for patterns."""
+    return await _beside(query(request, "name"), PREVIEWS, "There is no picture beside this LoRA.")
+
+
+async def _beside(name: str, kinds: dict[str, str], nothing: str) -> web.StreamResponse:
+    found = await asyncio.to_thread(_file_beside, name, kinds)
     if found is None:
-        raise BadRequest("There is no video beside this LoRA.", 404)
-    kind = VIDEOS[os.path.splitext(found)[1].lower()]
+        raise BadRequest(nothing, 404)
+    kind = kinds[os.path.splitext(found)[1].lower()]
     headers = {"Content-Type": kind, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
     return web.FileResponse(found, headers=headers)
 
 
-def _video_of(name: str) -> str | None:
+def _file_beside(name: str, kinds: dict[str, str]) -> str | None:
     path = shown_path(name) if name in lora_names() else None
-    return None if path is None else video(path)
+    return None if path is None else beside(path, kinds)
 
 
 @as_json

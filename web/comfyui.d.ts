@@ -21,6 +21,7 @@ export interface Link {
 export interface WidgetOptions {
   min?: number
   max?: number
+  round?: number
   step?: number
   step2?: number
   precision?: number

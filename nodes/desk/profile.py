@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import threading
@@ -29,7 +30,14 @@ Met = tuple[Targets, Fit]
 MAX_METADATA, MAX_VALUE, MAX_LEFTOVERS = 120, 1500, 100
 # How many profiles are kept; each is a few kB.
 KEPT = 128
-PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
+PREVIEWS = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".avif": "image/avif",
+}
 # Videos that every browser plays, and their types.
 VIDEOS = {".mp4": "video/mp4", ".webm": "video/webm"}
 
@@ -212,17 +220,20 @@ def _cut(text: str, limit: int) -> str:
 
 
 def preview(path: str, name: str) -> dict | None:
-    """Where core's ``/experiment/models/preview/loras/{folder}/{file}`` finds a picture beside the file; else, where a video lies there,
-    the name by which ``/strata/video`` has it; None where there is neither."""
+    """Where core's ``/experiment/models/preview/loras/{folder}/{file}`` finds a picture beside the file, or the name by which
+    ``/strata/picture`` has it; else, where a video lies there, the name by which ``/strata/video`` has it; None where there is neither."""
     if _beside(path, PREVIEWS) is not None:
+        # Core looks for it by a pattern, which brackets in the name of a file or folder are part of.
+        if glob.escape(path) != path:
+            return None if beside(path, PREVIEWS) is None else {"picture": name}
         place = place_in_folders(path)
         return None if place is None else {"folder": place[0], "file": place[1]}
-    return None if video(path) is None else {"video": name}
+    return None if beside(path, VIDEOS) is None else {"video": name}
 
 
-def video(path: str) -> str | None:
-    """The video beside the file, where it really lies within the ``loras`` folders."""
-    found = _beside(path, VIDEOS)
+def beside(path: str, endings: Iterable[str]) -> str | None:
+    """The picture or video beside the file, where it really lies within the ``loras`` folders."""
+    found = _beside(path, endings)
     return found if found is not None and place_in_folders(found) is not None else None
 
 

@@ -63,21 +63,22 @@ LIBRARY = Library()
 
 
 def search(question: Question) -> dict:
-    """The answer for the browser: how many there are, a page of them, the folders, and how many files are still to be learned."""
+    """The answer for the browser: how many there are, and in other folders than the one that is asked for, a page of them, the folders, and
+    how many files are still to be learned."""
     INDEX.learn()
     rows, folders = LIBRARY.rows()
     marks = user_files.read_json(FILE)
     favourites, recent = _names(marks, "favourites"), _names(marks, "recent")
     words = question.words[:MAX_QUERY].lower().split()
     starred, inside = set(favourites), question.folder.replace("\\", "/").strip("/") + "/"
-    found = [
+    everywhere = [
         row
         for row in rows
         if all(word in row[1] for word in words)
-        and (inside == "/" or row[0].replace("\\", "/").startswith(inside))
         and (not question.favourites or row[0] in starred)
         and _fits(row[2], question.fits)
     ]
+    found = [row for row in everywhere if inside == "/" or row[0].replace("\\", "/").startswith(inside)]
     if question.sort == "date":
         found.sort(key=lambda row: -(row[2].modified if row[2] else 0))
     elif question.sort == "recent":
@@ -86,6 +87,7 @@ def search(question: Question) -> dict:
     page = found[question.start : question.start + min(question.count, PAGE)]
     return {
         "total": len(found),
+        "elsewhere": len(everywhere) - len(found),
         "all": len(rows),
         "rows": [_shown(name, library.shown_path(name), known, name in starred) for name, _, known in page],
         "folders": folders,

@@ -118,7 +118,7 @@ def test_keys_and_typed_numbers(page):
     place.fill("x")
     page.keyboard.press("Enter")
     assert "type a number from 0" in element(page, node).locator(".strata-note").text_content()
-    place.fill("25")
+    place.fill("25 %")
     page.keyboard.press("Enter")
     assert agree(page, node) == "0@0%, -0.5@25%"
     dots.nth(1).focus()

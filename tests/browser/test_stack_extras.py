@@ -62,7 +62,11 @@ def test_a_strength_over_time_is_text_with_a_short_sign_on_its_row(page):
     page.keyboard.type("sometimes")
     page.keyboard.press("Enter")
     page.wait_for_timeout(500)
-    assert "'sometimes'" in s.element(page, node).locator(".strata-verdict.wrong").text_content()
+    # In its row, and the field is still the hand's.
+    assert "'sometimes'" in s.row(page, node, 1).locator(".strata-behind .strata-note.wrong:visible").text_content()
+    typed = s.row(page, node, 1).locator(".strata-behind input[aria-invalid]")
+    assert typed.evaluate("(field) => field === document.activeElement && field.value") == "sometimes"
+    assert s.element(page, node).locator(".strata-verdict.wrong").count() == 0
     assert s.text(page, node).split("\n")[1] == lines[1]
     d.screenshot(page, f"stack-time-{d.renderer(page)}", node)
     page.keyboard.press("Control+a")
@@ -77,7 +81,7 @@ def test_trigger_words_are_copied_or_written_into_a_chosen_text(page):
     prompt = d.add(page, "CLIPTextEncode", (950, 120), text="a portrait,")
     page.wait_for_timeout(500)  # the stack of the test before is not taken for one that undo replaced
     node = s.stack(page, "<lora:sd15:1>")
-    s.menu(page, node, 0, "as text")
+    s.menu(page, node, 0, "Details")
     words = s.row(page, node, 0).locator(".strata-triggers")
     words.locator(".strata-word", has_text="portrait").first.click()
     page.wait_for_timeout(200)
@@ -119,7 +123,8 @@ WORKFLOW = {
         {"id": 1, "type": "StrataLoraStack", "pos": [420, 120], "size": [420, 400], "flags": {}, "order": 0, "mode": 0,
          "properties": {"models": [{"name": "not here.safetensors", "directory": "loras",
                                     "url": "https://huggingface.co/x/y/resolve/main/not%20here.safetensors"}]},
-         "widgets_values": ["<lora:sd15:1>\n<lora:not here:0.5>\noff <lora:neither:1>\n<lora:old/sd15:1>", 0, "fixed", "auto", "error"]},
+         "widgets_values": ["<lora:sd15:1>\n<lora:not here:0.5>\noff <lora:neither:1>\n<lora:old/sd15:1>\noff lock # Off\n"
+                            "<lora:nor this:1>\n# On", 0, "fixed", "auto", "error"]},
         {"id": 2, "type": "StrataLoraFromPrompt", "pos": [900, 120], "size": [400, 300], "flags": {}, "order": 1, "mode": 0,
          "properties": {}, "widgets_values": ["a cat, <lora:gone.pt:1>, <lora:flux:1>", "model:clip", "error"]},
     ],
@@ -136,7 +141,7 @@ MISSING = (
 def test_missing_files_are_in_comfyuis_own_list_with_its_download_button(page):
     page.evaluate("(it) => app.loadGraphData(it, true, false, app.extensionManager.workflow.activeWorkflow)", WORKFLOW)
     page.wait_for_function(f"() => {MISSING}?.length === 2")
-    # Not the one that is off, and not the one that lies in another folder here.
+    # Not the ones that are off, by themselves or with their group, and not the one that lies in another folder here.
     url = WORKFLOW["nodes"][0]["properties"]["models"][0]["url"]
     assert sorted(page.evaluate(f"() => {MISSING}")) == [
         ["gone.pt", None, None],

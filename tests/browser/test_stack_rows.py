@@ -100,7 +100,7 @@ def test_what_is_missing_or_not_understood_is_red_and_can_be_mended(page):
 
 def test_notes_blocks_and_pasted_text(page):
     node = s.stack(page, "<lora:sd15:1>")
-    s.menu(page, node, 0, "Block weights as text")
+    s.menu(page, node, 0, "Details")
     behind = s.row(page, node, 0).locator(".strata-behind input")
     behind.nth(2).fill("mine")
     behind.nth(2).press("Enter")

@@ -94,6 +94,14 @@ def test_any_value_is_typed_and_nothing_is_cut(page):
         assert values(page, loader)[0] == value, text
         assert float(bar.get_attribute("aria-valuenow")) == value
     assert bar.locator(".strata-strength-value").text_content() == "1.00"
+    for value, said in (
+        (37.125, "37.125"),
+        (0.001, "0.001"),
+        (1, "1.00"),
+    ):  # as ComfyUI's own row and its scripts set it
+        d.choose(page, loader, MODEL, value)
+        d.settle(page)
+        assert (values(page, loader)[0], bar.locator(".strata-strength-value").text_content()) == (value, said)
     for text in ("250", "abc", "1,5,5"):
         type_into(page, bar, text)
         note = d.element(page, loader, "strata_strengths").locator(".strata-note")

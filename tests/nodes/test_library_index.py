@@ -139,6 +139,8 @@ def test_search(folder, index):
     assert names(words="ink nothing") == []
     assert names(folder="xl") == ["xl/oil.safetensors"]
     assert names(folder="x") == []
+    assert search(Question(words="ink", folder="xl"))["elsewhere"] == 1, "what other folders have is told"
+    assert search(Question(words="ink"))["elsewhere"] == 0
     assert names(fits="SDXL") == ["broken.safetensors", "xl/oil.safetensors"], "what nothing is known of may fit"
     assert names(fits="Chroma") == ["broken.safetensors", "flux.safetensors"]
     assert names(start=1, count=2) == ["flux.safetensors", "style/Ink Wash.safetensors"]

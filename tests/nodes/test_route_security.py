@@ -37,6 +37,7 @@ ROUTES = [
     ("GET", "/strata/library", None),
     ("POST", "/strata/library/mark", {"name": "sd15.safetensors", "favourite": True}),
     ("GET", "/strata/video?name=sd15.safetensors", None),
+    ("GET", "/strata/picture?name=sd15.safetensors", None),
     ("GET", "/strata/sets", None),
     ("POST", "/strata/sets", {"name": "Crossed", "rows": ""}),
     ("DELETE", "/strata/sets", {"name": "Kept"}),
@@ -423,3 +424,31 @@ def test_a_video_beside_a_lora_is_shown_and_nothing_else(server, secret):
             return  # this system makes no links
         cleaning.callback((loras / "flux.mp4").unlink)
         assert ask(server, "GET", "/strata/video?name=flux.safetensors")[0] == 404
+
+
+def test_a_picture_beside_a_name_with_brackets_is_shown_and_nothing_else(server, secret):
+    """ComfyUI's own endpoint takes such a name for a pattern, and finds nothing."""
+    loras = server.base / "models" / "loras"
+    name = "oil, gouache & co [SDXL]"
+    with contextlib.ExitStack() as cleaning:
+        for path in (loras / f"{name}.safetensors", loras / f"{name}.preview.png"):
+            cleaning.callback(path.unlink, missing_ok=True)
+        shutil.copy(loras / "wan.safetensors", loras / f"{name}.safetensors")
+        (loras / f"{name}.preview.png").write_bytes(b"picture")
+        rows = json.loads(ask(server, "GET", "/strata/library?words=gouache")[1])["rows"]
+        assert rows[0]["preview"] == {"picture": f"{name}.safetensors"}
+        asked = f"/strata/picture?name={urllib.parse.quote(name)}.safetensors"
+        assert ask(server, "GET", asked) == (200, b"picture")
+        for other in (
+            f"{urllib.parse.quote(name)}.preview.png",
+            "wan.safetensors",
+            "../../private/private.safetensors",
+        ):
+            assert ask(server, "GET", f"/strata/picture?name={other}")[0] in (400, 404), other
+        (loras / f"{name}.preview.png").unlink()
+        (secret / "private.png").write_bytes(SECRET.encode())
+        try:
+            (loras / f"{name}.preview.png").symlink_to(secret / "private.png")
+        except OSError:
+            return  # this system makes no links
+        assert ask(server, "GET", asked)[0] == 404

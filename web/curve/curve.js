@@ -10,7 +10,7 @@ import { Popup } from '../lib/popup.js'
 import { getSchedule, keepSchedule, knownSchedule } from '../lib/server.js'
 import { oneStep } from '../lib/undo.js'
 import { Plot } from './plot.js'
-import { inUnit, moved, path, placed, removed, write } from './points.js'
+import { inUnit, moved, path, placed, removed, SUFFIX, write } from './points.js'
 
 /** @typedef {import('./points.js').Curve} Curve */
 /** @typedef {import('./points.js').Unit} Unit */
@@ -201,6 +201,7 @@ export class CurveEditor {
     const point = selected === null ? null : curve.points[selected]
     this.strength.show(point?.[1] ?? null)
     this.place.show(point?.[0] ?? null)
+    this.place.unit = SUFFIX[curve.unit]
     setText(this.unit, SHORT[curve.unit])
     for (const field of [this.strength.element, this.place.element]) {
       attribute(field, 'disabled', point && enabled ? null : true)

@@ -10,7 +10,7 @@ import { formatNumber } from '../lib/numbers.js'
 /** @typedef {{from: number, to: number}} Axis the places at its left and its right end; noise falls */
 
 /** @type {Record<Unit, string>} */
-const SUFFIX = { percent: '%', step: 's', sigma: 'sigma' }
+export const SUFFIX = { percent: '%', step: 's', sigma: 'sigma' }
 /** How far apart places are that a hand sets, and that it sets with Shift. @type {Record<Unit, [number, number]>} */
 const GRID = { percent: [1, 0.1], step: [1, 0.5], sigma: [0.05, 0.01] }
 /** The end of an axis in steps, unless a point lies further. */

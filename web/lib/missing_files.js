@@ -39,21 +39,37 @@ const baseOf = (name) => name.slice(name.lastIndexOf('/') + 1)
 /** Whether a file is here, maybe in another folder. @param {string} name */
 const isHere = (name) => known.has(name) || known.has(baseOf(name))
 
-/** Names in a text of tags; in rows, of those that are on. @param {string} text */
-function namesIn(text) {
-  const acting = text.split('\n').filter((line) => !/^\s*(?:off|pick|lock\s+off|lock\s+pick)\b/i.test(line)).join('\n')
-  return [...new Set([...acting.matchAll(TAG)].map((match) => plain(match[1])).filter((name) => !name.includes('*')))]
+/** Words in front of a row, and whether it is a heading. */
+const LEAD = /^\s*((?:(?:off|lock|pick)(?![^\s<#])\s*)*)(#?)/i
+
+/** The rows that act: neither off nor picked by the seed, nor under a heading that is off. @param {string} text */
+function actingRows(text) {
+  let on = true
+  return text.split('\n').filter((line) => {
+    const [, words, heading] = line.match(LEAD) ?? ['', '', '']
+    const isOff = /off/i.test(words)
+    if (heading) on = !isOff
+    return on && !isOff && !/pick/i.test(words)
+  }).join('\n')
 }
 
+/** The files that a text's tags name. @param {string} text */
+export const namesIn = (text) => [
+  ...new Set([...text.matchAll(TAG)].map((match) => plain(match[1])).filter((name) => !name.includes('*'))),
+]
+
+/** The files that a stack's rows name, of the rows that act. @param {string} text */
+export const namesInRows = (text) => namesIn(actingRows(text))
+
 /**
- * Brings a node's lists of missing files to what its text says now.
+ * Brings a node's lists of missing files to what its text names now.
  *
  * @param {GraphNode} node
- * @param {string} text
+ * @param {string[]} names
  * @param {(name: string, instead: string) => void} replace another file was chosen in ComfyUI's list
  */
-export function showMissing(node, text, replace) {
-  const missing = listed.length ? namesIn(text).filter((name) => !isHere(name)).slice(0, MOST) : []
+export function showMissing(node, names, replace) {
+  const missing = listed.length ? names.filter((name) => !isHere(name)).slice(0, MOST) : []
   const lists = (node.widgets ?? []).filter((widget) => widget.name.startsWith(KIND))
   if (JSON.stringify(missing) === JSON.stringify(lists.map(({ value }) => value))) return
   for (const list of lists) {

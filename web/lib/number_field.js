@@ -19,6 +19,8 @@ export class NumberField {
   /** The number that the field shows while nobody types. @type {number | null} */
   #value = null
   #typing = false
+  /** What may stand behind the number, in small letters: it changes nothing. */
+  unit = ''
 
   /** @param {Wishes} wishes */
   constructor(wishes) {
@@ -72,12 +74,14 @@ export class NumberField {
    */
   #end(keep, key) {
     if (!this.#typing) return true
-    const text = this.element.value
+    const text = this.element.value.trim()
+    const { unit = '' } = this
+    const bare = unit && text.toLowerCase().endsWith(unit) ? text.slice(0, -unit.length) : text
     const { limit = LIMIT, low = -limit } = this.wishes
-    const read = readNumber(text, limit)
+    const read = readNumber(bare, limit)
     const value = read !== null && read >= low ? read : null
-    const refused = keep && value === null && text.trim() !== ''
-    const why = t('notANumber', { text: text.trim().slice(0, 20), low, limit })
+    const refused = keep && value === null && text !== ''
+    const why = t('notANumber', { text: text.slice(0, 20), low, limit })
     if (refused && key) {
       this.#say(why)
       this.element.select()

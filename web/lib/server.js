@@ -11,8 +11,8 @@ import { t } from './i18n.js'
  *   notes: string[], error?: string}} Settings
  * @typedef {{text: string, family: string | null, lora: string | null, seed: number, invert: boolean}} Question what a text means, and where
  * @typedef {{share: number, tensors: number, relative?: number}} Row share: of the squared norm; relative: of the norm
- * @typedef {{folder: number, file: string, video?: undefined} | {video: string, folder?: undefined, file?: undefined}} Preview a picture for
- *   ComfyUI's endpoint, or the name of a LoRA with a video beside it
+ * @typedef {{folder?: number, file?: string, picture?: string, video?: string}} Preview a picture for ComfyUI's endpoint (folder and file), or
+ *   the name of a LoRA with a picture or a video beside it
  * @typedef {{algorithms: string[], rank: string, alpha: string, size: string}} Facts
  * @typedef {{family: string | null, about: string, facts?: Facts, fit: string, fits?: {family: string | null, used: number, total: number} | null,
  *   problem: string, trigger_words: string[], metadata: [string, string][], leftovers: [string, string][], leftover_count: number,
@@ -23,7 +23,7 @@ import { t } from './i18n.js'
  * @typedef {{name: string, tag: string, favourite: boolean, family?: string | null, title?: string, words?: string[], problem?: string,
  *   strength?: number | null, low?: number | null, high?: number | null, preview: Preview | null}} Found a LoRA file;
  *   tag: how one begins that names it
- * @typedef {{total: number, all: number, rows: Found[], folders: string[], learning: number, error?: string}} FoundPage
+ * @typedef {{total: number, elsewhere: number, all: number, rows: Found[], folders: string[], learning: number, error?: string}} FoundPage
  * @typedef {{rows: import('../stack/text.js').Row[], prompt: string, relatives: string[][], error?: string}} Rows of a LoRA stack's text
  * @typedef {import('../curve/points.js').Curve & {text: string}} WrittenCurve
  * @typedef {WrittenCurve & {presets: (WrittenCurve & {name: string})[], error?: string}} Schedule a strength over time, and the ready-made ones

@@ -31,6 +31,8 @@ export function fitRange(node) {
     const widget = keeperOf(node, name)?.widget
     const options = widget?.options
     if (!options) continue
+    // Without it ComfyUI rounds to the step of its slider.
+    options.round = 0
     const reach = widget.hidden ? LIMIT : reachFor(strengthOf(node, name))
     if (options.max === reach) continue
     options.min = -reach

@@ -33,6 +33,8 @@ class Picker {
   /** @type {Map<number, Found[]>} */
   #pages = new Map()
   #total = 0
+  /** How many there are in other folders than the chosen one. */
+  #elsewhere = 0
   #at = 0
   #round = 0
   #folder = ''
@@ -83,6 +85,13 @@ class Picker {
       this.space,
     )
     this.count = el('span', { class: 'strata-note', role: 'status' })
+    this.elsewhere = el('button', {
+      type: 'button',
+      class: 'strata-button',
+      'data-act': 'elsewhere',
+      hidden: true,
+      on: { click: () => this.#choseFolder('') },
+    })
     this.hint = el('span', { class: 'strata-note' })
     this.element = el(
       'div',
@@ -94,7 +103,7 @@ class Picker {
       },
       el('div', { class: 'strata-lead' }, this.search, this.sort, this.star, this.fits),
       el('div', { class: 'strata-both' }, this.folders, this.list),
-      el('div', { class: 'strata-lead' }, this.count, this.hint),
+      el('div', { class: 'strata-lead' }, this.count, this.elsewhere, this.hint),
     )
     this.popup = new Popup(this.element)
   }
@@ -178,6 +187,7 @@ class Picker {
     if (answer.error) return setText(this.count, answer.error)
     this.#pages.set(page, answer.rows)
     this.#total = answer.total
+    this.#elsewhere = answer.elsewhere
     setText(
       this.count,
       t('found', { total: answer.total, all: answer.all }) +
@@ -211,11 +221,6 @@ class Picker {
       folders.flatMap((folder) => folder.split('/').map((_, at, names) => names.slice(0, at + 1).join('/'))),
     )
     attribute(this.folders, 'hidden', all.size ? null : true)
-    const choose = (/** @type {string} */ folder) => () => {
-      this.#folder = folder
-      this.#ask(true)
-      this.search.focus({ preventScroll: true })
-    }
     const shown = [...all].sort().filter((folder) => this.#isUnfolded(folder))
     this.folders.replaceChildren(
       ...['', ...shown].map((folder) =>
@@ -227,10 +232,17 @@ class Picker {
           'aria-selected': folder === this.#folder ? 'true' : 'false',
           style: `padding-left: ${4 + 10 * (folder ? folder.split('/').length - 1 : 0)}px`,
           text: folder ? folder.slice(folder.lastIndexOf('/') + 1) : t('allFolders'),
-          on: { click: choose(folder) },
+          on: { click: () => this.#choseFolder(folder) },
         })
       ),
     )
+  }
+
+  /** @param {string} folder */
+  #choseFolder(folder) {
+    this.#folder = folder
+    this.#ask(true)
+    this.search.focus({ preventScroll: true })
   }
 
   /** A folder shows when the one that it lies in, or one beside it, is chosen. @param {string} folder */
@@ -259,6 +271,10 @@ class Picker {
       shown.push(this.#row(at, found))
     }
     if (!this.#total) shown.push(el('div', { class: 'strata-empty', text: t('noLoras') }))
+    // What was looked for by words may lie elsewhere: the folder is remembered, and easily forgotten.
+    const more = this.#elsewhere && (this.search.value.trim() || !this.#total)
+    attribute(this.elsewhere, 'hidden', more ? null : true)
+    setText(this.elsewhere, more ? t('elsewhere', { count: this.#elsewhere }) : '')
     this.space.replaceChildren(...shown)
     attribute(this.search, 'aria-activedescendant', this.#total ? `strata-found-${this.#at}` : null)
   }

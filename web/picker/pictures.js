@@ -1,5 +1,5 @@
 // @ts-check
-// The picture beside a LoRA file: an image by ComfyUI's own endpoint, a video by ours, as a still or as a loop without sound.
+// The picture beside a LoRA file: an image by ComfyUI's own endpoint where that finds it, a video by ours, as a still or as a loop without sound.
 import { api } from '../lib/comfy.js'
 import { el } from '../lib/dom.js'
 
@@ -25,8 +25,12 @@ export function picture(preview, { class: name, moves = false, failed } = {}) {
 }
 
 /** @param {Preview} preview */
-const address = ({ folder, file }) =>
-  api.apiURL(`/experiment/models/preview/loras/${folder}/${(file ?? '').split('/').map(encodeURIComponent).join('/')}`)
+const address = ({ folder, file, picture: name }) =>
+  api.apiURL(
+    name === undefined ?
+      `/experiment/models/preview/loras/${folder}/${(file ?? '').split('/').map(encodeURIComponent).join('/')}` :
+      `/strata/picture?name=${encodeURIComponent(name)}`,
+  )
 
 /** @param {string} name of the LoRA @param {boolean} moves */
 function film(name, moves) {

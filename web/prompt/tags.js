@@ -7,7 +7,7 @@ import { isLinked, setWidget, valueOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { Menu } from '../lib/menu.js'
-import { showMissing } from '../lib/missing_files.js'
+import { namesIn, showMissing } from '../lib/missing_files.js'
 import { leave, takePlace } from '../lib/place.js'
 import { LAID_OUT, Room } from '../lib/room.js'
 import { failureOf, outputOf } from '../lib/runs.js'
@@ -130,7 +130,7 @@ export class TagsView {
   /** Files that are not here are in ComfyUI's own list of missing models. */
   showMissing() {
     const text = isLinked(this.node, 'text') ? '' : String(valueOf(this.node, 'text') ?? '')
-    showMissing(this.node, text, async (name, instead) => {
+    showMissing(this.node, namesIn(text), async (name, instead) => {
       const same = (/** @type {Row} */ row) =>
         (row.name ?? '').replaceAll('\\', '/').startsWith(name.replace(/\.\w+$/, ''))
       const at = this.tags.findIndex((row) => row.file === null && same(row))

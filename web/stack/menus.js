@@ -89,10 +89,13 @@ export class StackMenu extends Menu {
 
 export class SetMenu extends Menu {
   #asked = ''
+  /** The set whose deleting was asked for once. */
+  #doomed = ''
 
   /** @param {StackView} stack */
   constructor(stack) {
     super(t('sets'))
+    this.element.classList.add('strata-sets')
     this.stack = stack
     /** @type {HTMLInputElement} */
     this.name = el('input', {
@@ -107,7 +110,7 @@ export class SetMenu extends Menu {
 
   /** @param {HTMLElement} opener */
   async open(opener) {
-    this.name.value = this.#asked = ''
+    this.name.value = this.#asked = this.#doomed = ''
     setText(this.message, '')
     this.list.replaceChildren()
     this.show(opener, [
@@ -145,14 +148,25 @@ export class SetMenu extends Menu {
         text: '×',
         title: t('deleteSet', { name }),
         'aria-label': t('deleteSet', { name }),
-        on: { click: async () => this.#take(await deleteSet(name)) },
+        on: { click: () => this.#delete(name) },
       })
       return el('div', { class: 'strata-own' }, use, remove)
     }))
   }
 
+  /** Asks before the first press deletes anything. @param {string} name */
+  async #delete(name) {
+    if (this.#doomed !== name) {
+      this.#doomed = name
+      return setText(this.message, t('deleteSetSure', { name }))
+    }
+    this.#doomed = ''
+    this.#take(await deleteSet(name))
+  }
+
   async #save() {
     const name = this.name.value.trim()
+    this.#doomed = ''
     if (!name) return this.name.focus()
     if (this.#asked !== name && this.sets?.some((one) => one.name === name)) {
       this.#asked = name

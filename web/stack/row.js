@@ -253,7 +253,12 @@ export class RowView {
     return found
   }
 
-  /** @param {string} label @param {string} value @param {string} placeholder @param {(value: string) => void} take */
+  /**
+   * @param {string} label
+   * @param {string} value
+   * @param {string} placeholder
+   * @param {(value: string) => Promise<string> | void} take tells what is wrong with the text, or an empty text
+   */
   #field(label, value, placeholder, take) {
     /** @type {HTMLInputElement} */
     const field = el('input', {
@@ -262,12 +267,31 @@ export class RowView {
       spellcheck: 'false',
       autocomplete: 'off',
       on: {
-        change: () => take(field.value),
-        keydown: (event) => event.key === 'Enter' && field.blur(),
+        input: () => say(''),
+        change: () => end(false),
+        keydown: (event) => {
+          if (event.key !== 'Enter') return
+          event.preventDefault()
+          void end(true)
+        },
       },
     })
+    const note = el('div', { class: 'strata-note wrong', role: 'alert' })
+    /** What is wrong is said under the field, in its row. @param {string} message */
+    const say = (message) => {
+      setText(note, message)
+      attribute(field, 'aria-invalid', message ? true : null)
+      this.stack.fit()
+    }
+    /** A text that is refused stays, with the focus unless that has gone already. @param {boolean} leave */
+    const end = async (leave) => {
+      const message = await take(field.value) || ''
+      say(message)
+      if (message && leave) field.select()
+      else if (leave) field.blur()
+    }
     field.value = value
-    return el('label', { class: 'strata-exact' }, el('span', { text: label }), field)
+    return el('label', { class: 'strata-exact' }, el('span', { text: label }), field, note)
   }
 
   /** @param {KeyboardEvent} event */

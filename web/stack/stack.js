@@ -6,7 +6,7 @@ import { attribute, el, setText } from '../lib/dom.js'
 import { isLinked, setWidget, showWidget, valueOf, widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
-import { showMissing } from '../lib/missing_files.js'
+import { namesInRows, showMissing } from '../lib/missing_files.js'
 import { leave, takePlace } from '../lib/place.js'
 import { LAID_OUT, Room } from '../lib/room.js'
 import { failureOf, outputOf } from '../lib/runs.js'
@@ -109,7 +109,7 @@ export class StackView {
       this.list,
       this.note,
     )
-    this.observer = new ResizeObserver(() => this.#fit())
+    this.observer = new ResizeObserver(() => this.fit())
     this.observer.observe(this.element)
     this.reserve()
   }
@@ -161,7 +161,7 @@ export class StackView {
   /** Files that are not here are in ComfyUI's own list of missing models. */
   showMissing() {
     const text = isLinked(this.node, 'rows') ? '' : String(valueOf(this.node, 'rows') ?? '')
-    showMissing(this.node, text, async (name, instead) => {
+    showMissing(this.node, namesInRows(text), async (name, instead) => {
       const same = (/** @type {Row} */ row) =>
         (row.name ?? '').replaceAll('\\', '/').startsWith(name.replace(/\.\w+$/, ''))
       const at = this.rows.findIndex((row) => row.file === null && same(row))
@@ -242,10 +242,10 @@ export class StackView {
     showWidget(this.node, 'seed', rows.some((row) => row.pick) || isLinked(this.node, 'seed'))
     for (const name of CONTROLS) showWidget(this.node, name, rows.some((row) => row.pick))
     this.desk?.tick()
-    this.#fit()
+    this.fit()
   }
 
-  #fit() {
+  fit() {
     const [bar, foot] = [this.bar.offsetHeight, this.note.offsetHeight]
     if (bar && foot) this.#chrome = bar + foot + GAPS
     if (this.reserve()) this.room.fit()
@@ -346,29 +346,32 @@ export class StackView {
     }
   }
 
-  /** @param {number} at @param {string} value */
+  /** @param {number} at @param {string} value @returns {Promise<string>} what is wrong with it, or an empty text: then it is written */
   async setBlocks(at, value) {
     const row = this.rows[at]
     const text = value.trim()
     let tail = text && `:lbw=${text}`
     if (!isPlainWeights(text)) {
       const answer = await getTag('x', text)
-      if (answer.error || this.rows[at] !== row) return
+      if (answer.error) return answer.error
+      if (this.rows[at] !== row) return ''
       tail = answer.tail
     }
     this.change(at, { tail: tail + (row.rest ?? ''), blocks: text || null })
+    return ''
   }
 
-  /** A strength over time as text; what is no such text is said, and nothing changes. @param {number} at @param {string} value */
+  /** A strength over time as text. @param {number} at @param {string} value @returns {Promise<string>} as of block weights */
   async setTime(at, value) {
     const row = this.rows[at]
     const { tail, error } = await getTag('x', row.blocks ?? null, value.trim() || null)
-    if (this.rows[at] !== row) return
-    if (error) return this.complain(error)
+    if (error) return error
+    if (this.rows[at] !== row) return ''
     const blocks = (row.tail ?? '').length - (row.rest ?? '').length
     this.change(at, { tail, rest: tail.slice(blocks), time: value.trim() || null })
     // It is always written so.
     this.refresh()
+    return ''
   }
 
   /** The desk of a row's block weights opens under it; null closes it. @param {number | null} at */
