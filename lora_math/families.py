@@ -24,6 +24,11 @@ PIXART, MOCHI, PREDICT2, ANIMA, KREA2 = "PixArt", "Mochi", "Cosmos Predict2", "A
 ACE_STEP, ACE_STEP_15 = "ACE-Step", "ACE-Step 1.5"
 
 
+SCALED_LINEAR: Literal["scaled linear"] = "scaled linear"
+# exp(1.15), as ComfyUI has it for FLUX.1 and what is built alike.
+FLUX_SHIFT = 3.1582
+
+
 @dataclass(frozen=True)
 class Encoder:
     """A text encoder as ComfyUI's CLIP names it. path: of its numbered layers, below the encoder's name; depth: how many.
@@ -89,7 +94,8 @@ class Family:
     ModelSpec have it (Forge tells SDXL by the first); marks: what kohya writes besides. saved_as: the names that most programs read of it,
     ComfyUI, Forge, InvokeAI, SwarmUI and the trainers counted; kohya_bodies: whose names for layers kohya has behind its own prefix.
     vectors: lengths of the public number vectors; dialects: layer names in other libraries (``spellings``), where ComfyUI's own key map
-    lacks them; relatives: families whose LoRAs are at home here, layer by layer; gaps: column -> why it is empty.
+    lacks them; relatives: families whose LoRAs are at home here, layer by layer; noise: how it falls over a sampling (``noise.py``), the
+    shift of a flow model or SCALED_LINEAR; gaps: column -> why it is empty.
     """
 
     name: str
@@ -110,6 +116,7 @@ class Family:
     marks: Mapping[str, str] = field(default_factory=dict)
     saved_as: Literal["comfyui", "kohya", "diffusers"] = "comfyui"
     kohya_bodies: Literal["comfyui", "diffusers"] = "comfyui"
+    noise: float | Literal["scaled linear"] | None = None
     gaps: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -150,6 +157,7 @@ _CORE = "ComfyUI's own key map has every name that trainers use"
 _NO_HEADER = "no trainer writes a name for it into headers"
 _UNNAMED = "neither kohya nor ModelSpec has a name for it: its own is written"
 _UNSAID = {"base_version": _UNNAMED, "architecture": _UNNAMED}
+_NOISE_OF_ITS_OWN = "it falls in its own way, goes with the size of the picture, or was not compared with ComfyUI"
 _PLAIN = {"vectors": _NO_VECTORS, "dialects": _CORE}
 
 TABLE: tuple[Family, ...] = (
@@ -167,6 +175,7 @@ TABLE: tuple[Family, ...] = (
         saved_as="kohya",
         kohya_bodies="diffusers",
         gaps={"dialects": _CORE, "depths": "one size"},
+        noise=SCALED_LINEAR,
     ),
     Family(
         SD2,
@@ -183,6 +192,7 @@ TABLE: tuple[Family, ...] = (
         kohya_bodies="diffusers",
         marks={"ss_v2": "True"},
         gaps={"dialects": _CORE, "depths": "one size"},
+        noise=SCALED_LINEAR,
     ),
     Family(
         SDXL,
@@ -197,6 +207,7 @@ TABLE: tuple[Family, ...] = (
         architecture="stable-diffusion-xl-v1-base",
         saved_as="kohya",
         gaps={"dialects": _CORE, "depths": "one size; its distilled models lack blocks in the middle of lists"},
+        noise=SCALED_LINEAR,
     ),
     Family(
         REFINER,
@@ -208,6 +219,7 @@ TABLE: tuple[Family, ...] = (
         header=r"stable-diffusion-xl-v1-refiner|^sdxl-refiner",
         vectors=(26, 27),
         gaps={**_UNSAID, "dialects": _CORE, "depths": "one size"},
+        noise=SCALED_LINEAR,
     ),
     Family(
         SD3,
@@ -223,6 +235,7 @@ TABLE: tuple[Family, ...] = (
         base_version="sd3",
         architecture="stable-diffusion-v3.5-large",
         gaps=_PLAIN,
+        noise=3.0,
     ),
     Family(
         FLUX,
@@ -239,6 +252,7 @@ TABLE: tuple[Family, ...] = (
         architecture="Flux.1-dev",
         saved_as="kohya",
         gaps={"dialects": _CORE},
+        noise=FLUX_SHIFT,
     ),
     Family(
         CHROMA,
@@ -254,6 +268,7 @@ TABLE: tuple[Family, ...] = (
         relatives=(FLUX,),
         base_version="chroma",
         architecture="chroma",
+        noise=FLUX_SHIFT,
     ),
     Family(
         FLUX2,
@@ -280,6 +295,7 @@ TABLE: tuple[Family, ...] = (
         base_version="flux2",
         architecture="flux.2-dev",
         gaps={"vectors": _NO_VECTORS},
+        noise=7.5383,
     ),
     Family(
         QWEN,
@@ -300,6 +316,7 @@ TABLE: tuple[Family, ...] = (
         architecture="qwen-image",
         saved_as="diffusers",
         gaps=_PLAIN,
+        noise=FLUX_SHIFT,
     ),
     Family(
         WAN,
@@ -314,6 +331,7 @@ TABLE: tuple[Family, ...] = (
         base_version="wan2.1",
         architecture="wan-2_1-text2video-14b",
         gaps={"vectors": _NO_VECTORS},
+        noise=8.0,
     ),
     Family(
         HUNYUAN_VIDEO,
@@ -331,6 +349,7 @@ TABLE: tuple[Family, ...] = (
         base_version="hunyuan_video",
         architecture="hunyuan-video",
         gaps={"vectors": _NO_VECTORS},
+        noise=7.0,
     ),
     Family(
         HUNYUAN_IMAGE,
@@ -342,7 +361,7 @@ TABLE: tuple[Family, ...] = (
         depths={3584: {}},
         header=r"^hunyuan-?image",
         dialects=(spellings.TENCENT, spellings.TENCENT_SPLIT, spellings.HUNYUAN_DIFFUSERS),
-        gaps={**_UNSAID, "vectors": _NO_VECTORS},
+        gaps={"noise": _NOISE_OF_ITS_OWN, **_UNSAID, "vectors": _NO_VECTORS},
     ),
     Family(
         Z_IMAGE,
@@ -357,6 +376,7 @@ TABLE: tuple[Family, ...] = (
         base_version="z_image",
         architecture="z-image",
         gaps=_PLAIN,
+        noise=3.0,
     ),
     Family(
         LUMINA,
@@ -370,6 +390,7 @@ TABLE: tuple[Family, ...] = (
         dialects=(spellings.LUMINA, spellings.LUMINA_SPLIT),
         relatives=(Z_IMAGE,),
         gaps={**_UNSAID, "vectors": _NO_VECTORS},
+        noise=6.0,
     ),
     Family(
         LTXV,
@@ -382,7 +403,7 @@ TABLE: tuple[Family, ...] = (
         header=r"^(lightricks-)?ltx(?!-?v?(ideo)?-?2(?!b))",
         dialects=(spellings.LTX,),
         relatives=(LTX2,),
-        gaps={**_UNSAID, "vectors": _NO_VECTORS},
+        gaps={"noise": _NOISE_OF_ITS_OWN, **_UNSAID, "vectors": _NO_VECTORS},
     ),
     Family(
         LTX2,
@@ -405,7 +426,7 @@ TABLE: tuple[Family, ...] = (
         relatives=(LTXV,),
         base_version="ltx2",
         architecture="lightricks-ltx-video-2",
-        gaps={"vectors": _NO_VECTORS},
+        gaps={"noise": _NOISE_OF_ITS_OWN, "vectors": _NO_VECTORS},
     ),
     Family(
         HIDREAM,
@@ -420,6 +441,7 @@ TABLE: tuple[Family, ...] = (
         base_version="hidream",
         architecture="hidream-i1",
         gaps=_PLAIN,
+        noise=1.0,
     ),
     Family(
         AURAFLOW,
@@ -440,6 +462,7 @@ TABLE: tuple[Family, ...] = (
         {3072: {}},
         r"^aura-?flow",
         gaps={**_PLAIN, **_UNSAID},
+        noise=1.73,
     ),
     Family(
         PIXART,
@@ -450,7 +473,7 @@ TABLE: tuple[Family, ...] = (
         ("t_block", "x_embedder", "t_embedder", "y_embedder", "csize_embedder", "ar_embedder", "final_layer"),
         depths={1152: {}},
         header=r"^pixart",
-        gaps={**_PLAIN, **_UNSAID},
+        gaps={"noise": _NOISE_OF_ITS_OWN, **_PLAIN, **_UNSAID},
     ),
     Family(
         MOCHI,
@@ -467,6 +490,7 @@ TABLE: tuple[Family, ...] = (
         {3072: {}},
         dialects=(spellings.MOCHI,),
         gaps={**_UNSAID, "vectors": _NO_VECTORS, "header": _NO_HEADER},
+        noise=6.0,
     ),
     Family(
         COSMOS,
@@ -478,7 +502,7 @@ TABLE: tuple[Family, ...] = (
         depths={4096: {}, 5120: {"blocks": 36}},
         word="block",
         dialects=(spellings.COSMOS,),
-        gaps={**_UNSAID, "vectors": _NO_VECTORS, "header": _NO_HEADER},
+        gaps={"noise": _NOISE_OF_ITS_OWN, **_UNSAID, "vectors": _NO_VECTORS, "header": _NO_HEADER},
     ),
     Family(
         PREDICT2,
@@ -490,7 +514,7 @@ TABLE: tuple[Family, ...] = (
         depths={2048: {}, 5120: {"blocks": 36}},
         dialects=(spellings.PREDICT2,),
         relatives=(ANIMA,),
-        gaps={**_UNSAID, "vectors": _NO_VECTORS, "header": _NO_HEADER},
+        gaps={"noise": _NOISE_OF_ITS_OWN, **_UNSAID, "vectors": _NO_VECTORS, "header": _NO_HEADER},
     ),
     Family(
         ANIMA,
@@ -506,6 +530,7 @@ TABLE: tuple[Family, ...] = (
         base_version="anima",
         architecture="anima",
         gaps={"vectors": _NO_VECTORS},
+        noise=3.0,
     ),
     Family(
         KREA2,
@@ -524,6 +549,7 @@ TABLE: tuple[Family, ...] = (
         base_version="krea2",
         architecture="krea-2",
         gaps=_PLAIN,
+        noise=FLUX_SHIFT,
     ),
     Family(
         ACE_STEP,
@@ -537,6 +563,7 @@ TABLE: tuple[Family, ...] = (
         ),
         depths={2560: {}},
         gaps={**_UNSAID, **_PLAIN, "header": _NO_HEADER},
+        noise=3.0,
     ),
     Family(
         ACE_STEP_15,
@@ -554,6 +581,7 @@ TABLE: tuple[Family, ...] = (
         depths={2048: {}},
         dialects=(spellings.ACE_STEP_15,),
         gaps={**_UNSAID, "vectors": _NO_VECTORS, "header": _NO_HEADER},
+        noise=3.0,
     ),
     Family(
         LENS,
@@ -568,6 +596,7 @@ TABLE: tuple[Family, ...] = (
         style="added",
         depths={1536: {}},
         gaps={
+            "noise": _NOISE_OF_ITS_OWN,
             **_UNSAID,
             **_PLAIN,
             "header": _NO_HEADER,
@@ -588,6 +617,7 @@ TABLE: tuple[Family, ...] = (
         style="added",
         depths={3072: {}},
         gaps={
+            "noise": _NOISE_OF_ITS_OWN,
             **_UNSAID,
             **_PLAIN,
             "header": _NO_HEADER,

@@ -31,6 +31,7 @@ _SHOWN = 120
 # Everything here is one pass over the text: no two parts of an expression can match the same letter in turn.
 _START = re.compile(r"[<\uff1c][ \t]*(?:lora|lyco)[ \t]*[:\uff1a]", re.IGNORECASE)
 _ENDS = re.compile(r"\\|[<>]")
+_LEFT_OPEN = re.compile(r"[,<>\n]")
 _COLON_OR_ESCAPE = re.compile(r"\\|:")
 _MARKS = "\\<>:()[]{}|\uff1a"
 _ESCAPE = re.compile(rf"\\(?:#([0-9a-fA-F]{{1,6}});|([{re.escape(_MARKS)}]))")
@@ -85,31 +86,56 @@ def read_tags(text: str, clip_first: bool = False) -> tuple[str, list[LoraTag]]:
 def find_tags(text: str) -> list[Placed]:
     """The places of the tags, in order. Raises StrataError for one that is not closed, or nearly a tag."""
     found: list[Placed] = []
-    at = 0
-    while match := _START.search(text, at):
-        if match[0].lower() not in ("<lora:", "<lyco:"):
-            raise StrataError(
-                f"{_cut(text[match.start() :])} is nearly a tag. Write <lora:name:strength>, without a space in front of the first "
-                "colon and with the plain characters < : >."
-            )
-        at = _end(text, match)
-        found.append(Placed(match.start(), at))
+    for place, problem in _placed(text):
+        if problem is not None:
+            raise problem
+        found.append(place)
     return found
 
 
-def _end(text: str, start: re.Match[str]) -> int:
-    """Behind the ``>`` that closes a tag."""
+def find_parts(text: str) -> list[tuple[Placed, StrataError | None]]:
+    """As ``find_tags``, with what is wrong with a tag in place of raising it: such a tag ends at the first comma or bracket, or with its
+    line, as the words behind it are the prompt's."""
+    return list(_placed(text))
+
+
+def _placed(text: str) -> Iterator[tuple[Placed, StrataError | None]]:
+    at = 0
+    while match := _START.search(text, at):
+        start, problem = match.start(), None
+        if match[0].lower() not in ("<lora:", "<lyco:"):
+            at = match.end()
+            problem = StrataError(
+                f"{_cut(text[start:])} is nearly a tag. Write <lora:name:strength>, without a space in front of the first "
+                "colon and with the plain characters < : >."
+            )
+        else:
+            at, is_closed = _end(text, match)
+            if not is_closed:
+                problem = StrataError(
+                    rf"{_cut(text[start:])} is not closed. Write > behind the strength; in a name, write \< and \> for these characters."
+                )
+        if problem is None:
+            yield Placed(start, at), None
+            continue
+        left = _LEFT_OPEN.search(text, match.end())
+        stop = len(text) if left is None else left.end() if left[0] == ">" else left.start()
+        yield Placed(start, match.end() + len(text[match.end() : stop].rstrip())), problem
+        # What was looked through for its end is not looked through again: it holds no tag.
+        at = max(at, stop)
+
+
+def _end(text: str, start: re.Match[str]) -> tuple[int, bool]:
+    """(behind the ``>`` that closes a tag, True), or (how far it was looked for, False)."""
     at = start.end()
     while match := _ENDS.search(text, at):
         if match[0] == ">":
-            return match.end()
+            return match.end(), True
         if match[0] == "<":
-            break
+            return match.start(), False
         # An escaped character closes nothing.
         at = match.end() + 1
-    raise StrataError(
-        rf"{_cut(text[start.start() :])} is not closed. Write > behind the strength; in a name, write \< and \> for these characters."
-    )
+    return len(text), False
 
 
 def read_tag(tag: str, clip_first: bool = False, also: Collection[str] = ()) -> LoraTag:

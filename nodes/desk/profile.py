@@ -15,6 +15,7 @@ from ...lora_math.blocks.layout import MODEL_PREFIX
 from ...lora_math.errors import StrataError
 from ...lora_math.module_blocks import block_of
 from ...lora_math.named_layout import layout_by_names
+from ...lora_math.noise import noise_of
 from ...lora_math.reading.state_dict import Entry
 from ...lora_math.wording import tensors
 from ..comfy.library import CACHE, Lora, file_key, place_in_folders
@@ -124,6 +125,7 @@ def _profile(lora: Lora, name: str, path: str) -> Profile:
         "layout": None if layout is None else {"family": layout.family, "groups": groups(layout)},
         "blocks": rows,
         "norm": norm,
+        "noise": noise_of(lora.family),
     }
     return Profile(answer, layout)
 

@@ -12,7 +12,8 @@ from .look import One
 from .shapes import SERIES, Picture, text_width
 
 PAD, GAP = 16, 10
-TILE_WIDTH, TILE_HEIGHT = 92, 52
+# As narrow that two stand side by side in the narrowest picture.
+TILE_WIDTH, TILE_HEIGHT = 84, 52
 # Px of height.
 BARS, RANKS, CURVE = 84, 56, 84
 LINE = 17
@@ -83,9 +84,7 @@ def _tiles(picture: Picture, one: One, y: float) -> float:
         used, total = one.fits
         role = "text" if used == total else "bad"
         tiles.append((f"{used} of {total}", "tensors fit", role, "Of those for what is connected or loaded", None))
-    tiles.append(
-        (words.size(whole.norm), "size of the change", "text", "Frobenius norm at strength 1, all layers", None)
-    )
+    tiles.append((words.size(whole.norm), "size", "text", "Frobenius norm at strength 1, all layers", None))
     spikes = len(found.spikes)
     hint = "Layers whose energy is mostly in one direction, far larger than others': they may break in company"
     tiles.append((str(spikes), "spike" if spikes == 1 else "spikes", "warn" if spikes else "text", hint, None))
@@ -104,7 +103,8 @@ def _tiles(picture: Picture, one: One, y: float) -> float:
         picture.rect(x, top, each, TILE_HEIGHT, "panel", radius=6, hover=hover, act=act)
         large = 18 if text_width(value, 18) <= each - 16 else 13
         picture.text(x + 10, top + 25, value, role, large, room=each - 16, hover=hover, act=act)
-        picture.text(x + 10, top + 43, label, "dim", 11, room=each - 16, hover=hover, act=act)
+        small = 11 if text_width(label, 11) <= each - 16 else 9.5
+        picture.text(x + 10, top + 43, label, "dim", small, room=each - 16, hover=hover, act=act)
     return y + -(-len(tiles) // columns) * (TILE_HEIGHT + GAP) + 4
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...lora_math.errors import StrataError
 from ...lora_math.rows_text import MAX_ROWS, Row, is_in_folder, lora_row, read_rows, reduced
-from ...lora_math.tags import LoraTag, find_tags, format_tag, read_tag
+from ...lora_math.tags import LoraTag, find_parts, format_tag, read_tag
 from ..comfy.library import shown_path
 from ..comfy.lora_names import lora_names, resolve
 from ..desk.profile import preview
@@ -35,17 +35,19 @@ def described(text: str) -> dict:
 def described_prompt(text: str, clip_first: bool) -> dict:
     """``{"pieces": [what stands before, between and behind the tags], "tags": [...]}``: joined in turn they are the text again.
 
-    Raises StrataError for a tag that is not closed, and for more than anybody shows.
+    A tag that cannot be read, or is not closed yet, is "unread" with the reason. Raises StrataError for more than anybody shows.
     """
-    places, names = find_tags(text), lora_names()
+    places, names = find_parts(text), lora_names()
     if len(places) > MAX_ROWS:
         raise StrataError(f"This text has {len(places)} tags; at most {MAX_ROWS} are shown.")
     pieces, tags, at, suggested = [], [], 0, 0
-    for place in places:
+    for place, wrong in places:
         pieces.append(text[at : place.start])
         line, at = text[place.start : place.stop], place.stop
         answer: dict = {"line": line, "kind": "lora", "problem": ""}
         try:
+            if wrong is not None:
+                raise wrong
             tag = read_tag(line, clip_first)
             answer |= _tag(tag) | _file(tag.name, names, suggested < MAX_NEAR)
             suggested += "near" in answer

@@ -3,6 +3,7 @@ undo."""
 
 import desk_page as d
 import pytest
+from playwright.sync_api import expect
 
 from strata.lora_math import schedule
 
@@ -142,14 +143,43 @@ def test_presets_shapes_and_units(page):
     shown.locator("[data-shape=hold]").click()
     assert agree(page, node) == "hold: 0@0%, 1@50%, 0@100%"
     shown.locator("[data-shape=linear]").click()
+    note = shown.locator(".strata-note")
     shown.locator("select").select_option("step")
+    expect(note).to_have_text("No sampler is connected: counted in 20 steps.")
     assert agree(page, node) == "0@0s, 1@10s, 0@20s"
     shown.locator("select").select_option("sigma")
-    assert agree(page, node) == "0@15sigma, 1@7.5sigma, 0@0sigma"
-    drag(page, node, (0.5, 1.0), (0.6, 0.5))
-    assert agree(page, node) == "0@15sigma, 0.5@6sigma, 0@0sigma"
+    expect(note).to_contain_text("connect this to a loader")
+    assert agree(page, node) == "0@0s, 1@10s, 0@20s"
+    assert shown.locator("select").input_value() == "step"
+
+
+def test_another_unit_is_counted_by_the_sampler_and_the_family(page):
+    """The noise of a family is ComfyUI's own for it: tests/nodes/test_families.py."""
+    node = curve(page, "0@0%, 1@50%, 0@100%")
+    loader = d.add(page, "StrataLoraLoader", (950, 120), lora_name="flux.safetensors")
+    page.evaluate(
+        """([id, loader]) => {
+          const [node, to] = [id, loader].map((one) => app.graph.getNodeById(one))
+          const sampler = LiteGraph.createNode('KSampler')
+          app.graph.add(sampler)
+          sampler.pos = [1400, 120]
+          sampler.widgets.find((w) => w.name === 'steps').value = 28
+          node.connect(0, to, to.inputs.findIndex((slot) => slot.name === 'keyframes'))
+          to.connect(0, sampler, 0)
+        }""",
+        [node, loader],
+    )
+    shown = element(page, node)
+    note = shown.locator(".strata-note")
+    shown.locator("select").select_option("step")
+    expect(note).to_have_text("Counted in the 28 steps of the sampler.")
+    assert agree(page, node) == "0@0s, 1@14s, 0@28s"
+    shown.locator("select").select_option("sigma")
+    expect(note).to_contain_text("Noise as FLUX.1 has it")
+    assert agree(page, node) == "0@1sigma, 1@0.7595sigma, 0@0sigma"
     shown.locator("select").select_option("percent")
-    assert agree(page, node) == "0@0%, 0.5@60%, 0@100%"
+    expect(note).to_contain_text("Noise as FLUX.1 has it")
+    assert agree(page, node) == "0@0%, 1@50%, 0@100%"
 
 
 def test_clipboard_wrong_texts_and_wires(page):

@@ -121,9 +121,10 @@ def test_what_is_missing_or_not_understood_is_said_in_whole_and_can_be_mended(pa
     page.wait_for_timeout(500)
     assert text(page, node) == "<lora:sd15:0.7>, <lora:flux:1:2:3>"
     assert row(page, node, 0).locator(".strata-family").text_content() == "SD1.5"
-    d.choose(page, node, "text", "not closed <lora:sd15:1")
+    d.choose(page, node, "text", "<lora:flux:1>, not closed <lora:sd15:1")
     page.wait_for_timeout(700)
-    assert "is not closed" in panel(page, node).locator(".strata-verdict").text_content()
+    assert "is not closed" in row(page, node, 1).locator(".strata-said").text_content()
+    assert row(page, node, 0).locator(".strata-short").text_content() == "flux"  # the good one stays
 
 
 @pytest.fixture

@@ -22,6 +22,10 @@ def test_block_weights_of_a_row_on_a_desk_in_its_place(page):
     fader.wait_for()
     assert desk.locator("[data-name='D00']").get_attribute("aria-valuenow") == "0"  # what the row says
     assert height(page, node) > before + 120
+    list_of = s.element(page, node).locator(".strata-stack-rows")  # no scrollbar takes room in it
+    assert list_of.evaluate(
+        "(e) => [e.offsetWidth - e.clientWidth, e.offsetHeight - e.clientHeight, e.scrollHeight]"
+    ) == [0, 0, list_of.evaluate("(e) => e.clientHeight")]
     fader.focus()
     page.keyboard.press("ArrowDown")
     written = "<lora:sd15:0.8>\n<lora:flux:1:lbw=D*=0, S3=0.95, default=1> // mine"
@@ -51,8 +55,8 @@ def test_a_strength_over_time_is_text_with_a_short_sign_on_its_row(page):
     node = s.stack(page, "<lora:sd15:0.8:lbw=IN*=0>\n<lora:flux:1:at=fade in> // mine\n<lora:wan:1>")
     signs = s.element(page, node).locator(".strata-time:visible")
     assert signs.all_text_contents() == ["fade in"]
-    s.menu(page, node, 0, "Strength over time ...")
-    page.keyboard.type("0@0, 1@50%")  # the field has the focus
+    s.menu(page, node, 0, "Details")
+    s.row(page, node, 0).locator(".strata-behind input").nth(1).fill("0@0, 1@50%")
     page.keyboard.press("Enter")
     page.wait_for_timeout(500)
     lines = s.text(page, node).split("\n")

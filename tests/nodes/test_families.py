@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from strata.lora_math import families, family
+from strata.lora_math import families, family, noise
 from strata.lora_math.reading import state_dict
 from strata.nodes.comfy.library import Lora
 from strata.nodes.comfy.targets import clip_targets, model_family, model_targets
@@ -155,3 +155,20 @@ def test_names_outweigh_the_header():
     file = next(naming_files.files("Z-Image"))
     header = {"modelspec.architecture": "lumina-2/lora"}  # what early trainers of Z-Image wrote
     assert family.detect(state_dict.parse(file.tensors).entries, header) == families.Z_IMAGE
+
+
+# Their noise falls in ways of their own, or with the size of the picture.
+NOT_TOLD = {"PixArt", "Cosmos", "Cosmos Predict2", "LTX-Video", "LTX-2"}
+
+
+@pytest.mark.parametrize("model", naming_files.CASES)
+def test_noise_over_a_sampling_is_comfyuis(model):
+    loaded = compatibility.patcher(model).model
+    told = noise.noise_of(model_family(loaded))
+    assert (told is None) == (model_family(loaded) in NOT_TOLD)
+    if told is None:
+        return
+    # ComfyUI has a number beyond all for the very beginning.
+    theirs = [float(loaded.model_sampling.percent_to_sigma(at / 20)) for at in range(1, 21)]
+    assert told[1:] == pytest.approx(theirs, rel=0.01, abs=1e-6)
+    assert told[0] == pytest.approx(float(loaded.model_sampling.sigma_max), rel=0.01)

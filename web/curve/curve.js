@@ -10,7 +10,7 @@ import { Popup } from '../lib/popup.js'
 import { getSchedule, keepSchedule, knownSchedule } from '../lib/server.js'
 import { oneStep } from '../lib/undo.js'
 import { Plot } from './plot.js'
-import { inUnit, moved, path, placed, removed, SUFFIX, write } from './points.js'
+import { inUnit, moved, path, placed, removed, STEPS, SUFFIX, write } from './points.js'
 
 /** @typedef {import('./points.js').Curve} Curve */
 /** @typedef {import('./points.js').Unit} Unit */
@@ -19,6 +19,7 @@ import { inUnit, moved, path, placed, removed, SUFFIX, write } from './points.js
  * @typedef {object} Wishes
  * @property {(text: string) => void} set the text is another; called within a step of undo
  * @property {() => void} [resized]
+ * @property {() => Promise<{steps: number | null, noise: number[] | null, family: string}>} [sampling] what is known of the sampling that it acts in
  */
 
 /** @type {Record<import('./points.js').Shape, string>} */
@@ -47,6 +48,8 @@ export class CurveEditor {
   #linked = false
   #error = ''
   #complaint = ''
+  /** What a change of the unit took for true. */
+  #taken = ''
   #round = 0
   /** @type {Schedule['presets']} */
   #presets = []
@@ -92,7 +95,7 @@ export class CurveEditor {
         class: 'strata-curve-unit',
         title: t('unit'),
         'aria-label': t('unit'),
-        on: { change: () => this.#edit(inUnit(this.curve, /** @type {Unit} */ (this.units.value))) },
+        on: { change: () => this.#countIn(/** @type {Unit} */ (this.units.value)) },
       },
       ...UNITS.map(([unit, word]) => el('option', { value: unit, text: t(word) })),
     )
@@ -209,7 +212,7 @@ export class CurveEditor {
     attribute(this.bin, 'disabled', point && enabled && curve.points.length > 1 ? null : true)
     this.foot.classList.toggle('pointing', point !== null)
     const wrong = this.#complaint || (this.#linked ? '' : this.#error)
-    setText(this.note, wrong || (this.#linked ? t('curveLinked') : t('curveHint')))
+    setText(this.note, wrong || (this.#linked ? t('curveLinked') : this.#taken || t('curveHint')))
     attribute(this.note, 'title', this.note.textContent)
     this.note.classList.toggle('wrong', wrong !== '')
     this.foot.classList.toggle('talking', wrong !== '')
@@ -233,7 +236,7 @@ export class CurveEditor {
     const text = write(curve)
     this.curve = curve
     this.selected = selected
-    this.#complaint = ''
+    this.#complaint = this.#taken = ''
     if (text !== this.#text) {
       this.#round++
       this.#text = text
@@ -259,6 +262,24 @@ export class CurveEditor {
   /** @param {Curve} curve */
   #edit(curve) {
     if (this.enabled) oneStep(() => this.change(curve, this.selected))
+  }
+
+  /** The same points in another unit, by what the sampling is; where nobody knows that, nothing changes. @param {Unit} unit */
+  async #countIn(unit) {
+    const before = this.curve
+    const { steps = null, noise = null, family = '' } = await this.wishes.sampling?.() ?? {}
+    if (this.curve !== before) return
+    const found = inUnit(before, unit, { steps: steps ?? STEPS, noise })
+    if (!found) {
+      this.#complaint = t('curveNoiseUnknown')
+      return this.draw()
+    }
+    this.#edit(found)
+    const counted = [unit, before.unit].includes('step') &&
+      t(steps ? 'curveSteps' : 'curveStepsAssumed', { steps: steps ?? STEPS })
+    const noisy = [unit, before.unit].includes('sigma') && t('curveNoise', { family })
+    this.#taken = [counted, noisy].filter(Boolean).join(' ')
+    this.draw()
   }
 
   /** @param {(at: number, point: import('./points.js').Point) => {curve: Curve, at: number}} edit */

@@ -7,6 +7,7 @@ import { t } from '../lib/i18n.js'
 import { leave, takePlace } from '../lib/place.js'
 import { unwatch, watch } from '../lib/watch.js'
 import { CurveEditor } from './curve.js'
+import { samplingOf } from './sampling.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 
@@ -19,7 +20,7 @@ const TEXT_LINES = 46
 
 /** @param {GraphNode} node */
 export function installCurve(node) {
-  const editor = new CurveEditor({ set: (text) => setWidget(node, 'strength', text) })
+  const editor = new CurveEditor({ set: (text) => setWidget(node, 'strength', text), sampling: () => samplingOf(node) })
   const item = {
     tick() {
       if (!node.graph) return

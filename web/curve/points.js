@@ -13,10 +13,12 @@ import { formatNumber } from '../lib/numbers.js'
 export const SUFFIX = { percent: '%', step: 's', sigma: 'sigma' }
 /** How far apart places are that a hand sets, and that it sets with Shift. @type {Record<Unit, [number, number]>} */
 const GRID = { percent: [1, 0.1], step: [1, 0.5], sigma: [0.05, 0.01] }
-/** The end of an axis in steps, unless a point lies further. */
-const STEPS = 20
+/** The end of an axis in steps, unless a point lies further or a sampler says it. */
+export const STEPS = 20
 /** The end of an axis in noise beyond 1: what Stable Diffusion begins with. */
 const NOISE = 15
+/** How exact places of another unit are told: as good as each other. @type {Record<Unit, number>} */
+const EXACT = { percent: 0.1, step: 0.01, sigma: 0.0001 }
 /** Strengths that are always in reach; more where a point lies outside. */
 const USUAL = { low: -0.5, high: 1.5 }
 
@@ -80,12 +82,47 @@ export function placed(curve, at, place) {
   return added({ ...curve, points: spliced(curve.points, at, 1) }, place, strength)
 }
 
-/** The same picture counted in another unit. @param {Curve} curve @param {Unit} unit @returns {Curve} */
-export function inUnit(curve, unit) {
+/**
+ * @typedef {object} Sampling
+ * @property {number} steps
+ * @property {number[] | null} noise at places from the beginning of the sampling to its end, evenly spread; falling; null where nobody knows
+ */
+
+/**
+ * The same points counted in another unit.
+ *
+ * @param {Curve} curve
+ * @param {Unit} unit
+ * @param {Sampling} sampling
+ * @returns {Curve | null} null where nobody knows how
+ */
+export function inUnit(curve, unit, { steps, noise }) {
   if (unit === curve.unit) return curve
-  const [axis, other] = [axisOf(curve), axisOf({ points: [[unit === 'sigma' ? NOISE : 0, 0]], unit, shape: 'linear' })]
-  const place = (/** @type {number} */ old) => snap(other.from + along(axis, old) * (other.to - other.from), 0.001)
-  return { ...curve, unit, points: curve.points.map(([old, strength]) => [place(old), strength]) }
+  if (!noise && (unit === 'sigma' || curve.unit === 'sigma')) return null
+  const share = (/** @type {number} */ place) =>
+    curve.unit === 'percent' ? place / 100 : curve.unit === 'step' ? place / steps : shareOf(place, noise ?? [])
+  const place = (/** @type {number} */ part) =>
+    unit === 'percent' ? 100 * part : unit === 'step' ? steps * part : noiseAt(part, noise ?? [])
+  return {
+    ...curve,
+    unit,
+    points: curve.points.map(([old, strength]) => [snap(place(share(old)), EXACT[unit]), strength]),
+  }
+}
+
+/** The noise at a part of the sampling, straight between the places that are known. @param {number} part @param {number[]} noise */
+function noiseAt(part, noise) {
+  const at = Math.min(1, Math.max(0, part)) * (noise.length - 1)
+  const low = Math.min(Math.floor(at), noise.length - 2)
+  return noise[low] + (at - low) * (noise[low + 1] - noise[low])
+}
+
+/** The part of the sampling at which there is so much noise. @param {number} sigma @param {number[]} noise */
+function shareOf(sigma, noise) {
+  const next = noise.findIndex((other, at) => at > 0 && other <= sigma)
+  const low = (next < 0 ? noise.length - 1 : next) - 1
+  const into = (noise[low] - sigma) / (noise[low] - noise[low + 1])
+  return (low + Math.min(1, Math.max(0, into))) / (noise.length - 1)
 }
 
 /**

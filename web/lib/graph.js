@@ -148,6 +148,24 @@ function* consumers(graph, linkIds, depth) {
 }
 
 /**
+ * The nodes that wires lead to from a node, near ones first; within its own graph.
+ *
+ * @param {GraphNode} node
+ * @returns {Generator<GraphNode>}
+ */
+export function* nodesBehind(node) {
+  const met = new Set([node])
+  // A set goes on with what is added while it is gone through.
+  for (const from of met) {
+    if (from !== node) yield from
+    for (const id of from.outputs?.flatMap((slot) => slot.links ?? []) ?? []) {
+      const to = from.graph?.getNodeById(linkOf(from.graph, id)?.target_id ?? -1)
+      if (to) met.add(to)
+    }
+  }
+}
+
+/**
  * Where a wire into an input begins, through reroutes, bypassed nodes and subgraphs.
  *
  * @param {GraphNode} node

@@ -17,7 +17,7 @@ import { t } from './i18n.js'
  * @typedef {{family: string | null, about: string, facts?: Facts, fit: string, fits?: {family: string | null, used: number, total: number} | null,
  *   problem: string, trigger_words: string[], metadata: [string, string][], leftovers: [string, string][], leftover_count: number,
  *   preview: Preview | null, layout: Layout | null, blocks: Record<string, Row>, norm: number | null,
- *   error?: string}} Profile of a LoRA file
+ *   noise: number[] | null, error?: string}} Profile of a LoRA file; noise: of its family, at 0 %, 5 %, ... of a sampling
  * @typedef {{name: string, weights: string, about: string, families: string[], user: boolean}} Preset
  * @typedef {{presets: Preset[], names: string[], error?: string}} Presets those that fit a family, and the names of all
  * @typedef {{name: string, tag: string, favourite: boolean, family?: string | null, title?: string, words?: string[], problem?: string,

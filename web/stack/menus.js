@@ -36,7 +36,6 @@ export class RowMenu extends Menu {
         []),
       ...(isLora && row.file ? [this.item(t('openDesk'), () => stack.openDesk(at))] : []),
       this.item(t('behind'), () => stack.open(at)),
-      ...(isLora ? [this.item(t('setTime'), () => stack.open(at, 'time'))] : []),
       this.item(t('moveUp'), () => stack.move(at, -1)),
       this.item(t('moveDown'), () => stack.move(at, 1)),
       this.item(t('duplicate'), () => stack.duplicate(at)),

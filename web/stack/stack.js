@@ -89,7 +89,8 @@ export class StackView {
     })
     this.note = el('div', { class: 'strata-verdict', role: 'status' })
     const space = el('span', { class: 'strata-about' })
-    this.bar = el('div', { class: 'strata-bar' }, this.all, this.add, space, this.sets, this.words, this.dots)
+    const tools = el('div', { class: 'strata-tools' }, this.sets, this.words, this.dots)
+    this.bar = el('div', { class: 'strata-bar' }, this.all, this.add, space, tools)
     this.element = el(
       'div',
       {
