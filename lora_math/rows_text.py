@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from .errors import StrataError
@@ -190,9 +192,58 @@ def reduced(rows: Sequence[Row]) -> str:
 def is_in_folder(name: str, pattern: str) -> bool:
     """Whether a file's name belongs to ``folder/*`` (of this folder), ``folder/**`` (of those in it too), or to a beginning of a name
     before the stars. Upper and lower case, and the two slashes, count as the same."""
-    name, pattern = (text.replace("\\", "/").lower() for text in (name, pattern))
+    name, pattern = _compared(name), _compared(pattern)
     start = pattern.rstrip("*")
     return name.startswith(start) and (pattern.endswith("**") or "/" not in name[len(start) :])
+
+
+class FolderFiles:
+    """Which files ``is_in_folder`` finds, for many patterns: the names are put in order once, each pattern then costs a few looks."""
+
+    def __init__(self, names: Callable[[], Iterable[str]]):
+        """names: asked for when the first pattern comes."""
+        self._names = names
+        self._found: dict[tuple[str, bool], list[str]] = {}
+
+    @cached_property
+    def _whole(self) -> list[tuple[str, str]]:
+        """(name as it is compared, name), in order."""
+        return sorted((_compared(name), name) for name in self._names())
+
+    @cached_property
+    def _by_folder(self) -> list[tuple[tuple[str, str], str]]:
+        """((folder, name in it), name), in order."""
+        return sorted((_folder_and_base(whole), name) for whole, name in self._whole)
+
+    def of(self, pattern: str) -> list[str]:
+        """The names, in order."""
+        key = _compared(pattern).rstrip("*"), pattern.endswith("**")
+        if key not in self._found:
+            listed, start, stop = self._range(*key)
+            self._found[key] = sorted(name for _, name in listed[start:stop])
+        return self._found[key]
+
+    def count(self, pattern: str) -> int:
+        """How many there are."""
+        _, start, stop = self._range(_compared(pattern).rstrip("*"), pattern.endswith("**"))
+        return stop - start
+
+    def _range(self, beginning: str, is_deep: bool) -> tuple[list, int, int]:
+        if is_deep:
+            listed, wanted, cut = self._whole, beginning, lambda item: item[0][: len(beginning)]
+        else:
+            wanted = _folder_and_base(beginning)
+            listed, cut = self._by_folder, lambda item: (item[0][0], item[0][1][: len(wanted[1])])
+        return listed, bisect_left(listed, wanted, key=cut), bisect_right(listed, wanted, key=cut)
+
+
+def _compared(name: str) -> str:
+    return name.replace("\\", "/").lower()
+
+
+def _folder_and_base(name: str) -> tuple[str, str]:
+    folder, slash, base = name.rpartition("/")
+    return folder + slash, base
 
 
 def picked(seed: int, what: str, repeat: int, count: int) -> int:

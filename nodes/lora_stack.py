@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from comfy_api.latest import io
 
 from ..lora_math.errors import StrataError
-from ..lora_math.rows_text import Acting, acting, is_in_folder, picked, problems, read_rows
-from ..lora_math.schedule import Schedule, Variation, canonical
+from ..lora_math.rows_text import Acting, FolderFiles, acting, picked, problems, read_rows
+from ..lora_math.schedule import PRESETS, Schedule
 from ..lora_math.tags import LoraTag, format_tag
 from . import inputs
 from .apply import Applied, apply_stack
-from .comfy.library import file_key
-from .comfy.lora_names import lora_names, path_of, resolve
+from .comfy.live_time import read_variation
+from .comfy.lora_names import lora_names, resolve
 from .comfy.targets import model_targets
-from .fitting.block_spec import BlockSpec
 from .loader import APPLY, ON_PROBLEM, LoraStackType, apply_input, lora_model_input, on_problem_input
+from .seen_files import fingerprint, remember, state
 from .stack import StackEntry, of_tag, read_stack
 from .trained import trained_lora
 
@@ -28,30 +28,39 @@ EXAMPLE = "<lora:style:0.8>\n<lora:detail:0.5:0.3>\noff <lora:other:1> // a note
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a stack's text comes to: the LoRAs in order, and lines for the report about what the seed picked."""
+    """What a stack's text comes to: the LoRAs in order, lines for the report about what the seed picked, and about what it could not pick
+    from."""
 
     tags: tuple[LoraTag, ...]
     notes: tuple[str, ...]
+    problems: tuple[str, ...] = ()
 
 
-def choose(text: str, seed: int) -> Chosen:
-    """The LoRAs that are on, with the seed's picks. Raises StrataError for a folder without files."""
-    tags, notes = [], []
+def choose(text: str, seed: int, on_problem: str = "error") -> Chosen:
+    """The LoRAs that are on, with the seed's picks. A folder without files raises StrataError; with "warn" its row is left out."""
+    tags, notes, wrong = [], [], []
     repeats: Counter[str] = Counter()
+    files = FolderFiles(lora_names)
     for step in acting(read_rows(text)):
         what = "\n".join(map(format_tag, step.tags))
         repeats[what] += 1
-        tag, note = _pick(step, seed, repeats[what], what)
+        try:
+            tag, note = _pick(step, seed, repeats[what], what, files)
+        except StrataError as problem:
+            if on_problem == "error":
+                raise
+            wrong.append(str(problem))
+            continue
         tags.append(tag)
         notes += note
-    return Chosen(tuple(tags), tuple(notes))
+    return Chosen(tuple(tags), tuple(notes), tuple(wrong))
 
 
-def _pick(step: Acting, seed: int, repeat: int, what: str) -> tuple[LoraTag, list[str]]:
+def _pick(step: Acting, seed: int, repeat: int, what: str, files: FolderFiles) -> tuple[LoraTag, list[str]]:
     at = picked(seed, what, repeat, len(step.tags)) if len(step.tags) > 1 else 0
     tag, where, among = step.tags[at], "", len(step.tags)
     if step.from_folder[at]:
-        names = sorted(name for name in lora_names() if is_in_folder(name, tag.name))
+        names = files.of(tag.name)
         if not names:
             raise StrataError(
                 f"{format_tag(tag)} picks from the folder '{tag.name.rstrip('*')}', which has no LoRA files. "
@@ -66,7 +75,7 @@ def _pick(step: Acting, seed: int, repeat: int, what: str) -> tuple[LoraTag, lis
 
 def used_text(entries: Sequence[StackEntry]) -> str:
     """``<lora:...>`` tags of a stack, as programs read them that look for LoRAs in a picture: file names alone, but for two of one name.
-    A LoRA without a file has no tag."""
+    A LoRA without a file has no tag; what else no tag says, ``unsaid`` does."""
     entries = [entry for entry in entries if entry.lora is None]
     stems = [_stem(entry[0]) for entry in entries]
     bare = [stem.rsplit("/", 1)[-1] for stem in stems]
@@ -75,18 +84,40 @@ def used_text(entries: Sequence[StackEntry]) -> str:
         files.setdefault(name, set()).add(stem)
     tags = []
     for entry, stem, name in zip(entries, stems, bare, strict=True):
-        blocks = None if entry.block_weights is None else entry.block_weights.text
+        blocks = None if entry.block_weights is None else entry.block_weights.for_tag()
+        time, factor, _ = _over_time(entry.keyframes)
         shown = name if len(files[name]) == 1 else stem
-        tags.append(format_tag(LoraTag(shown, entry[1], entry[2], blocks, time=_time_text(entry.keyframes))))
+        tags.append(format_tag(LoraTag(shown, entry[1] * factor, entry[2], blocks, time=time)))
     return " ".join(tags)
 
 
-def _time_text(keyframes) -> str | None:
-    """A strength over time as a tag's text; None for one that no text says."""
-    over_time = keyframes.time if isinstance(keyframes, Variation) else keyframes
-    if isinstance(over_time, Schedule):
-        return str(over_time)
-    return canonical(over_time) if isinstance(over_time, str) else None
+def unsaid(entries: Sequence[StackEntry]) -> list[str]:
+    """Lines for the report: what the tags of ``used_text`` leave out, as no tag says it."""
+    found = []
+    for entry in entries:
+        reasons = [] if entry.lora is None else ["it has no file, and so no tag"]
+        reasons += _over_time(entry.keyframes)[2]
+        reasons += [] if entry.mask is None else ["its mask"]
+        if reasons:
+            found.append(f"loras_text leaves out what no tag says of {_stem(entry[0])}: {'; '.join(reasons)}")
+    return found
+
+
+def _over_time(keyframes) -> tuple[str | None, float, list[str]]:
+    """(a strength over time as a tag's text, what the model's strength is multiplied by besides, what neither says)."""
+    if isinstance(keyframes, str) and " ".join(keyframes.split()).lower() in PRESETS:
+        return " ".join(keyframes.split()).lower(), 1.0, []
+    try:
+        variation = read_variation(keyframes)
+    except StrataError:
+        # Whoever applies it says what is wrong.
+        return None, 1.0, ["its keyframes"]
+    time, factor, reasons = variation.time, variation.positive, []
+    if variation.positive != variation.negative:
+        reasons.append(f"x {variation.negative:g} on the negative prompt, where the positive one has x {factor:g}")
+    if not isinstance(time, Schedule):
+        return None, factor, [*reasons, *([] if time is None else ["its keyframes"])]
+    return str(time), factor, reasons
 
 
 def _stem(name: str) -> str:
@@ -186,13 +217,15 @@ class StrataLoraStack(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, rows: str | None = None, seed: int = 0, **_) -> str:
-        """Changes when a file is replaced on disk, when a folder's pick is another one, or when a preset that is named is."""
+        """Changes when a file is replaced on disk, when a folder's pick is another one, or when a preset that is named is; also of files
+        that came over a link."""
         try:
-            tags = choose(_text(rows), inputs.whole(seed, "seed")).tags
-            return repr([(file_key(path_of(tag.name)), _canonical(tag)) for tag in tags])
+            tags = choose(_text(rows), inputs.whole(seed, "seed"), "warn").tags
         except StrataError:
             # The node itself says what is wrong.
-            return ""
+            tags = ()
+        own = [(entry[0], state(entry[0], entry.block_weights)) for entry in map(of_tag, tags)]
+        return "\n".join(filter(None, (repr(own) if own else "", fingerprint(cls))))
 
     @classmethod
     def execute(
@@ -212,7 +245,8 @@ class StrataLoraStack(io.ComfyNode):
         wrong = [f"Line {number} of the rows is not understood: {why}" for number, why in problems(read_rows(text))]
         if wrong and on_problem == "error":
             raise StrataError("\n".join(wrong))
-        chosen = choose(text, seed)
+        chosen = choose(text, seed, on_problem)
+        wrong += chosen.problems
         before = read_stack(lora_stack)
         if lora_model is not None:
             trained = trained_lora(lora_model)
@@ -224,26 +258,24 @@ class StrataLoraStack(io.ComfyNode):
         used = (
             [entry for entry, part in zip(stack, applied.parts, strict=True) if part.used] if applied.parts else stack
         )
-        told = _told(applied, [*wrong, *chosen.notes], stack, (model, clip) == (None, None))
+        remember(cls, stack)
+        told = _told(applied, wrong, [*chosen.notes, *unsaid(used)], stack, (model, clip) == (None, None))
         ui = {**told.ui(), "strata_rows": _by_name(applied, stack), "strata_used": [used_text(used)]}
         ui["strata_family"] = [None if model is None else model_targets(model).family]
         return io.NodeOutput(told.model, told.clip, stack, told.trigger_words, told.report, used_text(used), ui=ui)
 
 
-def _canonical(tag: LoraTag) -> str:
-    return "" if tag.block_weights is None else BlockSpec(tag.block_weights).canonical()
-
-
-def _told(applied: Applied, notes: Sequence[str], stack: Sequence[StackEntry], unconnected: bool) -> Applied:
-    """With what the rows themselves have to say in front of the report."""
+def _told(
+    applied: Applied, wrong: Sequence[str], notes: Sequence[str], stack: Sequence[StackEntry], unconnected: bool
+) -> Applied:
+    """With what the rows themselves have to say in front of the report. wrong: lines about what was left out."""
     verdict, report = applied.verdict, applied.report
     if unconnected and stack:
         verdict = report = f"{len(stack)} LoRAs handed on as LORA_STACK; no MODEL or CLIP is connected"
-    wrong = [note for note in notes if note.startswith("Line ")]
     return replace(
         applied,
         verdict=wrong[0] if wrong else verdict,
-        report="\n".join([*notes, report]),
+        report="\n".join([*wrong, *notes, report]),
         warned=applied.warned or bool(wrong),
     )
 

@@ -97,6 +97,15 @@ class BlockSpec:
             raise BlockTextError(problems[0].anywhere or str(problems[0]))
         return found.pop() if len(found) == 1 else self._unread_text()
 
+    def for_tag(self) -> str:
+        """The text for a tag's ``lbw=``, which says neither a seed, nor an inversion, nor a family beside it. Never raises."""
+        if self.family is not None:
+            try:
+                return self.canonical()
+            except BlockTextError:
+                pass
+        return self._unread_text()
+
     def _unread_text(self) -> str:
         """The text itself, with its seed and inversion written into it where they matter."""
         text = self.text.strip()

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 
 from strata.lora_math.rows_text import (
     Acting,
+    FolderFiles,
     acting,
     is_in_folder,
     lora_row,
@@ -230,6 +231,18 @@ def test_too_many_lines_are_kept_and_said():
 )
 def test_folders(name, pattern, inside):
     assert is_in_folder(name, pattern) is inside
+
+
+NAMES = st.text("aB/\\\\*\u0130", max_size=6)
+
+
+@given(st.lists(NAMES, max_size=12), st.lists(NAMES.map("{}*".format) | NAMES, max_size=6))
+def test_many_patterns_find_what_each_finds_alone(names, patterns):
+    files = FolderFiles(lambda: names)
+    for pattern in patterns:
+        alone = sorted(name for name in names if is_in_folder(name, pattern))
+        assert files.of(pattern) == alone
+        assert files.count(pattern) == len(alone)
 
 
 def test_picks_are_even_and_stay():

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+from types import SimpleNamespace
 
+import comfy.hooks
 import pytest
 import torch
 
 from strata.lora_math.errors import StrataError
 from strata.lora_math.rows_text import acting, read_rows, reduced
-from strata.lora_math.schedule import parse
+from strata.lora_math.schedule import Variation, parse
+from strata.nodes import seen_files
 from strata.nodes.apply import Changing
 from strata.nodes.comfy.live import loras_of
 from strata.nodes.comfy.patch import StrataPatch
+from strata.nodes.fitting.block_spec import BlockSpec
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.lora_stack import StrataLoraStack, choose, used_text
 from strata.nodes.rows.words import described
@@ -210,6 +215,14 @@ class TestPicks:
             stack("pick <lora:nothing/*:1>", models)
         assert "nothing/" in StrataLoraStack.validate_inputs(rows="pick <lora:nothing/*:1>")
 
+    def test_with_warn_an_empty_folder_is_left_out_and_said(self, folder, models):
+        rows = "pick <lora:nothing/*:1>\n<lora:one:1>"
+        found = stack(rows, models, on_problem="warn")
+        assert_same(found.result, chain(models, ("one", 1.0, 1.0)))
+        assert found.ui["strata_warned"] == [True]
+        assert "'nothing/', which has no LoRA files" in found.ui["strata_verdict"][0]
+        assert "'nothing/', which has no LoRA files" in found.result[4].splitlines()[0]
+
     def test_the_node_runs_again_when_its_folder_changes(self, folder, models):
         before = {seed: StrataLoraStack.fingerprint_inputs(rows="pick <lora:sub/*:1>", seed=seed) for seed in range(20)}
         folder.save("sub/zero.safetensors", lora_makers.full_lora(*models, seed=9, rank=2))
@@ -222,6 +235,53 @@ def test_a_replaced_file_runs_again(folder, models):
     assert before == StrataLoraStack.fingerprint_inputs(rows="# x\n<lora:one:1> // note", seed=0)
     folder.save("one.safetensors", lora_makers.full_lora(*models, seed=9, rank=3))
     assert before != StrataLoraStack.fingerprint_inputs(rows="<lora:one:1>", seed=0)
+
+
+class TestReplacedFiles:
+    """A run of the same inputs after a file was replaced is another run, wherever the file is named."""
+
+    LINKED = {
+        "rows over a link": ({"rows": "<lora:one:1>"}, {"rows": None}),
+        "a stack of another pack": ({"rows": "", "lora_stack": [("one.safetensors", 1.0, 1.0)]}, {"rows": ""}),
+        "beside a missing one": ({"rows": "<lora:nope:1>\n<lora:one:1>"}, {"rows": "<lora:nope:1>\n<lora:one:1>"}),
+        "beside an empty folder": ({"rows": "pick <lora:no/*:1>\n<lora:one>"}, {"rows": "pick <lora:no/*:1>\n<lora:one>"}),
+    }  # fmt: skip
+
+    @pytest.mark.parametrize("case", LINKED)
+    def test_is_noticed(self, folder, models, case):
+        run, asked = self.LINKED[case]
+        seen_files._nodes.clear()
+        hidden = {"hidden": SimpleNamespace(unique_id="7")}
+        node = type(StrataLoraStack.__name__, (StrataLoraStack,), hidden)
+        node.execute(model=models[0], on_problem="warn", **run)
+        before = node.fingerprint_inputs(**asked)
+        assert before == node.fingerprint_inputs(**asked)
+        os.utime(folder.path / "one.safetensors", ns=(5, 5))
+        assert before != node.fingerprint_inputs(**asked)
+        seen_files._nodes.clear()
+
+
+def test_what_no_tag_says_is_said(folder, models):
+    half = Variation(parse("0@0%, 1@50%"), 0.5, 0.5)
+    hooks = comfy.hooks.HookKeyframeGroup()
+    hooks.add(comfy.hooks.HookKeyframe(0.5))
+    entries = [
+        StackEntry("one.safetensors", 0.8, 0.3, BlockSpec("M*=1,default=0.25", invert=True), half),
+        StackEntry("sub/two.safetensors", 1, 1, None, Variation(None, 1.0, 0.0)),
+        StackEntry("sub/three.safetensors", 1, 1, None, hooks),
+        StackEntry("sub/deep/four.safetensors", 1, 1, mask=torch.ones(8, 8)),
+    ]
+    report, text = stack("", models, lora_stack=entries).result[4:]
+    assert (
+        text
+        == "<lora:one:0.4:0.3:lbw=invert(M*=1,default=0.25):at=0@0%, 1@50%> <lora:two:1> <lora:three:1> <lora:four:1>"
+    )
+    told = [line for line in report.splitlines() if line.startswith("loras_text leaves out")]
+    assert [line.split(" of ", 1)[1] for line in told] == [
+        "sub/two: x 0 on the negative prompt, where the positive one has x 1",
+        "sub/three: its keyframes",
+        "sub/deep/four: its mask",
+    ]
 
 
 def test_names_of_the_output_are_bare_where_they_can_be():
