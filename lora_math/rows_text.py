@@ -25,7 +25,7 @@ from functools import cached_property
 from typing import Literal
 
 from .errors import StrataError
-from .tags import LoraTag, find_tags, format_tag, read_tag
+from .tags import LoraTag, find_tags, format_tag, read_tag, refuse_more_than_words
 
 VERSION = 1
 # The most lines; more is no stack that anybody made.
@@ -35,6 +35,9 @@ PICKED = "pick #"
 Kind = Literal["lora", "heading", "note", "prompt", "version", "blank", "unread"]
 
 _WORD = re.compile(r"[ \t]*(off|lock|pick)(?![^ \t<#])[ \t]*", re.IGNORECASE)
+# What stands in front of a row's tag where somebody wanted a word or a sign to switch it: no words of a prompt.
+_NEARLY_WORD = re.compile(r"(?:(?:off|lock|pick)(?![^\W_])|[-!~;%/*+=.:,_\s])+", re.IGNORECASE)
+_LIST_SIGNS = frozenset(", _\t")
 _END = re.compile(r"\\.|>")
 _VERSION = re.compile(r"strata[ \t]+rows[ \t]+(\d{1,9})", re.IGNORECASE)
 
@@ -92,6 +95,9 @@ def _read(line: str) -> Row:
         if end and (not tail or tail.startswith(NOTE)):
             return Row(line, "lora", on, locked, pick, (read_tag(rest[:end]),), note=tail[len(NOTE) :].strip())
         places = () if words else find_tags(rest)
+        if places:
+            _refuse_nearly_words(rest[: places[0].start])
+            refuse_more_than_words(rest, places)
         tags = tuple(read_tag(rest[place.start : place.stop]) for place in places)
     except StrataError as problem:
         return Row(line, "unread", on, locked, pick, problem=str(problem))
@@ -103,6 +109,14 @@ def _read(line: str) -> Row:
         else "it names no LoRA: write <lora:name:strength>."
     )
     return Row(line, "unread", on, locked, pick, problem=why)
+
+
+def _refuse_nearly_words(head: str) -> None:
+    """``off: <lora:x:1>`` and ``-<lora:x:1>`` are meant to do something."""
+    if _NEARLY_WORD.fullmatch(head) and not _LIST_SIGNS.issuperset(head):
+        raise StrataError(
+            f"'{head.strip()[:40]}' in front of a LoRA has no meaning. Write off, lock or pick and a space, // for a note, or nothing."
+        )
 
 
 def _tag_end(text: str) -> int:

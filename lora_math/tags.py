@@ -38,7 +38,7 @@ _ESCAPE = re.compile(rf"\\(?:#([0-9a-fA-F]{{1,6}});|([{re.escape(_MARKS)}]))")
 _MUST_ESCAPE = frozenset("<>:{}\uff1a")
 # The most letters between a schedule's last colon and its bracket.
 _LONGEST_TIME = 40
-_SCHEDULE_TIME = re.compile(r"[0-9.,][0-9.,\s]*")
+_SCHEDULE_TIME = re.compile(r"[-+]?[0-9.,][0-9.,\s]*[%s]?")
 
 _ALIASES = {"te": "clip", "unet": "model", "w": "lbw"}
 _KEYS = frozenset({"te", "clip", "unet", "model", "lbw", "w", "x", "dyn", "lbwe", *tag_time.KEYS})
@@ -79,7 +79,7 @@ def read_tags(text: str, clip_first: bool = False) -> tuple[str, list[LoraTag]]:
     if not places:
         return text, []
     tags = [read_tag(text[place.start : place.stop], clip_first) for place in places]
-    _refuse_schedules(text, places)
+    refuse_more_than_words(text, places)
     return _without(text, places), tags
 
 
@@ -292,46 +292,70 @@ def _refuse_wide_colons(tag: str, name: str) -> None:
         )
 
 
-def _refuse_schedules(text: str, places: Sequence[Placed]) -> None:
-    """``[<lora:a:1>:<lora:b:1>:0.5]`` and ``[<lora:a:1>|<lora:b:1>]`` change LoRAs while sampling, which brackets do not do here: applied
-    all the time they would be another picture. Brackets that only weaken a word may hold tags.
+def refuse_more_than_words(text: str, places: Sequence[Placed]) -> None:
+    """Raises StrataError for what a program would do with the text around tags, and which does not happen here: applied as if it did not
+    stand there, they would be another picture.
+
+    ``[<lora:a:1>:<lora:b:1>:0.5]`` and ``[<lora:a:1>|<lora:b:1>]`` change LoRAs while sampling, ``{<lora:a:1>|<lora:b:1>}`` chooses one,
+    and what stands behind ``//`` or between ``/*`` and ``*/`` is a comment, also with full-width signs. Brackets that only weaken a word
+    may hold tags.
     """
     # Each open bracket: [its kind, where it starts, whether it holds a tag, whether it holds a |, where its last colon is]
     opened: list[list] = []
-    for at, character in _marks(text, places):
-        if character == "tag":
+    # Where a comment began, and what ends it.
+    comment, end = -1, ""
+    for at, mark in _marks(text, places):
+        if comment >= 0:
+            if mark == end:
+                comment = -1
+            elif mark == "tag":
+                shown = at if "\n" in text[comment:at] else comment
+                raise StrataError(
+                    f"{_cut(text[shown:])} is in a comment, which programs do not apply. Take the tag or the "
+                    f"{text[comment : comment + 2]} away."
+                )
+        elif mark in ("//", "/*"):
+            comment, end = at, "\n" if mark == "//" else "*/"
+        elif mark == "tag":
             if opened:
                 opened[-1][2] = True
-        elif character in "[(":
-            opened.append([character, at, False, False, -1])
-        elif not opened:
+        elif mark in "[({":
+            opened.append([mark, at, False, False, -1])
+        elif not opened or mark in ("\n", "*/"):
             continue
-        elif character == "|":
+        elif mark == "|":
             opened[-1][3] = True
-        elif character == ":":
+        elif mark == ":":
             opened[-1][4] = at
-        elif opened[-1][0] == {"]": "[", ")": "("}[character]:
+        elif opened[-1][0] == {"]": "[", ")": "(", "}": "{"}[mark]:
             _, start, tagged, alternates, colon = opened.pop()
             scheduled = 0 <= colon >= at - _LONGEST_TIME and _SCHEDULE_TIME.fullmatch(text[colon + 1 : at].strip())
-            if character == "]" and tagged and (alternates or scheduled):
+            if mark == "]" and tagged and (alternates or scheduled):
                 raise StrataError(
                     f"{_cut(text[start : at + 1])} changes a LoRA while sampling, which brackets cannot do here. Take them away and write "
                     "it into the tag, such as <lora:name:1:stop=0.5>."
+                )
+            if mark == "}" and tagged and alternates:
+                raise StrataError(
+                    f"{_cut(text[start : at + 1])} chooses one of several, which braces do only in the text box of a node. Choose one, or "
+                    "use the pick rows of LoRA Stack (Strata)."
                 )
             if opened:
                 opened[-1][2] |= tagged
 
 
-_MARK = re.compile(r"\\.?|[\[\]():|]", re.DOTALL)
+# A // behind a colon belongs to an address.
+_MARK = re.compile(r"\\.?|[\[\](){}:|\n]|(?<!:)//|/\*|\*/|[\uff08\uff09\uff1a\uff3b\uff3d\uff5b-\uff5d]", re.DOTALL)
+_NARROW = str.maketrans("\uff08\uff09\uff1a\uff3b\uff3d\uff5b\uff5c\uff5d", "():[]{|}")
 
 
 def _marks(text: str, places: Sequence[Placed]) -> Iterator[tuple[int, str]]:
-    """Brackets, colons and bars outside of tags, and "tag" for each of those, in order."""
+    """Brackets, colons, bars and comments outside of tags, and "tag" for each of those, in order."""
     start = 0
     for place in (*places, Placed(len(text), len(text))):
         for match in _MARK.finditer(text, start, place.start):
             if match[0][0] != "\\":
-                yield match.start(), match[0]
+                yield match.start(), match[0].translate(_NARROW)
         if place.start < len(text):
             yield place.start, "tag"
         start = place.stop

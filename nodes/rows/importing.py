@@ -1,20 +1,29 @@
 """Rows from what other programs and packs write: prompts with tags, nodes of a workflow, inputs of an API prompt.
 
-Only what each format documents is read. Off states and both strengths survive; nothing here looks at a file.
+Only what each format documents is read. Off states and both strengths survive; what is no strength stays in its row as it is, which the
+stack then marks as not understood. Nothing here looks at a file.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from ...lora_math.errors import StrataError
 from ...lora_math.numbers import finite
 from ...lora_math.rows_text import Row, lora_row, read_rows
-from ...lora_math.tags import MAX_STRENGTH, LoraTag, find_tags
+from ...lora_math.tags import MAX_STRENGTH, LoraTag, find_tags, format_tag
+from ..loader import NO_LORA
 
 MAX_TEXT = 1_000_000
+_NEGATIVE = "Negative prompt:"
+# A heading behind which no group goes on.
+_END_OF_GROUP = "#"
+_TAG_LIKE = re.compile(r"[<\uff1c]\s*(?:lora|lyco)\b", re.IGNORECASE)
+# The most letters of what is no strength.
+_SHOWN = 40
 _DEPTH = 12
 _DIGITS = r"([0-9]{1,4})"
 _NUMBERED = re.compile(rf"(?:lora_{_DIGITS}|loras\.{_DIGITS}\.lora_name|lora_name_{_DIGITS}|lora_{_DIGITS}_name)")
@@ -46,32 +55,72 @@ def imported(text: str) -> str:
             data = None
         if data is not None:
             rows = [row.line for row in _rows(data, 0)]
+            # Behind the last row there is nothing to be kept out of its group.
+            while rows and rows[-1] == _END_OF_GROUP:
+                rows.pop()
             if not rows:
                 raise StrataError(
                     "There are no LoRAs in this that are known: paste rows, a prompt with <lora:...> tags, or a node."
                 )
             return "\n".join(rows)
-    rows = read_rows(text.strip("\n"))
-    if all(row.kind not in ("unread", "prompt") for row in rows) and any(row.tags for row in rows):
-        return text.strip("\n")
-    if not find_tags(text):
+    text = text.strip("\n")
+    rows = read_rows(text)
+    if not any(row.tags or _is_nearly_a_tag(row) for row in rows):
+        # Says which tag is wrong, where one is.
+        find_tags(text)
         raise StrataError("There is no LoRA in this text: paste rows, or a prompt with <lora:name:strength> tags.")
-    return "\n".join(_of_prompt(rows) or [row.line for row in rows])
+    return "\n".join(_of_prompt(rows)) if _is_prompt(rows) else text
+
+
+def _is_prompt(rows: Iterable[Row]) -> bool:
+    """Whether it is a prompt whose words are to go: a picture's parameters as A1111 writes them, or lines with words of which none is a
+    line that only a stack has."""
+    if any(row.line.startswith((_NEGATIVE, "Steps: ")) for row in rows):
+        return True
+    if any(row.kind in ("heading", "note", "version") or not row.on or row.locked or row.pick for row in rows):
+        return False
+    return any(row.kind in ("prompt", "unread") for row in rows)
+
+
+def _is_nearly_a_tag(row: Row) -> bool:
+    return row.kind == "unread" and _TAG_LIKE.search(row.line) is not None
 
 
 def _of_prompt(rows: Iterable[Row]) -> list[str]:
-    """The tags of a prompt as rows. In a picture's parameters as A1111 writes them the negative prompt's tags follow, which A1111 does not
-    apply: they are off."""
-    found, negative = [], False
+    """The tags of a prompt as rows, and the lines whose tags are not understood. In a picture's parameters as A1111 writes them the
+    negative prompt's tags follow, which A1111 does not apply: they are off."""
+    found, negative, group_on = [], False, True
     for row in rows:
-        negative = negative or row.line.startswith("Negative prompt:")
+        negative = negative or row.line.startswith(_NEGATIVE)
+        group_on = row.on if row.kind == "heading" else group_on
         found += [
             lora_row(
-                tag, row.on and not negative, row.locked, row.pick, row.note or ("negative prompt" if negative else "")
+                tag,
+                row.on and group_on and not negative,
+                row.locked,
+                row.pick,
+                row.note or ("negative prompt" if negative else ""),
             )
             for tag in row.tags
         ]
+        found += [_switched_off(row) if negative else row] if _is_nearly_a_tag(row) else []
     return [row.line for row in found]
+
+
+def _switched_off(row: Row) -> Row:
+    """A row that does nothing; a heading stays, as its rows are off themselves."""
+    if not row.on or row.kind not in ("lora", "prompt", "unread"):
+        return row
+    return Row(f"off {row.line.lstrip()}", row.kind, False, row.locked, row.pick, row.tags, note=row.note)
+
+
+def _of_stack(text: str) -> Iterator[Row]:
+    """The rows of a LoRA Stack among others."""
+    rows = [row for row in read_rows(text) if row.kind not in ("version", "blank")]
+    yield from rows
+    if any(row.kind == "heading" for row in rows):
+        # What comes behind it is not of its last group.
+        yield Row(_END_OF_GROUP, "heading")
 
 
 def _rows(data, depth: int) -> Iterator:
@@ -96,7 +145,7 @@ def _rows(data, depth: int) -> Iterator:
                 data.get("lora_name"), data.get("strength_model", data.get("strength")), data.get("strength_clip")
             )
         elif isinstance(data.get("rows"), str):
-            yield from read_rows(data["rows"])
+            yield from _of_stack(data["rows"])
         else:
             for value in data.values():
                 if isinstance(value, (dict, list)):
@@ -114,30 +163,32 @@ def _object(data: Mapping):
 
 def _triple(data: list):
     """(name, model, clip) of a LORA_STACK."""
-    if len(data) == 3 and isinstance(data[0], str) and all(_number(n) is not None for n in data[1:]):
+    if len(data) == 3 and isinstance(data[0], str) and all(_is_number(n) for n in data[1:]):
         return next(_one(*data), None)
     return None
 
 
-def _node(node: Mapping) -> Iterator:
-    """A node of a workflow, whose values stand in order. rgthree's and Lora Manager's are objects, wherever they stand."""
-    values, kind = node["widgets_values"], str(node.get("type"))
-    # Not muted, and not bypassed.
-    on = node.get("mode") not in (2, 4)
+def _node(node: Mapping) -> Iterator[Row]:
+    """A node of a workflow. One that is muted or bypassed has rows that are off."""
+    rows = _values(node["widgets_values"], str(node.get("type")))
+    yield from map(_switched_off, rows) if node.get("mode") in (2, 4) else rows
+
+
+def _values(values, kind: str) -> Iterator[Row]:
+    """A node's values, which stand in order. rgthree's and Lora Manager's are objects, wherever they stand."""
     if isinstance(values, dict):
         yield from _rows(values, 1)
     elif isinstance(values, list):
         names = _POSITIONS.get(kind)
         if names is not None:
-            for row in _inputs(dict(zip(names, values, strict=False))):
-                yield row if on else lora_row(row.tags[0], False, note=row.note)
+            yield from _inputs(dict(zip(names, values, strict=False)))
         elif kind == "StrataLoraStack" and values and isinstance(values[0], str):
-            yield from read_rows(values[0])
+            yield from _of_stack(values[0])
         elif kind in _COUNTED:
-            yield from _counted(values, on)
+            yield from _counted(values)
         elif kind in _SINGLE and values:
             # A loader of the model alone leaves the text encoders.
-            yield from _one(*[*values[: _SINGLE[kind]], 0, 0][:3], on=on)
+            yield from _one(*[*values[: _SINGLE[kind]], 0, 0][:3])
         else:
             for value in values:
                 if isinstance(value, dict) and (row := _object(value)) is not None:
@@ -148,14 +199,14 @@ def _node(node: Mapping) -> Iterator:
                     )
 
 
-def _counted(values: list, on: bool) -> Iterator:
+def _counted(values: list) -> Iterator[Row]:
     """ComfyUI's own rows as a workflow has them: their number, then (name, strength, enabled) of each."""
     for at, count in enumerate(values):
         fields = values[at + 1 : at + 1 + 3 * count] if type(count) is int and 0 < count <= MAX_COUNTED else []
         names, strengths, enabled = fields[::3], fields[1::3], fields[2::3]
         if fields and len(fields) == 3 * count and all(isinstance(name, str) for name in names):
             for name, strength, switch in zip(names, strengths, enabled, strict=True):
-                yield from _one(name, strength, on=on and switch is not False)
+                yield from _one(name, strength, on=switch is not False)
             return
 
 
@@ -204,15 +255,35 @@ def _first(data: Mapping, keys: Iterable[str], n: int):
     return next((data[key.format(n=n)] for key in keys if key.format(n=n) in data), None)
 
 
-def _one(name, model=None, clip=None, on: bool = True) -> Iterator:
-    if not isinstance(name, str) or name in ("", "None"):
+def _one(name, model=None, clip=None, on: bool = True) -> Iterator[Row]:
+    """A row of a LoRA that is chosen. Strengths of which nothing is known, such as links, are 1."""
+    if not isinstance(name, str) or name in ("", "None", NO_LORA):
         return
-    strength = _number(model)
-    strength = 1.0 if strength is None else strength
-    second = _number(clip)
-    yield lora_row(LoraTag(name, strength, strength if second is None else second), on)
+    model = model if _is_number(model) else 1.0
+    clip = clip if _is_number(clip) else model
+    if all(abs(_number(each)) <= MAX_STRENGTH for each in (model, clip)):
+        yield lora_row(LoraTag(name, _number(model), _number(clip)), on)
+    else:
+        # As it was written: the rows say that these are no strengths.
+        head = format_tag(LoraTag(name, 1.0, 1.0)).removesuffix(":1>")
+        numbers = ":".join(dict.fromkeys(str(each).strip()[:_SHOWN] for each in (model, clip)))
+        yield Row(f"{'' if on else 'off '}{head}:{numbers}>", "unread", on)
 
 
-def _number(value) -> float | None:
+def _is_number(value) -> bool:
+    """Whether it is meant as one, however large."""
+    return finite(value) is not None or isinstance(value, float) or (type(value) is int) or _is_beyond(value)
+
+
+def _is_beyond(value) -> bool:
+    """Whether a text is a number that is none: "1e999", "inf"."""
+    try:
+        return isinstance(value, str) and not math.isfinite(float(value))
+    except ValueError:
+        return False
+
+
+def _number(value) -> float:
+    """Infinite for what is meant as a number and is none."""
     number = finite(value)
-    return None if number is None else max(-MAX_STRENGTH, min(MAX_STRENGTH, number))
+    return math.inf if number is None else number

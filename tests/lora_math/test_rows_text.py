@@ -233,6 +233,30 @@ def test_folders(name, pattern, inside):
     assert is_in_folder(name, pattern) is inside
 
 
+@pytest.mark.parametrize(
+    "before", ["off: ", "off, ", "lock;", "Pick - ", "-", "- ", "!", "off.lock: ", "text // ", "/* "]
+)
+def test_what_looks_like_a_switch_and_is_none_applies_nothing(before):
+    (row,) = read_rows(f"{before}<lora:a:1>")
+    assert row.kind == "unread" and row.problem
+    assert acting([row]) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["{<lora:a:1>|<lora:b:1>}", "x [<lora:a:1>:<lora:b:1>:50%]", "\uff3b<lora:a:1>|x\uff3d"]
+)
+def test_a_row_refuses_what_a_prompt_does(line):
+    (row,) = read_rows(line)
+    assert row.kind == "unread" and "<lora:a:1>" in row.problem
+
+
+@pytest.mark.parametrize("before", [", ", "offset, ", "off-shoulder dress, ", "picked: ", "(", "a // b", "4. "])
+def test_words_and_signs_of_a_prompt_are_none(before):
+    line = f"{before}<lora:a:1>" if before != "a // b" else "<lora:a:1> <lora:b:1> // b"
+    (row,) = read_rows(line)
+    assert row.kind == "prompt" and row.tags[0].name == "a"
+
+
 NAMES = st.text("aB/\\\\*\u0130", max_size=6)
 
 

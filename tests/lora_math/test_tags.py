@@ -174,6 +174,15 @@ def test_names_keep_folders_and_spaces_and_order():
         ("[a (cat:1.2) <lora:a:1>:a dog:0.5]", "while sampling"),
         ("[(<lora:a:1>:1.1):0.3]", "while sampling"),
         ("[<lora:a:1>|<lora:b:1>]", "while sampling"),
+        ("[<lora:a:1>:<lora:b:1>:50%]", "while sampling"),
+        ("[<lora:a:1>:<lora:b:1>:-4]", "while sampling"),
+        ("\uff3b<lora:a:1>\uff1a<lora:b:1>\uff1a0.5\uff3d", "while sampling"),
+        ("\uff3b<lora:a:1>\uff5c<lora:b:1>]", "while sampling"),
+        ("{<lora:a:1>|<lora:b:1>}", "chooses one"),
+        ("{2$$(<lora:a:1>:1.2)|x}", "chooses one"),
+        ("\uff5b<lora:a:1>\uff5c<lora:b:1>\uff5d", "chooses one"),
+        ("// <lora:a:1>", "comment"),
+        ("/* [x| <lora:a:1> */", "comment"),
     ],
 )
 def test_a_tag_that_is_not_understood_is_shown(tag, message):
@@ -196,6 +205,11 @@ def test_an_open_tag_does_not_swallow_the_next_one():
         "[a:b:0.5] <lora:x:1> [c|d]",
         "\\[<lora:x:1>:0.5\\]",
         "[[[ <lora:x:1> :0.5",
+        "{<lora:x:1>}",
+        "{a|b} <lora:x:1>",
+        "a // note\n<lora:x:1> // another",
+        "/* a|b */ <lora:x:1>",
+        "https://x.y <lora:x:1>",
         "[(a:0.5] <lora:x:1> ]",
     ],
 )

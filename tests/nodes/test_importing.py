@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strata.lora_math.errors import StrataError
-from strata.lora_math.rows_text import read_rows
+from strata.lora_math.rows_text import acting, problems, read_rows
+from strata.nodes.loader import NO_LORA
 from strata.nodes.rows.importing import imported
 
 RGTHREE = [
@@ -134,10 +135,77 @@ def test_what_has_none_says_so(text):
 
 
 def test_numbers_that_make_no_sense_are_the_usual_ones():
-    rows = [
-        {"on": True, "lora": "a", "strength": value, "strengthTwo": None} for value in ("x", None, True, 1e999, 5000)
+    rows = [{"on": True, "lora": "a", "strength": value, "strengthTwo": None} for value in ("x", None, True)]
+    assert imported(json.dumps({"w": rows})) == "\n".join(["<lora:a:1>"] * 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        ([["a", 1, 1], ["b", 1, "1e999"]], "<lora:a:1>\n<lora:b:1:1e999>"),
+        ({"on": False, "lora": "a", "strength": 5000}, "off <lora:a:5000>"),
+        ({"type": "LoraLoader", "widgets_values": ["a.pt", 250, 0.5]}, "<lora:a.pt:250:0.5>"),
+        ([["a", float("nan"), 10**400]], f"<lora:a:nan:1{'0' * 39}>"),
+    ],
+)
+def test_what_is_no_strength_stays_and_is_marked(data, wanted):
+    assert imported(json.dumps(data)) == wanted
+    last = read_rows(wanted)[-1]
+    assert (last.kind == "unread" and "is no strength" in last.problem) or "is not a number" in last.problem
+
+
+STACK = "strata rows 1\n# Style\n<lora:a:1>\noff # Faces\n<lora:b:1>"
+SWITCHED_OFF = "# Style\noff <lora:a:1>\noff # Faces\noff <lora:b:1>"
+
+
+@pytest.mark.parametrize("mode", [2, 4])
+def test_a_muted_stack_is_off(mode):
+    node = {"type": "StrataLoraStack", "mode": mode, "widgets_values": [STACK, 0]}
+    assert imported(json.dumps(node)) == SWITCHED_OFF
+    node["widgets_values"][0] = "a <lora:a:1>, <lora:b:1>\n<lora:c:abc>\nlock <lora:d:1>"
+    found = read_rows(imported(json.dumps(node)))
+    assert acting(found) == [] and problems(found) == []
+
+
+def test_what_stands_behind_a_stack_is_not_of_its_last_group():
+    nodes = [
+        {"type": "StrataLoraStack", "widgets_values": [STACK]},
+        {"type": "LoraLoader", "widgets_values": ["c", 1, 1]},
     ]
-    assert imported(json.dumps({"w": rows})) == "\n".join(["<lora:a:1>"] * 4 + ["<lora:a:100>"])
+    text = imported(json.dumps(nodes))
+    assert [tag.name for step in acting(read_rows(text)) for tag in step.tags] == ["a", "c"]
+
+
+def test_a_loader_that_holds_no_lora_is_no_row():
+    nodes = [{"type": "StrataLoraLoader", "widgets_values": [name, 1, 1]} for name in (NO_LORA, "a")]
+    assert imported(json.dumps(nodes)) == "<lora:a:1>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# Style\n<lora:a:1>\noff # Faces\n<lora:b:1>\nsome words of mine",
+        "pick # One of\n<lora:a:1>\n<lora:b:1>\nhello <lora:c:1>",
+        "<lora:a:1>\noff <lora:b:1>\nwords",
+        "// mine\na cat <lora:a:1>",
+    ],
+)
+def test_of_a_stacks_text_every_line_stays(text):
+    assert imported(f"{text}\n") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("<lora:a:1>\n<lora:b:abc>", "<lora:a:1>\n<lora:b:abc>"),
+        ("a cat, <lora:a:1>\n<lora:b:abc> x\na dog", "<lora:a:1>\n<lora:b:abc> x"),
+        ("a {<lora:a:1>|<lora:b:1>} cat", "a {<lora:a:1>|<lora:b:1>} cat"),
+        ("a <lora:a:1>\nNegative prompt: b <lora:b:x>", "<lora:a:1>\noff Negative prompt: b <lora:b:x>"),
+        ("off # x\na <lora:a:1>\nNegative prompt: b", "off <lora:a:1>"),
+    ],
+)
+def test_a_tag_that_is_not_understood_stays(text, wanted):
+    assert imported(text) == wanted
 
 
 KEYS = st.sampled_from(
