@@ -366,6 +366,13 @@ def test_dora_of_a_zero_lora_with_the_models_norms_changes_nothing():
         assert adapter.delta(weight).abs().max() < 1e-14
 
 
+def test_a_dora_is_untrained_where_its_lora_is():
+    for up, untrained in ((torch.zeros(8, 2), True), (torch.ones(8, 2), False)):
+        lora = LoRA(up, torch.ones(2, 6))
+        assert lora.is_untrained == untrained
+        assert DoRA(lora, torch.ones(8, 1), 0).is_untrained == untrained
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("size", [1e-3, 1e-9])
 def test_dora_of_small_weights_divides_by_their_own_norms(axis, size):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from strata.benchmarks.machine import peak_memory
 from strata.lora_math.adapters import DoRA, LoHa, LoKr, LoRA, SetWeight
 from strata.lora_math.algebra.budget import Budget, choose
-from strata.lora_math.algebra.change import Change, OnDemand, change_of, total
+from strata.lora_math.algebra.change import Change, OnDemand, change_of, shape_of, total
 from strata.lora_math.algebra.elementwise import combine
 from strata.lora_math.algebra.merge import coefficients, gram, merge
 from strata.lora_math.algebra.shrink import quality, shrink
@@ -377,3 +377,12 @@ def test_total_of_products_and_differences():
     whole = Change(None, torch.ones(6, 5, dtype=torch.float64), (6, 5))
     assert total([(low, 2.0), (low, -1.0)]).low.rank == 4
     assert torch.allclose(total([(low, 2.0), (whole, -1.0)]).dense(), 2 * low.dense() - 1)
+
+
+def test_a_kernel_that_one_file_tells_is_the_layers():
+    """One file stores a 3 x 3 convolution as it is, the other flat: together it is a convolution, in whichever order."""
+    as_it_is = LoRA(torch.randn(8, 2, 1, 1), torch.randn(2, 6, 3, 3))
+    flat = LoRA(torch.randn(8, 2), torch.randn(2, 54))
+    for terms in ([(1.0, as_it_is), (0.5, flat)], [(0.5, flat), (1.0, as_it_is)]):
+        assert shape_of(terms) == (8, 6, 3, 3)
+    assert shape_of([(1.0, flat)]) == (8, 54)

@@ -14,6 +14,7 @@ from strata.lora_math.blocks.presets import builtin_presets
 from strata.lora_math.blocks.vectors import forms
 from strata.lora_math.family import guess_of
 from strata.lora_math.writing.header import header
+from strata.lora_math.writing.layouts import Naming
 
 # Columns that are rightly empty where the family has nothing of the kind.
 OPTIONAL = {"style", "word", "relatives", "marks", "gaps"}
@@ -125,3 +126,17 @@ def test_a_class_that_no_row_names(name):
 def test_the_two_ltx_models_by_their_headers(said, family):
     """LTX-Video has 2 billion parameters in one of its sizes, which is no version."""
     assert guess_of({"nobody_knows_this_layer": None}, metadata={"modelspec.architecture": said}).family == family
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        # sd-scripts trains SD1.5 and SD2 as diffusers has them, and SDXL as Stability has it.
+        ("SD1.5", "lora_unet_down_blocks_0_attentions_0_proj_in"),
+        ("SD2", "lora_unet_down_blocks_0_attentions_0_proj_in"),
+        ("SDXL", "lora_unet_input_blocks_1_1_proj_in"),
+    ],
+)
+def test_the_kohya_layout_has_the_names_that_sd_scripts_writes(family, name):
+    known = ("lora_unet_input_blocks_1_1_proj_in", "lora_unet_down_blocks_0_attentions_0_proj_in")
+    assert Naming("kohya", family).module("diffusion_model.input_blocks.1.1.proj_in", known) == name

@@ -228,3 +228,14 @@ def test_placeholders():
 def test_broken_vectors(text, words):
     with pytest.raises(BlockTextError, match=words):
         parse(text, SDXL)
+
+
+def test_base_and_sixty_blocks_are_no_vector_of_flux():
+    """61 entries are FLUX.1's too; in a model of 60 blocks they are BASE and its blocks."""
+    weights = parse(",".join(["0.5", *["1"] * 59, "0"]), builtin_layout("Qwen-Image")).resolve(
+        builtin_layout("Qwen-Image")
+    )
+    found = [weights.weight(f"diffusion_model.transformer_blocks.{n}.attn.to_q.weight") for n in range(60)]
+    assert found == [1.0] * 59 + [0.0]
+    with pytest.raises(BlockTextError, match="61 entries"):
+        parse(",".join(["1"] * 61), WAN)
