@@ -135,3 +135,10 @@ def test_what_lives_only_in_memory_is_refused_by_name():
     part = LoKr((torch.ones(2, 2),), (torch.ones(4, 3),)).cut(0, 4, 8)
     with pytest.raises(StrataError, match="rows is never stored"):
         from_record(part.record()).write(KOHYA)
+
+
+def test_an_alpha_that_is_a_tensor_is_not_said_a_second_time():
+    """A header that says it too would count in readers that look there first."""
+    tensors, rule = LoRA(torch.ones(8, 4), torch.ones(4, 6), None, 0.5).write(KOHYA)
+    assert float(tensors[".alpha"]) == 2
+    assert rule.alpha is None
