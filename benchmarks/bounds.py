@@ -23,6 +23,7 @@ from strata.lora_math.tags import read_tags
 from strata.nodes.comfy import lora_names
 from strata.nodes.fitting import block_spec
 from strata.nodes.loader import StrataLoraLoader
+from strata.nodes.rows import words
 
 from . import models, parts
 from .machine import alternate, ratio
@@ -139,7 +140,18 @@ def _hostile() -> list[tuple[str, Callable, Callable]]:
         factors = torch.ones(size, 4), torch.ones(4, size)
         LoHa(*factors, *factors).squared_norm((size, size))
 
+    def described(question: tuple[str, list[str]]) -> None:
+        text, names = question
+        with mock.patch.object(words, "lora_names", lambda: names):
+            words.described(text)
+
+    def asked(row: str, n: int) -> tuple[str, list[str]]:
+        """Twice the rows about twice the files."""
+        return "\n".join(row.format(at) for at in range(250 * n)), [f"many/m{at}.pt" for at in range(1250 * n)]
+
     return [
+        ("1000 rows that pick of 5000 files", partial(asked, "pick <lora:many/*:1>"), described),
+        ("1000 rows without a file, beside 5000 files", partial(asked, "<lora:m{}x:1>"), described),
         ("alpha_pattern of 1000 groups (a or aa)", lambda n: ["(a|aa)" * (250 * n)], match),
         (
             "1000 expressions blocks.N.*to_q on 2000 layers",

@@ -4,9 +4,10 @@ Trainers wrap one layer's name in many ways: ``lora_unet_blocks_0_ffn_0``, ``dif
 ``base_model.model.blocks.0.ffn.0``, ``Some_Trainer_lora_blocks_0_ffn_0``. The *body* is what is left: ``blocks_0_ffn_0``. The grammar:
 
     name    = [tag] wrapper* [encoder level*] layer
-    tag     = up to six words and then "lora", "lycoris" or another algorithm's name: ``Hunyuan_video_I2V_lora_``
+    tag     = up to six words and then "lora", "lycoris" or another algorithm's name: ``Hunyuan_video_I2V_lora_``, ``my.trainer.lora.``
     wrapper = an algorithm, a component (``unet``, ``transformer``), a class's attribute (``model``, ``diffusion_model``) or a library's
-              own (``base_model.model``, ``_orig_mod``), and then any run of dots and underscores
+              own (``base_model.model``, ``_orig_mod``), the model's part in its training (``ema``, ``student``, ``generator``), or its
+              name before blocks that no other network has (``flux``), and then any run of dots and underscores
     encoder = ``te2_``, ``text_encoder_2.``, ``text_encoders.t5xxl.``, ``conditioner.embedders.1.``, ``clip_l.``
     level   = what comes and goes between versions of transformers: ``text_model``, ``language_model``, ``transformer``
 
@@ -35,9 +36,17 @@ _COMPONENT = (
     r"|transformer(?:_\d)?(?:\.[._]*|_+(?!_|\d|(?:blocks?|layers)(?:[._]|$)))"
     r"|(?:unet|diffusion_model|dit|net)[._]+)"
 )
-_NEUTRAL = rf"[._]*(?:{_ALGORITHM}|base_model[._]+model|base_model|model|prior|pipe|module|orig_mod)[._]+"
+# What a model is called in a training. Any other word in front of a block may be another network, whose LoRA must not fit.
+_PART = r"ema_model|ema|student|generator|policy|backbone|flux(?=[._]+(?:double|single)_blocks[._])"
+_OF_LIBRARIES = r"base_model[._]+model|base_model|orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module"
+_NEUTRAL = rf"[._]*(?:{_ALGORITHM}|{_OF_LIBRARIES}|model|prior|pipe|module|{_PART})[._]+"
 _WRAPPER = re.compile(rf"(?P<component>{_COMPONENT})|{_NEUTRAL}", re.IGNORECASE)
-_TAG = re.compile(rf"(?:[A-Za-z0-9]+_+){{1,{MAX_TAG}}}?(?:{_ALGORITHM})_+", re.IGNORECASE)
+# With dots no word may be a number, as "blocks.0.lora.x" is a layer.
+_TAG = re.compile(
+    rf"(?:[A-Za-z0-9-]+_+){{1,{MAX_TAG}}}?(?:{_ALGORITHM})_+"
+    rf"|(?:(?![0-9]+\.)[A-Za-z0-9-]+\.){{1,{MAX_TAG}}}?(?:{_ALGORITHM})\.(?=\w+\.[0-9])",
+    re.IGNORECASE,
+)
 
 _NAMED = "|".join(sorted(ENCODERS, key=len, reverse=True))
 _ENCODER = re.compile(
@@ -106,6 +115,9 @@ def plain(name: str) -> str:
     for inner in _INNER:
         if inner in words:
             words = words.replace(f"_{inner}_", "_").removesuffix(f"_{inner}")
+    # PEFT's name of the only adapter.
+    if name.endswith(".default"):
+        words = words.removesuffix("_default")
     return words.replace("_processor_to_", "_to_")
 
 

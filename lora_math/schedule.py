@@ -116,6 +116,11 @@ class Schedule:
         return len({strength for _, strength in self.points}) == 1
 
     @property
+    def unreached(self) -> list[str]:
+        """The points, as they are written, beyond the end of every sampling."""
+        return [str(Schedule((point,), self.unit)) for point in self.points if self.unit == "percent" and point[0] > 1]
+
+    @property
     def written(self) -> list[tuple[float, float]]:
         """(place, strength) as a text has them: a percent as a number from 0 to 100."""
         return [(_place(at, self.unit), strength) for at, strength in self.points]

@@ -13,7 +13,7 @@ from ..lora_math.blocks import ResolvedWeights
 from ..lora_math.errors import StrataError
 from ..lora_math.extremes import FURTHEST
 from ..lora_math.reading.rank_mask import rank_mask
-from ..lora_math.schedule import Variation
+from ..lora_math.schedule import Schedule, Variation
 from .comfy import live, patch
 from .comfy.beginnings import begun
 from .comfy.library import Lora
@@ -288,7 +288,9 @@ def _live(
         _attach(target, lora, found)
     if rest:
         target.patch(rest, lora.name, f"{_identity(lora, side)}|rest")
-    lines = report.live_lines(len(ours), reasons, str(variation) if varies else "", mask is not None)
+    masks = 0 if mask is None else len(mask)
+    late = variation.time.unreached if isinstance(variation.time, Schedule) else []
+    lines = report.live_lines(len(ours), reasons, str(variation) if varies else "", masks, late)
     return [*lines, *report.rank_lines(changes, rank_mask(lora.metadata).stated)]
 
 

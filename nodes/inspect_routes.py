@@ -49,24 +49,28 @@ async def inspect(request: web.Request) -> dict:
 
 def _picture(sources: list[dict], width: int, theme: str) -> dict:
     # What inspects is loaded when somebody inspects, and not with every start of ComfyUI.
-    from .inspecting.view import view
+    from .inspecting.view import MAX_LORAS, view
 
-    stack = [entry for source in sources for entry in _entries(source)]
+    stack, notes = [], []
+    for source in sources:
+        if len(stack) > MAX_LORAS:
+            # What is not looked at is not read either, so that nobody knows how many there are.
+            stack, notes = stack[:MAX_LORAS], [f"only the first {MAX_LORAS} LoRAs are looked at"]
+            break
+        stack += _entries(source)
+    for entry in stack[:MAX_LORAS]:
+        shown_file(entry[0])
     with _one_at_a_time:
         found = view(stack, _sides(stack))
-    return {**found.picture(width).for_browser(), "colours": THEMES[theme], "notes": list(found.notes)}
+    return {**found.picture(width).for_browser(), "colours": THEMES[theme], "notes": [*notes, *found.notes]}
 
 
 def _entries(source: dict) -> list[StackEntry]:
     if "rows" in source:
         chosen = choose(text_of(source, "rows"), inputs.whole(source.get("seed"), "seed"))
-        entries = [of_tag(tag) for tag in chosen.tags]
-    else:
-        strengths = [inputs.number(source.get(name), name) for name in ("model", "clip")]
-        entries = [StackEntry(text_of(source, "name"), *strengths, _blocks(source.get("blocks")))]
-    for entry in entries:
-        shown_file(entry[0])
-    return entries
+        return [of_tag(tag) for tag in chosen.tags]
+    strengths = [inputs.number(source.get(name), name) for name in ("model", "clip")]
+    return [StackEntry(text_of(source, "name"), *strengths, _blocks(source.get("blocks")))]
 
 
 def _blocks(given) -> BlockSpec | None:

@@ -16,7 +16,7 @@ from ..lora_math.tags import LoraTag, format_tag
 from . import inputs
 from .apply import Applied, apply_stack
 from .comfy.live_time import read_variation
-from .comfy.lora_names import lora_names, resolve
+from .comfy.lora_names import index_of, lora_names
 from .comfy.targets import model_targets
 from .loader import APPLY, ON_PROBLEM, LoraStackType, apply_input, lora_model_input, on_problem_input
 from .seen_files import fingerprint, remember, state
@@ -208,9 +208,9 @@ class StrataLoraStack(io.ComfyNode):
         if not isinstance(rows, str) or on_problem == "warn":
             return True
         try:
-            names = lora_names()
+            index = index_of(lora_names())
             for tag in choose(rows, seed if isinstance(seed, int) else 0).tags:
-                resolve(tag.name, names)
+                index.name_of(tag.name)
         except StrataError as problem:
             return str(problem)
         return True

@@ -74,7 +74,7 @@ def _fingerprint(node) -> str:
 def state(name: str, block_weights: BlockSpec | None) -> str:
     """How a file and its block weights are now; changes when the file is replaced or a preset by name is."""
     try:
-        file = repr(file_key(path_of(name)))
+        file = repr(file_key(path_of(name, suggest=False)))
     except StrataError:
         file = ""
     return f"{file} {'' if block_weights is None else block_weights.presets_named()}".strip()

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ..adapters.base import Rule
+from ..numbers import finite
 from .patterns import Patterns, UnreadPattern
 
 COMPONENTS = ("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "prior")
 PEFT_PREFIX = "base_model.model."
 # The most characters; PEFT writes some ten for each layer that it treats apart.
 MAX_PACKED = 8_000_000
+# The most expressions that are not read one by one: each is looked at for every module.
+MAX_UNREAD = 64
+_PLAIN = re.compile(r"[A-Za-z0-9_]*")
 _FIELDS = (
     "alpha",
     "alpha_pattern",
@@ -37,28 +42,57 @@ _FIELDS = (
 class NumberPatterns:
     """PEFT's ``alpha_pattern`` or ``rank_pattern``: numbers by the expressions of the modules that they are for.
 
-    unread: why they cannot be read, with the expression; what they would say is then unknown for every module.
+    places: of each readable expression among all of them; unread: (place, what a module's name must hold for it to fit, why it cannot be
+    read, with the expression) of the others; what those would say is unknown for the modules that they could fit.
     """
 
     numbers: tuple[float, ...] = ()
     patterns: Patterns | None = None
-    unread: str = ""
+    places: tuple[int, ...] = ()
+    unread: tuple[tuple[int, str, str], ...] = ()
 
     @classmethod
     def of(cls, name: str, values) -> NumberPatterns:
         numbers = {text: _number(value) for text, value in values.items()} if isinstance(values, dict) else {}
         known = {text: number for text, number in numbers.items() if number is not None}
+        texts, unread = list(known), []
         try:
-            return cls(tuple(known.values()), Patterns(list(known)) if known else None)
-        except UnreadPattern as problem:
-            return cls(unread=f"the file's {name} is not understood: {problem}")
+            patterns = Patterns(texts) if known else None
+        except UnreadPattern:
+            texts = []
+            for place, text in enumerate(known):
+                try:
+                    Patterns([text])
+                    texts.append(text)
+                except UnreadPattern as problem:
+                    unread.append((place, _needed(text), f"the file's {name} is not understood: {problem}"))
+            try:
+                patterns = Patterns(texts)
+            except UnreadPattern as problem:
+                return cls(unread=((-1, "", f"the file's {name} is not understood: {problem}"),))
+            if len(unread) > MAX_UNREAD:
+                return cls(unread=((-1, "", unread[0][2]),))
+        readable = set(texts)
+        places = tuple(place for place, text in enumerate(known) if text in readable)
+        return cls(tuple(known[text] for text in texts), patterns, places, tuple(unread))
 
     def number(self, module: str) -> float | None:
-        """The number of the first expression that fits (PEFT ``get_pattern_key``). Raises UnreadPattern."""
-        if self.unread:
-            raise UnreadPattern(self.unread)
-        place = None if self.patterns is None else self.patterns.first(module)
-        return None if place is None else self.numbers[place]
+        """The number of the first expression that fits (PEFT ``get_pattern_key``). Raises UnreadPattern where one that is not read could
+        fit before it."""
+        found = None if self.patterns is None else self.patterns.first(module)
+        for place, needed, why in self.unread:
+            if needed in module and (found is None or place < self.places[found]):
+                raise UnreadPattern(why)
+        return None if found is None else self.numbers[found]
+
+
+def _needed(expression: str) -> str:
+    """What every name that the expression fits holds: the plain characters that it begins with, but for one that may be missing."""
+    if "|" in expression:
+        return ""
+    plain = _PLAIN.match(expression.removeprefix("^"))[0]
+    rest = expression.removeprefix("^")[len(plain) :]
+    return plain[:-1] if rest[:1] in ("*", "?", "{") else plain
 
 
 NO_PATTERNS = NumberPatterns()
@@ -101,9 +135,8 @@ class Rules:
         """Reads ``lora_adapter_metadata``; a header that is not what diffusers writes gives no rules."""
         text = metadata.get("lora_adapter_metadata", "{}")
         if len(text) > MAX_PACKED:
-            unread = NumberPatterns(
-                unread=f"the file's lora_adapter_metadata is {len(text)} characters long, more than any LoRA needs"
-            )
+            why = f"the file's lora_adapter_metadata is {len(text)} characters long, more than any LoRA needs"
+            unread = NumberPatterns(unread=((-1, "", why),))
             return cls({"": ComponentRules(Rule(), unread)})
         try:
             packed = json.loads(text)
@@ -185,7 +218,9 @@ def _is_feedforward(feedforward: Patterns | UnreadPattern | tuple[str, ...], mod
 
 
 def _number(value) -> float | None:
-    """A number out of JSON, which knows integers of any length, Infinity and NaN; None for anything else."""
+    """A number out of JSON, which knows integers of any length, Infinity and NaN, or a text of one; None for anything else."""
+    if isinstance(value, str):
+        return finite(value)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
     try:

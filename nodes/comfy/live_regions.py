@@ -28,6 +28,8 @@ _TEXT_FIRST = frozenset({"flux", "flux2", "chroma"})
 _PADDED = frozenset({"lumina2"})
 _JOINT = re.compile(r"(?:^|diffusion_model\.)(?:layers|final_layer)\.")
 _REFERENCES_BEHIND = frozenset({*_TEXT_FIRST, "qwen_image"})
+# How far a mask may be beyond 0 to 1: half of what 8 bits tell apart.
+ROUNDING = 0.5 / 255
 # Of a U-Net, each half as large as the one before.
 _LEVELS = 8
 
@@ -45,7 +47,8 @@ def hand_over(
             "A LoRA's mask needs a picture or a video to lie on, which this model does not make. Take the mask away."
         )
     kind = need("comfy.conds", "CONDNoiseShape", "A LoRA's mask")
-    size, samples = tuple(noise_shape[-2:]), max(len(mask) for mask in masks if mask is not None)
+    # Each mask goes round the batch by its own count.
+    size, samples = tuple(noise_shape[-2:]), max(1, noise_shape[0])
     whole = torch.ones(samples, len(masks), *size)
     for group, mask in enumerate(masks):
         if mask is not None:
@@ -62,17 +65,33 @@ def read_mask(value) -> Tensor | None:
     """[batch, height, width] of what came as a MASK, None for everywhere. Raises StrataError for anything else."""
     if value is None:
         return None
+    if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta):
+        kind = "without numbers (meta)" if value.is_meta else "stored sparsely"
+        raise StrataError(f"mask is a tensor {kind}, which is no MASK: connect a mask of a picture.")
     if not isinstance(value, Tensor) or value.ndim not in (2, 3) or not value.numel() or value.is_complex():
         shown = f"of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise StrataError(
             f"mask is {shown}, which is no MASK: connect a mask of a picture, such as 'Load Image (as Mask)' gives."
         )
     mask = value.detach().float().cpu()
-    if not bool(((mask >= 0) & (mask <= 1)).all()):
+    # What was blurred or resized is rounded.
+    if not bool(((mask >= -ROUNDING) & (mask <= 1 + ROUNDING)).all()):
         raise StrataError(
             "mask holds numbers outside 0 to 1. Where it is 1 the LoRA acts fully, where it is 0 not at all."
         )
+    mask = mask.clamp(0, 1)
     return mask if mask.ndim == 3 else mask[None]
+
+
+def unused(mask: Tensor, noise_shape: Sequence[int]) -> str:
+    """What of a mask's pictures has no place in a run, for people to read; empty where all are used."""
+    count = noise_shape[0]
+    if len(mask) <= count:
+        return ""
+    is_video = len(noise_shape) == 5 and noise_shape[2] > 1
+    what = f"{count} video{'s'[: count > 1]}" if is_video else f"{count} picture{'s'[: count > 1]}"
+    frames = ", for all of its frames" if is_video else ""
+    return f"the mask has {len(mask)} pictures, this batch {what}: one is for each{frames}; {len(mask) - count} are not used"
 
 
 def resized(masks: Tensor, size: tuple[int, int]) -> Tensor:

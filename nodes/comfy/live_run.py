@@ -21,7 +21,7 @@ from ...lora_math.wording import some
 from .internals import need
 from .live_layers import current, describe, layers_of
 from .live_reads import Handed, unwatch, watch
-from .live_regions import ARGUMENT, Regions, hand_over, taken_out
+from .live_regions import ARGUMENT, Regions, hand_over, taken_out, unused
 from .live_time import Clock, Prompts, of_samples
 from .notices import tell
 from .patch import SAFE, too_large
@@ -110,6 +110,10 @@ class Run:
 
     def _hand_over(self, noise_shape, conds, *_, **__) -> None:
         hand_over(conds, noise_shape, [lora.mask for lora in self.loras], self.argument)
+        for group in self.masked:
+            lora = self.loras[group]
+            if why := unused(lora.mask, noise_shape):
+                tell(lora.node, f"{lora.file}: {why}")
 
     def stop(self) -> None:
         """Takes every hook off and lets go of the factors. May be called twice."""

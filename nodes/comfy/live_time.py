@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from numbers import Real
@@ -27,7 +28,13 @@ CURVE_POINTS = 101
 def read_variation(value) -> Variation:
     """What came over a wire for how a strength varies: this pack's own, a text, ComfyUI's HOOK_KEYFRAMES or CURVE, a list of numbers (one
     for each step). Constant where nothing came. Raises StrataError for anything else."""
-    return value if isinstance(value, Variation) else Variation(_read_time(value))
+    if isinstance(value, Variation):
+        return value
+    try:
+        return Variation(_read_time(value))
+    except StrataError as problem:
+        text = str(problem)
+        raise StrataError(text if "keyframes" in text else f"keyframes: {text}") from None
 
 
 def _read_time(value) -> Time | None:
@@ -48,9 +55,13 @@ def _read_time(value) -> Time | None:
     if (isinstance(value, Mapping) and "points" in value) or callable(getattr(value, "interp", None)):
         return _of_curve(value)
     if isinstance(value, Real):
-        return schedule.of_steps([float(value)])
+        return schedule.of_steps([_finite(value)])
     if isinstance(value, Sequence) and all(isinstance(each, Real) for each in value):
-        return schedule.of_steps(map(float, value))
+        if not 1 <= len(value) <= schedule.MAX_POINTS:
+            raise StrataError(
+                f"keyframes: a list of {len(value)} numbers came. Give one for each step, 1 to {schedule.MAX_POINTS}."
+            )
+        return schedule.of_steps(map(_finite, value))
     raise StrataError(
         "The keyframes input takes a strength over time: of 'LoRA Strength over Time (Strata)', HOOK_KEYFRAMES, a CURVE, or a list of "
         f"numbers, one for each step; not a {type(value).__name__}."
@@ -72,8 +83,24 @@ def _of_curve(value) -> Schedule:
             value = value if kind is None else kind.from_raw(value)
         steps = [at / (CURVE_POINTS - 1) for at in range(CURVE_POINTS)]
         return Schedule(tuple((x, float(value.interp(x))) for x in steps))
-    except (TypeError, ValueError, AttributeError) as problem:
-        raise StrataError(f"keyframes: this CURVE cannot be read ({problem}).") from None
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError):
+        raise StrataError(
+            "keyframes: this CURVE cannot be read. It has points, each of two numbers from 0 to 1: draw it anew, or write the strength "
+            "over time as a text."
+        ) from None
+
+
+def _finite(value: Real) -> float:
+    """Raises StrataError."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise StrataError(
+            "keyframes: one of its numbers is not finite, or far too large. Give strengths from -100 to 100."
+        )
+    return number
 
 
 def furthest(value: Time | None) -> float:

@@ -42,17 +42,18 @@ class NameIndex:
     def __contains__(self, name: str) -> bool:
         return name in self._exact
 
-    def name_of(self, asked: str, roots: Iterable[str] = ()) -> str:
-        """As ``resolve``. roots: names of folders that hold LoRAs: what stands behind one of them in a path is meant first."""
+    def name_of(self, asked: str, roots: Iterable[str] = (), suggest: bool = True) -> str:
+        """As ``resolve``. roots: names of folders that hold LoRAs: what stands behind one of them in a path is meant first; suggest:
+        whether to look through the whole list for what is nearly so when there is none."""
         if asked in self._exact:
             return asked
         if asked not in self._found:
             if len(self._found) == MAX_KEPT:
                 self._found.clear()
-            self._found[asked] = self._search(asked, {"loras", *(root.lower() for root in roots)})
+            self._found[asked] = self._search(asked, {"loras", *(root.lower() for root in roots)}, suggest)
         return self._found[asked]
 
-    def _search(self, asked: str, roots: set[str]) -> str:
+    def _search(self, asked: str, roots: set[str], suggest: bool) -> str:
         wanted = _plain(asked)
         parts = wanted.split("/")
         behind = islice((at + 1 for at, part in enumerate(parts[:-1]) if part.lower() in roots), MAX_ROOTS)
@@ -67,7 +68,7 @@ class NameIndex:
                         f"LoRA '{_cut(asked)}' could be any of {len(hits)} files: {', '.join(sorted(hits)[:SHOWN])}. "
                         "Choose the one you mean in the node's list, or write its folder too."
                     )
-        near = self._near(os.path.basename(wanted))
+        near = self._near(os.path.basename(wanted)) if suggest else []
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise StrataError(
             f"LoRA '{_cut(asked)}' is not in your loras folders ({len(self.names)} files there).{hint} "
@@ -130,7 +131,7 @@ def _table(names: Iterable[str], spelled: _Spelled) -> dict[str, list[str]]:
 _index = NameIndex([])
 
 
-def _index_of(names: list[str]) -> NameIndex:
+def index_of(names: list[str]) -> NameIndex:
     """Follows ComfyUI's list: made anew when that has changed."""
     global _index
     # Another thread may replace it.
@@ -157,32 +158,32 @@ def resolve(name: str, names: Iterable[str] | None = None) -> str:
     part of a name. Raises StrataError naming the candidates when two fit, and what is nearly so when none does.
     """
     if names is not None:
-        return _index_of(list(names)).name_of(name)
+        return index_of(list(names)).name_of(name)
     return locate(name).name
 
 
-def locate(name: str) -> Found:
+def locate(name: str, suggest: bool = True) -> Found:
     """The file that a name in a workflow means. An absolute path into one of the ``loras`` folders means that very file, also where
-    another folder has one of the same name. Raises StrataError as ``resolve`` does."""
+    another folder has one of the same name. suggest: as ``NameIndex.name_of``. Raises StrataError as ``resolve`` does."""
     names, roots = lora_names(), folder_paths.get_folder_paths("loras")
     inside = _inside(name, roots) if os.path.isabs(name) and "\0" not in name else None
-    index = _index_of(names)
+    index = index_of(names)
     if inside is not None and (listed := inside.replace("/", os.sep)) in index:
         path = os.path.normpath(name)
         shown = folder_paths.get_full_path("loras", listed)
         if os.path.isfile(path):
             same = shown is not None and os.path.realpath(shown) == os.path.realpath(path)
             return Found(listed if same else path, path)
-    found = index.name_of(name, map(os.path.basename, roots))
+    found = index.name_of(name, map(os.path.basename, roots), suggest)
     path = folder_paths.get_full_path("loras", found)
     if path is None:
         raise StrataError(f"LoRA '{found}' is in the list but gone from the disk. Press R to refresh the list.")
     return Found(found, path)
 
 
-def path_of(name: str) -> str:
-    """Full path of a LoRA by its name in a workflow. Raises StrataError as ``resolve`` does."""
-    return locate(name).path
+def path_of(name: str, suggest: bool = True) -> str:
+    """Full path of a LoRA by its name in a workflow. suggest: as ``NameIndex.name_of``. Raises StrataError as ``resolve`` does."""
+    return locate(name, suggest).path
 
 
 def is_another(asked: str, used: str) -> bool:

@@ -9,6 +9,8 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from heapq import nsmallest
 
 from ...lora_math.families import related
 from ...lora_math.tags import LoraTag, format_tag
@@ -22,6 +24,8 @@ MAX_RECENT, MAX_FAVOURITES = 60, 5000
 PAGE = 200
 SORTS = ("name", "date", "recent")
 MAX_QUERY = 200
+# Of how many names the letters are compared.
+MAX_LIKELY = 200
 
 
 @dataclass(frozen=True)
@@ -147,13 +151,27 @@ def _folder(name: str) -> str:
     return os.path.dirname(name.replace("\\", "/"))
 
 
-def near(name: str, names: Sequence[str], count: int = 5) -> list[str]:
-    """Files whose names are most like that of a missing one, by the words in it first and its letters then."""
-    wanted = _word_set(name)
-    shared = Counter({other: len(wanted & _word_set(other)) for other in names})
-    likely = [other for other, same in shared.most_common(200) if same]
-    stem = _stem(name)
-    return sorted(likely, key=lambda other: -difflib.SequenceMatcher(None, stem, _stem(other)).ratio())[:count]
+class Nearness:
+    """Files whose names are most like that of a missing one; the list is looked through once for all that are missing."""
+
+    def __init__(self, names: Sequence[str]):
+        self.names = names
+
+    @cached_property
+    def _by_word(self) -> dict[str, list[int]]:
+        """Places in the list."""
+        found: dict[str, list[int]] = {}
+        for at, name in enumerate(self.names):
+            for word in _word_set(name):
+                found.setdefault(word, []).append(at)
+        return found
+
+    def near(self, name: str, count: int = 5) -> list[str]:
+        """By the words in it first and its letters then."""
+        shared = Counter(at for word in _word_set(name) for at in self._by_word.get(word, ()))
+        likely = [self.names[at] for at in nsmallest(MAX_LIKELY, shared, key=lambda at: (-shared[at], at))]
+        stem = _stem(name)
+        return sorted(likely, key=lambda other: -difflib.SequenceMatcher(None, stem, _stem(other)).ratio())[:count]
 
 
 def _stem(name: str) -> str:

@@ -209,18 +209,27 @@ def rounded_lines(keys: Iterable[Key], targets: Targets | None) -> list[str]:
     ]
 
 
-def live_lines(count: int, patched: Mapping[str, Sequence[str]], varies: str, masked: bool = False) -> list[str]:
+def live_lines(
+    count: int, patched: Mapping[str, Sequence[str]], varies: str, masks: int = 0, unreached: Sequence[str] = ()
+) -> list[str]:
     """What runs beside the layers. count: its weights; patched: reason -> weights that are patched instead; varies: how its strength
-    does, empty where it is constant; masked: whether it acts in a part of the picture only."""
+    does, empty where it is constant; masks: how many pictures say where it acts, 0 for everywhere; unreached: its points over time that
+    no sampling comes to."""
     over_time = f", its strength follows the keyframes: {varies}" if varies else ""
     lines = [f"Live: {_weights(count)} beside the model{over_time}"] if count else ["Live: nothing of this LoRA can be"]
     for reason, names in patched.items():
         constant = ", at constant strength" if varies else ""
-        everywhere = ", everywhere" if masked else ""
+        everywhere = ", everywhere" if masks else ""
         lines.append(f"Patched instead{constant}{everywhere}, {_weights(len(names))} ({reason}): {some(names)}")
-    if masked and count:
+    if unreached and count:
+        lines.append(f"Keyframes: no sampling comes to {some(unreached)}, beyond its end")
+    if masks and count:
         lines.append(
             "Mask: acts where it is white; on text tokens, time and modulation by the share of the picture that it covers"
+        )
+    if masks > 1 and count:
+        lines.append(
+            f"Mask: its {masks} pictures go round a batch, one for each of its pictures, or for all frames of each of its videos"
         )
     return lines
 

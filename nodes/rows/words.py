@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ...lora_math.errors import StrataError
-from ...lora_math.rows_text import MAX_ROWS, Row, is_in_folder, lora_row, read_rows, reduced
+from ...lora_math.rows_text import MAX_ROWS, FolderFiles, Row, lora_row, read_rows, reduced
 from ...lora_math.tags import LoraTag, find_parts, format_tag, read_tag
 from ..comfy.library import shown_path
-from ..comfy.lora_names import lora_names, resolve
+from ..comfy.lora_names import index_of, lora_names
 from ..desk.profile import preview
 from ..library.index import INDEX
-from ..library.search import head, near
+from ..library.search import Nearness, head
 
 # For how many missing files others are suggested.
 MAX_NEAR = 20
@@ -17,15 +17,14 @@ MAX_NEAR = 20
 
 def described(text: str) -> dict:
     """``{"rows": [...], "prompt": the text that the prompt needs}``."""
-    rows, names = read_rows(text), lora_names()
-    suggested = 0
+    rows, files = read_rows(text), _Files()
     found = []
     for row in rows:
         answer = _plain(row)
         if row.kind == "lora":
             answer |= _tag(row.tags[0])
-            answer |= _files(row, names) if row.pick else _file(row.tags[0].name, names, suggested < MAX_NEAR)
-            suggested += "near" in answer
+            name = row.tags[0].name
+            answer |= {"file": None, "count": files.folders.count(name)} if row.pick else files.of(name)
         elif row.kind == "prompt":
             answer["lines"] = [lora_row(tag).line for tag in row.tags]
         found.append(answer)
@@ -37,10 +36,10 @@ def described_prompt(text: str, clip_first: bool) -> dict:
 
     A tag that cannot be read, or is not closed yet, is "unread" with the reason. Raises StrataError for more than anybody shows.
     """
-    places, names = find_parts(text), lora_names()
+    places, files = find_parts(text), _Files()
     if len(places) > MAX_ROWS:
         raise StrataError(f"This text has {len(places)} tags; at most {MAX_ROWS} are shown.")
-    pieces, tags, at, suggested = [], [], 0, 0
+    pieces, tags, at = [], [], 0
     for place, wrong in places:
         pieces.append(text[at : place.start])
         line, at = text[place.start : place.stop], place.stop
@@ -49,8 +48,7 @@ def described_prompt(text: str, clip_first: bool) -> dict:
             if wrong is not None:
                 raise wrong
             tag = read_tag(line, clip_first)
-            answer |= _tag(tag) | _file(tag.name, names, suggested < MAX_NEAR)
-            suggested += "near" in answer
+            answer |= _tag(tag) | files.of(tag.name)
         except StrataError as problem:
             answer |= {"kind": "unread", "problem": str(problem)}
         tags.append(answer)
@@ -88,24 +86,33 @@ def _tag(tag: LoraTag) -> dict:
     }
 
 
-def _file(name: str, names: list[str], suggest: bool) -> dict:
-    """The file that a name stands for, with what is known of it; or why there is none."""
-    try:
-        file = resolve(name, names)
-    except StrataError as problem:
-        answer = {"file": None, "missing": str(problem)}
-        return {**answer, "near": [{"name": n, "tag": head(n)} for n in near(name, names)]} if suggest else answer
-    path = shown_path(file)
-    known = None if path is None else INDEX.now(path)
-    answer = {"file": file, "family": None, "words": [], "strength": None, "low": None, "high": None}
-    answer["preview"] = None if path is None else preview(path, file)
-    if known is not None:
-        answer |= {"family": known.family, "words": list(known.words), "problem": known.problem}
-        answer |= {"strength": known.strength, "low": known.low, "high": known.high}
-    return answer
+class _Files:
+    """The files of one answer: the list is looked through a bounded number of times, however many rows ask."""
 
+    def __init__(self):
+        names = lora_names()
+        self.folders = FolderFiles(lambda: names)
+        self._index, self._nearness = index_of(names), Nearness(names)
+        self._missing = 0
 
-def _files(row: Row, names: list[str]) -> dict:
-    """How many files a row picks from."""
-    pattern = row.tags[0].name
-    return {"file": None, "count": sum(is_in_folder(name, pattern) for name in names)}
+    def of(self, name: str) -> dict:
+        """The file that a name stands for, with what is known of it; or why there is none."""
+        suggest = self._missing < MAX_NEAR
+        try:
+            file = self._index.name_of(name, suggest=suggest)
+        except StrataError as problem:
+            self._missing += 1
+            answer = {"file": None, "missing": str(problem)}
+            return (
+                {**answer, "near": [{"name": n, "tag": head(n)} for n in self._nearness.near(name)]}
+                if suggest
+                else answer
+            )
+        path = shown_path(file)
+        known = None if path is None else INDEX.now(path)
+        answer = {"file": file, "family": None, "words": [], "strength": None, "low": None, "high": None}
+        answer["preview"] = None if path is None else preview(path, file)
+        if known is not None:
+            answer |= {"family": known.family, "words": list(known.words), "problem": known.problem}
+            answer |= {"strength": known.strength, "low": known.low, "high": known.high}
+        return answer

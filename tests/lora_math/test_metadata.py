@@ -77,6 +77,28 @@ def test_an_expression_that_is_not_read_leaves_its_component_out_by_name():
     assert all("alpha_pattern is not understood: its expression '(a+)+b'" in why for why in found.leftovers.values())
 
 
+def test_an_expression_that_is_not_read_leaves_out_only_what_it_could_fit():
+    pattern = {"to_q": 4, "blocks.(?!1).*": 2, "to_k": 16}
+    metadata = header(**{"unet.lora_alpha": 8, "unet.alpha_pattern": pattern})
+    names = ("blocks.1.to_q", "blocks.2.to_k", "blocks.3.to_v", "mid.to_k", "mid.to_v")
+    found = parse({key: tensor for name in names for key, tensor in lora(f"unet.{name}").items()}, metadata)
+    assert {entry.module: entry.adapter.scale * 16 for entry in found.entries} == {
+        "unet.blocks.1.to_q": 4, "unet.mid.to_k": 16, "unet.mid.to_v": 8,
+    }  # fmt: skip
+    assert {key.split(".lora")[0] for key in found.leftovers} == {"unet.blocks.2.to_k", "unet.blocks.3.to_v"}
+    assert all("'blocks.(?!1).*'" in why for why in found.leftovers.values())
+
+
+@pytest.mark.parametrize("expression", ["(?i)mid", "mid|(?!x)to_k", "midx?(?!a)", "^mid.(?=to)to_k", "m(?!x).*"])
+def test_what_an_expression_that_is_not_read_could_fit_stays_out(expression):
+    metadata = header(**{"unet.lora_alpha": 8, "unet.alpha_pattern": {expression: 2}})
+    assert parse(lora("unet.mid.to_k"), metadata).entries == ()
+
+
+def test_a_number_in_quotes_is_one():
+    assert scale("unet.mid.to_q", header(**{"unet.r": "16", "unet.lora_alpha": "64"})) == 4
+
+
 def test_config_beside_the_file():
     config = {"peft_type": "LORA", "r": 16, "lora_alpha": 8, "use_rslora": True, "alpha_pattern": {"to_k": 4}}
     assert scale("base_model.model.to_q", {}, config) == 2

@@ -6,7 +6,10 @@ import time
 import pytest
 from test_route_security import JSON, SECRET, ask, secret  # noqa: F401  the fixture
 
+from strata.lora_math.errors import StrataError
+from strata.nodes import inspect_routes
 from strata.nodes.inspecting.themes import THEMES
+from strata.nodes.lora_stack import choose
 
 ONE = {"sources": [{"name": "sd15.safetensors", "model": 1, "clip": 1}], "width": 400, "theme": "dark"}
 
@@ -81,6 +84,15 @@ def test_no_name_leads_out_of_the_loras_folders(server, secret):  # noqa: F811
             status, answer = ask(server, "POST", "/strata/inspect", {**ONE, "sources": [source]}, **JSON)
             assert status in (200, 400) and list(json.loads(answer)) == ["error"]
             assert SECRET.encode() not in answer
+
+
+def test_what_is_not_looked_at_is_not_read(monkeypatch):
+    read = []
+    monkeypatch.setattr(inspect_routes, "choose", lambda text, seed: read.append(text) or choose(text, seed))
+    rows = {"rows": "<lora:gone:1>\n" * 20}
+    with pytest.raises(StrataError, match="gone"):
+        inspect_routes._picture([rows] * 33, 400, "dark")
+    assert len(read) == 1
 
 
 def test_many_rows_of_large_files_are_cut_and_the_answer_stays_small(server):

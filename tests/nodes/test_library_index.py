@@ -18,7 +18,7 @@ from strata.nodes.comfy import library, user_files
 from strata.nodes.library import index as index_module
 from strata.nodes.library import search as search_module
 from strata.nodes.library.index import Known, LoraIndex, family_of
-from strata.nodes.library.search import Question, mark, near, search
+from strata.nodes.library.search import Nearness, Question, mark, search
 from strata.nodes.rows.sets import delete_set, read_sets, save_set
 from strata.nodes.rows.words import described
 from strata.tests.nodes.helpers import lora_makers, small_models
@@ -224,8 +224,8 @@ def test_a_file_that_cannot_be_opened_is_left_alone(user, monkeypatch):
 
 def test_near_names():
     library = ["style/ink_wash_v2.safetensors", "ink.safetensors", "oil_v2.safetensors", "faces/anna.safetensors"]
-    assert near("style\\Ink Wash v1.safetensors", library)[0] == "style/ink_wash_v2.safetensors"
-    assert near("zzz", library) == []
+    assert Nearness(library).near("style\\Ink Wash v1.safetensors")[0] == "style/ink_wash_v2.safetensors"
+    assert Nearness(library).near("zzz") == []
 
 
 def test_rows_for_the_page(folder, index):

@@ -15,7 +15,7 @@ from strata.lora_math.schedule import parse
 from strata.nodes.comfy import patch
 from strata.nodes.comfy.live import LiveLora, attach, into_patches
 from strata.nodes.comfy.live_layers import layers_of
-from strata.nodes.comfy.live_regions import Regions
+from strata.nodes.comfy.live_regions import Regions, hand_over, read_mask, unused
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.stack import StackEntry, read_stack
 from strata.tests.nodes.helpers import adapter_makers, lora_makers, sampling
@@ -333,6 +333,42 @@ def test_a_mask_that_another_node_does_not_hand_on_is_said(models, monkeypatch):
     )
     sampling.sample(clone, "FLUX.1")
     assert told == [told[0]] and "its mask did not reach the model in 2 of 2 calls" in told[0]
+
+
+@pytest.mark.parametrize("counts", [(2, 3), (1, 6), (4, 6), (7, 2)])
+def test_masks_go_round_a_batch_each_by_its_own_count(counts):
+    """A mask for each picture that is all white or all black: what is handed on is counted by hand."""
+    masks = [(torch.arange(count) % 2 == 0).float()[:, None, None].expand(-1, 8, 8) for count in counts]
+    conds = {"positive": [{}]}
+    hand_over(conds, (6, 4, 8, 8), masks, "x")
+    handed = conds["positive"][0]["model_conds"]["x"].process_cond(batch_size=6, area=None).cond
+    for group, count in enumerate(counts):
+        assert handed[:, group].mean((1, 2)).tolist() == [float(at % count % 2 == 0) for at in range(6)]
+
+
+def test_pictures_of_a_mask_that_have_no_place_are_said(models, monkeypatch):
+    model, one, _ = models("FLUX.1")
+    told = []
+    monkeypatch.setattr("strata.nodes.comfy.live_run.tell", lambda node, text: told.append(text))
+    sampling.sample(with_masks(model, [(one, left().repeat(3, 1, 1))]), "FLUX.1")
+    assert told == ["0.safetensors: the mask has 3 pictures, this batch 1 picture: one is for each; 2 are not used"]
+    video = unused(torch.ones(9, 8, 8), (1, 16, 3, 8, 8))
+    assert (
+        video == "the mask has 9 pictures, this batch 1 video: one is for each, for all of its frames; 8 are not used"
+    )
+    assert unused(torch.ones(2, 8, 8), (2, 4, 8, 8)) == ""
+
+
+@pytest.mark.parametrize(
+    "mask", [torch.ones(8, 8).to_sparse(), torch.ones(8, 8, device="meta"), torch.full((8, 8), 1.1)]
+)
+def test_what_is_no_mask_is_said_by_its_name(mask):
+    with pytest.raises(StrataError, match=r"^mask "):
+        read_mask(mask)
+
+
+def test_a_mask_that_is_rounded_is_one():
+    assert torch.equal(read_mask(torch.full((8, 8), 1 + 1e-7)), torch.ones(1, 8, 8))
 
 
 def test_the_loader_and_the_stack_carry_it(models, lora_folder):

@@ -263,6 +263,25 @@ def test_what_a_wire_may_carry(_, value, expected):
     assert read_variation(value) == Variation(expected)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "", "x", "1@", [], [float("nan")], [1] * 1001, [10**400], 10**400, float("inf"), {"points": None}, {"points": []},
+        {"points": [], "interpolation": "linear"}, {"points": [[0]], "interpolation": "linear"}, {"points": [[0, "x"]]},
+        {"points": [[1, 0], [0, 1]], "interpolation": "linear"}, 3 + 0j, torch.ones(3), object(),
+    ],
+)  # fmt: skip
+def test_what_is_no_strength_over_time_says_which_input(value):
+    with pytest.raises(StrataError, match="keyframes") as error:
+        read_variation(value)
+    assert not any(word in str(error.value) for word in ("object", "float()", "unpack", "subscript", "iterable"))
+
+
+def test_a_point_beyond_the_end_is_known():
+    assert parse("0@0%, 1@200%").unreached == ["1@200%"]
+    assert parse("0@0%, 1@100%").unreached == parse("0@0s, 1@200s").unreached == []
+
+
 def test_a_smooth_curve_and_keyframes():
     from comfy_api.input import CurveInput
 

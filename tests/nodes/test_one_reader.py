@@ -143,6 +143,23 @@ def test_the_depth_for_a_width_is_the_models(family, width):
         ("_orig_mod.transformer_blocks.0._orig_mod.attn.to_q", "transformer_blocks_0_attn_to_q"),
         ("transformer_blocks.0._checkpoint_wrapped_module.attn.to_q.base_layer", "transformer_blocks_0_attn_to_q"),
         ("base_model.model.model.diffusion_model.blocks.0.ffn.0", "blocks_0_ffn_0"),
+        ("lora_flux_double_blocks_0_img_attn_proj", "double_blocks_0_img_attn_proj"),
+        ("flux.single_blocks.0.linear1", "single_blocks_0_linear1"),
+        ("lora_unet__fsdp_wrapped_module_double_blocks_0_img_attn_proj", "double_blocks_0_img_attn_proj"),
+        ("lora_backbone_blocks_0_ffn_0", "blocks_0_ffn_0"),
+        ("My-Trainer_lora_double_blocks_0_img_attn_proj", "double_blocks_0_img_attn_proj"),
+        ("my.trainer.lora.double_blocks.0.img_attn.proj", "double_blocks_0_img_attn_proj"),
+        ("ema_model.double_blocks.0.img_attn.proj", "double_blocks_0_img_attn_proj"),
+        ("ema.diffusion_model.double_blocks.0.img_attn.proj", "double_blocks_0_img_attn_proj"),
+        ("generator.model.blocks.0.ffn.0", "blocks_0_ffn_0"),
+        ("student.diffusion_model.blocks.0.ffn.0", "blocks_0_ffn_0"),
+        ("policy.transformer_blocks.0.attn.to_q", "transformer_blocks_0_attn_to_q"),
+        ("double_blocks.0.img_attn.proj.default", "double_blocks_0_img_attn_proj"),
+        # Layers and other networks that only look like it.
+        ("blocks.0.lora.down", "blocks_0_lora_down"),
+        ("mid_block.attn.to_q.lora.down", "mid_block_attn_to_q_lora_down"),
+        ("flux_in.proj", "flux_in_proj"),
+        ("controlnet.double_blocks.0.img_attn.proj", "controlnet_double_blocks_0_img_attn_proj"),
     ],
 )
 def test_wrappers_that_trainers_combine(module, body):
@@ -151,7 +168,20 @@ def test_wrappers_that_trainers_combine(module, body):
 
 WRAPPERS = [
     *("lora_unet_", "lora_unet__", "lycoris_", "oft_unet_", "base_model.model.", "model.", "diffusion_model.", "unet."),
-    *("module.", "_orig_mod.", "dit.", "net.", "pipe.", "transformer.", "lora_unet_model_", "Some_new_lora_"),
+    *(
+        "ema.",
+        "student.",
+        "_fsdp_wrapped_module.",
+        "backbone_",
+        "module.",
+        "_orig_mod.",
+        "dit.",
+        "net.",
+        "pipe.",
+        "transformer.",
+        "lora_unet_model_",
+        "Some_new_lora_",
+    ),
 ]
 
 

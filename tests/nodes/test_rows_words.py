@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from strata.devtools.server import ROOT
 from strata.lora_math.errors import StrataError
 from strata.lora_math.tags import LoraTag, format_tag
+from strata.nodes.comfy.lora_names import NameIndex
 from strata.nodes.rows import words
 
 NAMES = ["a.safetensors", "style/b.safetensors"]
@@ -78,6 +79,35 @@ def test_one_that_is_still_typed_leaves_the_others(text, lines):
     (wrong,) = (tag for tag in answer["tags"] if tag["kind"] == "unread")
     assert "is not closed" in wrong["problem"] or "is nearly a tag" in wrong["problem"]
     assert joined(answer) == text
+
+
+@pytest.mark.parametrize("row", ["pick <lora:style/{}*:1>", "<lora:none{}:1>"])
+def test_a_long_list_is_looked_through_a_bounded_number_of_times(monkeypatch, row):
+    """However many rows ask: by how often one of its names is handled."""
+    looks = []
+
+    class Listed(str):
+        def lower(self):
+            looks.append(self)
+            return str.lower(self)
+
+        replace = lambda self, *pair: Listed(str.replace(self, *pair))  # noqa: E731
+
+    monkeypatch.setattr(words, "lora_names", lambda: [Listed(f"style/{n}.safetensors") for n in range(30)])
+    monkeypatch.setattr(words, "index_of", NameIndex)
+    monkeypatch.setattr(NameIndex, "_near", lambda self, wanted: looks.append(wanted) or [])
+    counted = []
+    for rows in (50, 1000):
+        looks.clear()
+        found = words.described("\n".join(row.format(n) for n in range(rows)))["rows"]
+        assert len(found) == rows and ("near" in found[0]) == (not found[0]["pick"])
+        counted.append(len(looks))
+    assert counted[0] == counted[1] > 0
+
+
+def test_how_many_a_row_picks_from():
+    rows = "pick <lora:style/*:1>\npick <lora:**:1>\npick <lora:none/*:1>"
+    assert [row["count"] for row in words.described(rows)["rows"]] == [1, 2, 0]
 
 
 def test_too_many_tags_are_said():
