@@ -77,6 +77,8 @@ def _of_curve(value) -> Schedule:
     """A CURVE, whose both axes go from 0 to 1: along it the sampling, upwards the strength."""
     try:
         if isinstance(value, Mapping):
+            if not value["points"]:
+                raise ValueError
             if value.get("interpolation") == "linear":
                 return Schedule(tuple((float(x), float(y)) for x, y in value["points"]))
             kind = find("comfy_api.input", "CurveInput", "A CURVE is not understood.")
