@@ -21,7 +21,7 @@ from .inspecting.library import look_through, read_index, write_index
 from .inspecting.one import numbers
 from .reading import state_dict
 from .reading.checkpoints import open_checkpoint, pairs, place_of
-from .reading.files import LoraFile, data_sha256, non_finite, read_lora_file, show_size
+from .reading.files import LoraFile, check_numbers, data_sha256, read_lora_file, show_size
 from .reading.trigger_words import trigger_words
 from .writing.file import save
 from .writing.header import Parent, header
@@ -127,7 +127,8 @@ def _inspect(chosen: argparse.Namespace) -> None:
 
     found = numbers(
         measure(
-            contents.entries, non_finite({key: t for key, t in file.tensors.items() if not key.endswith(".alpha")})
+            contents.entries,
+            check_numbers({key: t for key, t in file.tensors.items() if not key.endswith(".alpha")}).broken,
         ),
         [""] * len(contents.entries),
     )
@@ -167,7 +168,7 @@ def _merge(chosen: argparse.Namespace) -> None:
         path, weight = (text, 1.0) if len(chosen.files) == 1 and os.path.exists(text) else _weighted(text)
         file, contents = _read(path)
         name = os.path.basename(path)
-        check_file(name, contents, non_finite(file.tensors))
+        check_file(name, contents, check_numbers(file.tensors).broken)
         for told in _not_used(name, contents):
             print(told, file=sys.stderr)
         opened.append((file, contents))

@@ -1,15 +1,17 @@
 """Several adapters on one layer, run on its input: f'(x) = f(x) + what each of them adds, the weight untouched.
 
-Neighbours that are low-rank products share one product down and one product up. All strengths lie in one small tensor (``Gains``), so
-that a new strength is a new number there and nothing else.
+Neighbours that are low-rank products share one product down and one product up; where there are so many that the weight itself is less,
+what they add is multiplied out. All strengths that may change lie in one small tensor (``Gains``), so that a new strength is a new
+number there and nothing else.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from math import prod
 
 import torch
 from torch import Tensor
@@ -18,8 +20,11 @@ from .adapters import Adapter
 from .adapters.base import RowMap
 from .errors import StrataError
 from .extremes import largest
-from .fuse import apply_all_
+from .fuse import apply_all_, joined
 from .layer import Layer
+
+# How many times the numbers of a weight the factors on it must have to be multiplied out: less is not worth the multiplying.
+WHOLE = 1.5
 
 # (layer, x, y) -> y with one more change; it may write into y.
 Step = Callable[[Layer, Tensor, Tensor], Tensor]
@@ -124,11 +129,13 @@ def build(
     device: torch.device,
     dtype: torch.dtype,
     prepare: Prepare | None = None,
+    fixed: Collection[int] = (),
 ) -> list[Step]:
     """The steps that turn f(x) into f'(x), with their factors on ``device`` in ``dtype``.
 
     prepare: (term, its adapter on the device, the terms before it) -> ``adapter.prepared`` for the weight that the adapter meets;
-    needed only where an adapter ``prepares_from_weight``. Biases come last: no other term depends on them.
+    needed only where an adapter ``prepares_from_weight``; fixed: groups whose strength stays 1, everywhere. Biases come last: no other
+    term depends on them.
     """
     terms = list(terms)
     weights = [term for term in terms if not term.is_bias]
@@ -136,7 +143,7 @@ def build(
     steps: list[Step] = []
     for is_product, run in groupby(zip(weights, ready, strict=True), key=lambda pair: pair[1].is_product):
         if is_product:
-            steps.append(_products(list(run), layer, gains, device, dtype))
+            steps += _products(list(run), layer, gains, device, dtype, fixed)
         else:
             for term, adapter in run:
                 gain = gains.add([term.coefficient], term.group)
@@ -195,7 +202,38 @@ def in_dtype(adapter: Adapter, device: torch.device, dtype: torch.dtype) -> Adap
     )
 
 
-def _products(pairs: list[tuple[LiveTerm, Adapter]], layer: Layer, gains: Gains, device, dtype) -> Step:
+def _products(
+    pairs: list[tuple[LiveTerm, Adapter]], layer: Layer, gains: Gains, device, dtype, fixed: Collection[int]
+) -> list[Step]:
+    """Which is less follows from shapes alone, so that the same LoRAs are always the same sum."""
+    may = [_may_be_multiplied_out(*pair, fixed) for pair in pairs]
+    ready = [(term.coefficient, adapter) for (term, adapter), can in zip(pairs, may, strict=True) if can]
+    numbers, outputs = prod(layer.weight_shape), layer.weight_shape[0]
+    if sum(adapter.factor_rank for _, adapter in ready) * (outputs + numbers // outputs) < WHOLE * numbers:
+        return [_factors(pairs, layer, gains, device, dtype)]
+    up, down, scale = joined(ready, dtype)
+    whole = _Whole((up @ down).mul_(scale).reshape(layer.weight_shape).to(device, dtype))
+    others = [pair for pair, can in zip(pairs, may, strict=True) if not can]
+    return [whole, _factors(others, layer, gains, device, dtype)] if others else [whole]
+
+
+def _may_be_multiplied_out(term: LiveTerm, adapter: Adapter, fixed: Collection[int]) -> bool:
+    is_plain = term.part is None and term.rows is None and not term.adapter.varies
+    return is_plain and term.group in fixed and adapter.factor_rank is not None
+
+
+class _Whole:
+    """y += change @ x, of many products that are one strength for good."""
+
+    def __init__(self, change: Tensor):
+        self.change = change
+
+    def __call__(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
+        added = layer.dense(x, self.change.to(x.dtype))
+        return y.add_(added) if y.is_contiguous() and y.dtype == added.dtype else y + added.to(y.dtype)
+
+
+def _factors(pairs: list[tuple[LiveTerm, Adapter]], layer: Layer, gains: Gains, device, dtype) -> Step:
     downs, parts, scales, groups, varying = [], [], [], [], []
     inputs = layer.weight_shape[1]
     # Columns for the same outputs stand side by side.
@@ -206,7 +244,6 @@ def _products(pairs: list[tuple[LiveTerm, Adapter]], layer: Layer, gains: Gains,
             up, down, scale = adapter.product()
             if dtype == torch.float16 != torch.promote_types(dtype, up.dtype):
                 up, down = _balanced(up, down)
-            up, down = up.to(device, dtype), down.to(device, dtype)
             ups.append(up if rows is None else rows(up))
             # It reads some of the inputs: the others get zeros.
             if part is not None and part[0] == 1:
@@ -219,9 +256,21 @@ def _products(pairs: list[tuple[LiveTerm, Adapter]], layer: Layer, gains: Gains,
             scales += [term.coefficient * scale] * down.shape[0]
             groups += [term.group] * down.shape[0]
         outputs = None if part is None or part[0] == 1 else slice(part[1], part[1] + part[2])
-        parts.append((outputs, torch.cat(ups, 1) if len(ups) > 1 else ups[0]))
-    down = torch.cat(downs) if len(downs) > 1 else downs[0]
-    return _Products(down.contiguous(), parts, gains.add(scales, groups, varying), groups)
+        parts.append((outputs, _side_by_side(ups, 1, device, dtype)))
+    down = _side_by_side(downs, 0, device, dtype)
+    return _Products(down, parts, gains.add(scales, groups, varying), groups)
+
+
+def _side_by_side(factors: Sequence[Tensor], axis: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """As ``torch.cat``, cast on the way: the factors of many LoRAs are gigabytes, which are not copied twice."""
+    if len(factors) == 1:
+        return factors[0].to(device, dtype).contiguous()
+    shape = list(factors[0].shape)
+    shape[axis] = sum(factor.shape[axis] for factor in factors)
+    whole = torch.empty(shape, dtype=dtype, device=device)
+    for place, factor in zip(whole.split([f.shape[axis] for f in factors], axis), factors, strict=True):
+        place.copy_(factor)
+    return whole
 
 
 def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:

@@ -68,8 +68,8 @@ class Changing:
             self.value = self.given.clone()
         return self.value
 
-    def patch(self, changes: Mapping, file: str, identity: str) -> None:
-        self._patches.append(patch.Changes(changes, file, identity))
+    def patch(self, changes: Mapping, lora: Lora, identity: str) -> None:
+        self._patches.append(patch.Changes(changes, lora.name, identity, lora.largest))
 
     def finish(self):
         """What was given with all its changes, or the same object where there are none."""
@@ -218,7 +218,7 @@ def _patched(target: Changing, lora: Lora, side: Side, changes: Mapping) -> None
     """The LoRA as patches of a MODEL or CLIP; nothing where there is nothing to patch."""
     if target.given is None or not changes:
         return
-    target.patch(changes, lora.name, _identity(lora, side))
+    target.patch(changes, lora, _identity(lora, side))
     if lora.metadata:
         patch.attach_metadata(target.clone(), lora.metadata)
 
@@ -249,7 +249,8 @@ def _on_model(
     if coarse:
         _attach(target, lora, live.LiveLora(coarse, f"{_identity(lora, side)}|coarse", None, lora.name, node))
     rest = {key: terms for key, terms in changes.items() if key not in coarse}
-    lines = report.auto_lines(len(coarse), len(rest)) if apply == "auto" else []
+    cost = _cost(coarse, side.targets) if coarse else None
+    lines = report.auto_lines(len(coarse), len(rest), cost) if apply == "auto" else []
     return [*lines, *_behind_live(target, lora, side, rest, node)]
 
 
@@ -287,11 +288,30 @@ def _live(
         found = live.LiveLora(ours, _identity(lora, side), variation.time, lora.name, node, prompts, mask)
         _attach(target, lora, found)
     if rest:
-        target.patch(rest, lora.name, f"{_identity(lora, side)}|rest")
+        target.patch(rest, lora, f"{_identity(lora, side)}|rest")
     masks = 0 if mask is None else len(mask)
     late = variation.time.unreached if isinstance(variation.time, Schedule) else []
     lines = report.live_lines(len(ours), reasons, str(variation) if varies else "", masks, late)
-    return [*lines, *report.rank_lines(changes, rank_mask(lora.metadata).stated)]
+    cost = report.cost_lines(_cost(ours, side.targets), not varies and not of_itself and mask is None)
+    return [*lines, *cost, *report.rank_lines(changes, rank_mask(lora.metadata).stated)]
+
+
+def _cost(changes: Mapping, targets: Targets) -> float | None:
+    """What these add to the multiplications of their layers while they run beside them, as a fraction, by shapes alone; None where one
+    of them is no plain product."""
+    added = own = 0
+    counted: set[str] = set()
+    for key, terms in changes.items():
+        name, _, _ = taken_apart(key)
+        if len(targets.shapes[name]) < 2:
+            continue
+        for _, adapter in terms:
+            if not adapter.is_product or adapter.factor_rank is None or adapter.matrix_shape is None:
+                return None
+            added += adapter.factor_rank * sum(adapter.matrix_shape)
+        own += 0 if name in counted else math.prod(targets.shapes[name])
+        counted.add(name)
+    return added / own if own else None
 
 
 def _behind_live(target: Changing, lora: Lora, side: Side, changes: Mapping, node: str | None) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,8 +30,7 @@ KOHYA, PEFT = "kohya", "peft"
 STYLES = (KOHYA, PEFT)
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """What a file says about one module besides the adapter's own tensors: ``alpha``, the header, or PEFT's adapter_config.json.
 
     alpha: the file's number, or None when it gives none: then the scale is 1 (never alpha = 1, which would divide by the rank).
@@ -122,7 +121,7 @@ class Adapter:
         if style == KOHYA:
             if rule.alpha is not None:
                 tensors[".alpha"] = torch.tensor(rule.alpha, dtype=torch.float32)
-            rule = replace(rule, alpha=None)
+            rule = rule._replace(alpha=None)
         return tensors, rule
 
     def write_bias(self) -> tuple[Parts, Rule]:
@@ -165,6 +164,10 @@ class Adapter:
     def reach(self) -> float:
         """No number of the change at strength 1 is larger than this; infinity where only computing it would tell."""
         return math.inf
+
+    def reach_within(self, largest: float) -> float:
+        """``reach``, or a larger number that is quicker to have: no number of the file that it was read from is larger than ``largest``."""
+        return self.reach
 
     @property
     def without_norms(self) -> Adapter:

@@ -246,7 +246,7 @@ def _take(parts: Parts, roles: tuple[str, ...]) -> tuple[Tensor, ...] | None:
 def _scale(w1: tuple[Tensor, ...], w2: tuple[Tensor, ...], rule: Rule) -> float:
     decomposed = w2 if len(w2) > 1 else w1
     if rule.alpha is not None and math.isinf(rule.alpha):
-        return replace(rule, alpha=None).scale(0)
+        return rule._replace(alpha=None).scale(0)
     return rule.scale(0 if len(decomposed) == 1 else decomposed[1].shape[0])
 
 

@@ -127,6 +127,11 @@ class LoRA(Adapter):
         terms = len(self.down) ** (len(factors) - 1)
         return abs(self.scale) * terms * prod(map(largest, factors))
 
+    def reach_within(self, largest: float) -> float:
+        factors = 2 if self.mid is None else 3
+        # A factor may be the product of two of the file's (``lora_E``).
+        return abs(self.scale) * len(self.down) ** (factors - 1) * max(largest, largest**2) ** factors
+
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         rank = prod(self.up.shape[1:])
         if rank != self.down.shape[0]:

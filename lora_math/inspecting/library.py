@@ -119,7 +119,7 @@ def look_at(path: str) -> File:
         contents = state_dict.parse(convert(file.tensors), file.metadata)
         if not contents.entries:
             return File(size, modified, None, data, (), "it holds no LoRA that is known here")
-        if broken := files.non_finite(file.tensors):
+        if broken := files.check_numbers(file.tensors).broken:
             family = detect(contents.entries, file.metadata)
             return File(
                 size, modified, family, data, (), f"{len(broken)} tensors hold NaN or infinity, such as {min(broken)}"

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import mmap
 import os
 import pickle
 import stat
 import time
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import StrataError
-from ..extremes import largest
+from ..extremes import largest, largest_of_all
 from . import pickles
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
@@ -40,6 +42,8 @@ MAX_KEY = 512
 MAX_NUMBER = 1e6
 # How often "state_dict" may stand inside "state_dict".
 MAX_NESTED = 4
+# Bytes from which on memory comes in large pages, where it can.
+LARGE_PAGES = 4 << 20
 # File systems keep time in steps of up to 10 ms.
 TICK_NS, MAX_WAITS = 20_000_000, 10
 
@@ -105,8 +109,7 @@ class _UnknownDtype(ValueError):
     pass
 
 
-@dataclass(frozen=True)
-class TensorPlace:
+class TensorPlace(NamedTuple):
     """One tensor in a file: ``start`` and ``stop`` count bytes from the header's end."""
 
     dtype: torch.dtype
@@ -132,7 +135,7 @@ class TensorPlace:
 
     def tensor(self, data: Tensor) -> Tensor:
         """A view of the file's data [bytes]; a copy only of what lies across the steps of its type, or of truth values."""
-        raw = data[self.start : self.stop]
+        raw = data.narrow(0, self.start, self.stop - self.start)
         # Any byte but 0 is true, where PyTorch knows 0 and 1 only.
         if self.dtype == torch.bool:
             return (raw != 0).reshape(self.shape)
@@ -208,9 +211,21 @@ def read_header(path: str) -> Header:
         return _read_header(path, file, status.st_size)
 
 
-def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Keys of the tensors that hold a NaN, an infinity, or a number beyond MAX_NUMBER, which a product would turn into one."""
-    return [key for key, tensor in tensors.items() if tensor.is_floating_point() and not largest(tensor) <= MAX_NUMBER]
+class Checked(NamedTuple):
+    """What a look at every number finds. broken: keys of the tensors that hold a NaN, an infinity, or a number beyond MAX_NUMBER, which a
+    product would turn into one; largest: no number is larger, infinity where that is not known."""
+
+    broken: frozenset[str]
+    largest: float
+
+
+def check_numbers(tensors: Mapping[str, Tensor]) -> Checked:
+    """Looks at every number, those of the whole file at once and tensor by tensor only where something is wrong."""
+    all_of_them = largest_of_all(tensor for tensor in tensors.values() if not tensor.is_complex())
+    if all_of_them <= MAX_NUMBER:
+        return Checked(frozenset(), all_of_them)
+    floats = ((key, tensor) for key, tensor in tensors.items() if tensor.is_floating_point())
+    return Checked(frozenset(key for key, tensor in floats if not largest(tensor) <= MAX_NUMBER), math.inf)
 
 
 def show_size(size: int) -> str:
@@ -315,14 +330,25 @@ def _read_tensors(path: str, file: BinaryIO, size: int, header: Header) -> dict[
     """Views into one copy of the file's data. Read, not memory-mapped: a mapped file that is cut short meanwhile kills the process."""
     length = max((place.stop for place in header.tensors.values()), default=0)
     try:
-        data = torch.empty(length, dtype=torch.uint8)
-    except (RuntimeError, MemoryError) as problem:
+        data = _memory(length)
+    except (RuntimeError, MemoryError, OSError) as problem:
         raise LoraFileError(
             path, size, "this computer has not enough free memory for it", "Check that this is a LoRA file."
         ) from problem
     if file.readinto(memoryview(data.numpy())) < length:
         raise LoraFileError(path, size, *_CHANGED)
     return {key: place.tensor(data) for key, place in header.tensors.items()}
+
+
+def _memory(length: int) -> Tensor:
+    """Bytes to be filled, in large pages where the system has them: to ask for small ones takes as long as to copy a file into them."""
+    if length < LARGE_PAGES or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(length, dtype=torch.uint8)
+    pages = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # A kernel without them says so, and gives small ones.
+    with suppress(OSError):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 def _read_pickled(path: str, file: BinaryIO, size: int, refuse: Refuse) -> dict[str, Tensor]:
@@ -433,8 +459,8 @@ def _is_crowded(packed: bytes) -> bool:
     if packed.count(b'"') - packed.count(b'\\"') > 2 * MAX_VALUES:
         return True
     # What stands outside of the strings.
-    outside = packed.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
-    return sum(text.count(b",") + text.count(b"[") + text.count(b"{") for text in outside) > MAX_VALUES
+    outside = b"".join(packed.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+    return outside.count(b",") + outside.count(b"[") + outside.count(b"{") > MAX_VALUES
 
 
 def _metadata(value) -> dict[str, str]:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ..adapters.base import Rule
 from ..numbers import finite
@@ -116,11 +116,11 @@ class ComponentRules:
         rule = self.rule
         alpha, rank = self.alpha_pattern.number(module), self.rank_pattern.number(module)
         if alpha is not None:
-            rule = replace(rule, alpha=alpha)
+            rule = rule._replace(alpha=alpha)
         if _is_rank(rank) and rule.rank is not None:
-            rule = replace(rule, rank=int(rank))
+            rule = rule._replace(rank=int(rank))
         if self.feedforward is not None:
-            rule = replace(rule, on_input=_is_feedforward(self.feedforward, module))
+            rule = rule._replace(on_input=_is_feedforward(self.feedforward, module))
         return rule
 
 
@@ -160,7 +160,7 @@ class Rules:
         """The rule for a module as the file names it, component prefix included: ``unet.down_blocks.0.attn1.to_q``."""
         rule = self._find(module)
         # PEFT's own saving puts its wrapper's name in front; nothing else does.
-        return replace(rule, peft=True) if PEFT_PREFIX in module else rule
+        return rule._replace(peft=True) if PEFT_PREFIX in module else rule
 
     def _find(self, module: str) -> Rule:
         head, _, tail = module.partition(".")

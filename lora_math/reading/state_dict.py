@@ -6,7 +6,7 @@ The module name is whatever stands in front of an adapter's suffix: which weight
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from torch import Tensor
@@ -120,9 +120,9 @@ def parse(
             if module in refused:
                 raise StrataError(f"{refused[module]} is not supported")
             rule = _rule(parts, rules.for_module(module))
-            rule = replace(rule, least_rank=mask.least, rank_exponent=mask.exponent)
+            rule = rule._replace(least_rank=mask.least, rank_exponent=mask.exponent)
             if split_qkv and (count := quirks.split_qkv_parts(module, parts)) > 1:
-                rule = replace(rule, factor=rule.factor * count)
+                rule = rule._replace(factor=rule.factor * count)
                 corrected += 1
             found = _entries(module, parts, keys, rule, rows.get(module))
             reason = _unused_reason(keys, bool(found)) if parts else ""
@@ -207,8 +207,8 @@ def _rule(parts: Parts, rule: Rule) -> Rule:
     """A stored alpha wins over the header: trainers that store one have already put rsLoRA's root into it (LyCORIS ``locon.py``)."""
     alpha, scalar = (_number(parts, role) for role in ("alpha", "scalar"))
     if alpha is not None:
-        rule = replace(rule, alpha=alpha, rank_stabilized=False, rank=None)
-    return rule if scalar is None else replace(rule, factor=rule.factor * scalar)
+        rule = rule._replace(alpha=alpha, rank_stabilized=False, rank=None)
+    return rule if scalar is None else rule._replace(factor=rule.factor * scalar)
 
 
 def _number(parts: Parts, role: str) -> float | None:

@@ -41,7 +41,8 @@ class FileKey(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """An opened file: its adapters, its family, all families that it can be for, and the tensors that hold NaN or Inf.
+    """An opened file: its adapters, its family, all families that it can be for, and the tensors that hold NaN or Inf. No number
+    of the others is larger than ``largest``.
 
     A LoRA that is in memory only has no path.
     """
@@ -56,6 +57,7 @@ class Lora:
     family: str | None
     families: tuple[str, ...]
     broken: frozenset[str]
+    largest: float
     tensors: int
     nbytes: int
     _energies: dict[tuple, float | None] = field(default_factory=dict, repr=False)
@@ -203,10 +205,13 @@ def _understood(
     nbytes: int,
 ) -> Lora:
     # Trainers write meaningless alphas, infinity included, where nothing reads them; where something does, ``parse`` refuses them.
-    broken = frozenset(files.non_finite({key: t for key, t in tensors.items() if not key.endswith(".alpha")}))
+    numbers = files.check_numbers({key: t for key, t in tensors.items() if not key.endswith(".alpha")})
+    # T-LoRAs are made of the model's weights too.
+    largest = math.inf if any(entry.adapter.varies for entry in contents.entries) else numbers.largest
     found = family.guess(contents.entries, metadata)
     return Lora(
-        *(name, path, key, key.size, metadata, contents, found.family, found.families, broken, len(tensors), nbytes),
+        *(name, path, key, key.size, metadata, contents, found.family, found.families),
+        *(numbers.broken, largest, len(tensors), nbytes),
     )
 
 

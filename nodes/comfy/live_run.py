@@ -174,6 +174,7 @@ class _Copy:
         # Calls of the model that the masks did not reach.
         self.without_masks = 0
         layers, device, dtype = layers_of(self.model), patcher.load_device, _dtype(patcher)
+        fixed = frozenset(range(len(run.loras))) - run.changing - run.masked
         for path, terms in run.layers.items():
             module = layers.get(path)
             if module is None:
@@ -188,7 +189,8 @@ class _Copy:
             ) -> Adapter:
                 return _prepared(term, adapter, earlier, patcher, f"{path}.weight", layer.groups, device)
 
-            hook = _Hook(self, path, module, stack.build(terms, layer, self.gains, device, dtype, prepare), bias)
+            steps = stack.build(terms, layer, self.gains, device, dtype, prepare, fixed)
+            hook = _Hook(self, path, module, steps, bias)
             self.hooks.append(hook)
             self.followers += _followers(hook, terms, prepare, run.changing, run.masked, run.loras)
         self.gains.complete(device)

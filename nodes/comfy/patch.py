@@ -6,6 +6,7 @@ knows lies in ``weights``, as nested tuples of tensors, numbers and strings, and
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Iterable, Mapping
 from functools import reduce
@@ -17,10 +18,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
-from ...lora_math.adapters import from_record
+from ...lora_math.adapters import Adapter, from_record
 from ...lora_math.adapters.dense import wider
 from ...lora_math.errors import StrataError
-from ...lora_math.extremes import largest
+from ...lora_math.extremes import largest as largest_of
 from ...lora_math.fuse import Term, apply_all_
 from .internals import find
 from .targets import Key, taken_apart
@@ -29,6 +30,8 @@ from .targets import Key, taken_apart
 LARGEST = 65504
 # A change that cannot reach further than this makes no weight larger than LARGEST.
 SAFE = 1000
+# So little that a stack of many such is safe.
+SMALL = SAFE / 50
 # (axis, start, length) of the part of a weight that a patch changes.
 Offset = tuple[int, int, int] | None
 
@@ -73,7 +76,7 @@ class StrataPatch(WeightAdapterBase):
         # Looking is one more pass over the weight, and waits for a GPU: not where the factors are too small to reach that far.
         reach = sum(abs(strength * coefficient) * reach for coefficient, *_, reach in terms)
         # NaN is neither.
-        if not (reach <= SAFE or largest(changed) <= LARGEST):
+        if not (reach <= SAFE or largest_of(changed) <= LARGEST):
             raise too_large(dict.fromkeys(file for _, _, file, _ in terms), key)
         return changed
 
@@ -87,11 +90,13 @@ def too_large(files: Iterable[str], key: str) -> StrataError:
 
 class Changes(NamedTuple):
     """One LoRA's. changes: patch key -> its terms in order; a coefficient of 0 is none. file: whose they are, for messages.
-    identity: the same for the same file and settings; None counts as something never seen before."""
+    identity: the same for the same file and settings; None counts as something never seen before. largest: no number of the file is
+    larger."""
 
     changes: Mapping[Key, Iterable[Term]]
     file: str = "a LoRA"
     identity: str | None = None
+    largest: float = math.inf
 
 
 def add(model, changes: Mapping[Key, Iterable[Term]], file: str = "a LoRA", identity: str | None = None) -> None:
@@ -107,10 +112,10 @@ def add_all(model, loras: Iterable[Changes]) -> None:
     patcher = getattr(model, "patcher", model)
     records: dict[Key, list] = {}
     identities = []
-    for changes, file, identity in loras:
+    for changes, file, identity, largest in loras:
         count = 0
         for key, terms in changes.items():
-            found = _records(terms, file)
+            found = _records(terms, file, largest)
             if found:
                 records.setdefault(key, []).extend(found)
                 count += 1
@@ -217,12 +222,18 @@ def _apart(a: Offset, b: Offset) -> bool:
     return a is not None and b is not None and a[0] == b[0] and (a[1] + a[2] <= b[1] or b[1] + b[2] <= a[1])
 
 
-def _records(terms: Iterable[Term], file: str) -> tuple:
+def _records(terms: Iterable[Term], file: str, largest: float = math.inf) -> tuple:
     return tuple(
-        (float(coefficient), adapter.record(), file, adapter.reach)
+        (float(coefficient), adapter.record(), file, _reach(adapter, largest))
         for coefficient, adapter in terms
         if coefficient != 0
     )
+
+
+def _reach(adapter: Adapter, largest: float) -> float:
+    """What the numbers of the whole file allow, where that is little enough; else what the adapter's own do, each looked at."""
+    found = adapter.reach_within(largest)
+    return found if found <= SMALL else adapter.reach
 
 
 def _on(value, device: torch.device):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import comfy.lora
@@ -31,8 +32,7 @@ def taken_apart(key: Key) -> tuple[str, tuple[int, int, int] | None, Callable | 
     return (key, None, None) if isinstance(key, str) else (*key, None)[:3]
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """One weight, or a slice of one. ``patch_key`` is what ``ModelPatcher.add_patches`` takes; ``shape`` that of the slice.
 
     part: (start, length, total) of the rows of the LoRA's change that belong here; None for all of them.
@@ -147,11 +147,12 @@ def model_targets(model) -> Targets:
     """Targets of a MODEL (a ModelPatcher). Built once for a loaded model, for all its clones."""
     found = _known.get(model.model)
     if found is None:
-        shapes = _shapes(model, model.model)
+        parameters = dict(model.model.named_parameters(remove_duplicate=False))
+        shapes = _shapes(model, model.model, parameters)
         name, certain = _family(model.model, shapes)
         known = _valid(comfy.lora.model_lora_keys_unet(model.model, {}), shapes)
         bodies = _bodies(known, shapes, name)
-        found = _known[model.model] = Targets(known, bodies, {}, shapes, name, certain, _coarse(model.model))
+        found = _known[model.model] = Targets(known, bodies, {}, shapes, name, certain, _coarse(parameters))
     return found
 
 
@@ -160,27 +161,26 @@ def clip_targets(clip) -> Targets:
     module = clip.cond_stage_model
     found = _known.get(module)
     if found is None:
-        shapes = _shapes(clip.patcher, module)
+        shapes = _shapes(clip.patcher, module, dict(module.named_parameters(remove_duplicate=False)))
         known = _valid(comfy.lora.model_lora_keys_clip(module, {}), shapes)
         found = _known[module] = Targets(known, {}, _encoders(shapes), shapes, None)
     return found
 
 
-def _shapes(patcher, module: torch.nn.Module) -> dict[str, Shape]:
+def _shapes(patcher, module: torch.nn.Module, parameters: Mapping[str, torch.Tensor]) -> dict[str, Shape]:
     # Of the tensors themselves: a weight that is stored packed (NVFP4, GGUF) is bytes in the state dict, with its scales beside it.
-    tensors = dict(module.named_buffers(remove_duplicate=False))
-    tensors.update(module.named_parameters(remove_duplicate=False))
-    shapes = {key: _shape(tensors[key]) for key in module.state_dict() if key in tensors}
+    tensors = {**dict(module.named_buffers(remove_duplicate=False)), **parameters}
+    shapes = {key: _shape(tensors[key]) for key in module.state_dict(keep_vars=True) if key in tensors}
     # A padding LoRA that is applied right now has widened the live weight: the backup has the model's own shape.
     shapes.update((key, _shape(saved.weight)) for key, saved in patcher.backup.items())
     return shapes
 
 
-def _coarse(module: torch.nn.Module) -> frozenset[str]:
+def _coarse(parameters: Mapping[str, torch.Tensor]) -> frozenset[str]:
     def tells(weight) -> bool:
         return is_quantized(weight) or (weight.dtype.is_floating_point and weight.dtype.itemsize == 1)
 
-    return frozenset(key for key, weight in module.named_parameters(remove_duplicate=False) if tells(weight))
+    return frozenset(key for key, weight in parameters.items() if tells(weight))
 
 
 def _shape(weight) -> Shape:

@@ -244,13 +244,24 @@ def rank_lines(changes: Mapping[Key, Sequence[Term]], stated: bool) -> list[str]
     return [f"T-LoRA: of rank {rank}, {least} rank columns act at the most noise and all at none{source}"]
 
 
-def auto_lines(count: int, patched: int) -> list[str]:
-    """What apply = auto has decided. count: weights that are live, patched: those that are not."""
+def cost_lines(cost: float | None, patchable: bool = True) -> list[str]:
+    """What a LoRA beside its layers adds to their multiplications at every step, as a fraction; None where it is not known. patchable:
+    whether patches could be the same."""
+    if cost is None:
+        return []
+    share = "under 1 %" if cost < 0.01 else f"{100 * cost:.0f} %"
+    told = f"Live costs {share} more multiplications in these layers at every step"
+    return [f"{told}; patch costs none" if patchable else told]
+
+
+def auto_lines(count: int, patched: int, cost: float | None = None) -> list[str]:
+    """What apply = auto has decided. count: weights that are live, patched: those that are not; cost: see ``cost_lines``."""
     if not count:
         return ["Patched: no weight that it changes is stored in 8 bits or fewer, and its strength does not vary"]
     others = f"; {_weights(patched)} patched" if patched else ""
     stored = "is" if count == 1 else "are"
-    return [f"Live: {_weights(count)} that {stored} stored in 8 bits or fewer, where a patch would be rounded{others}"]
+    told = f"Live: {_weights(count)} that {stored} stored in 8 bits or fewer, where a patch would be rounded{others}"
+    return [told, *cost_lines(cost)]
 
 
 def order_lines(count: int, patched: Mapping[str, Sequence[str]]) -> list[str]:

@@ -1,6 +1,7 @@
 """Every kind of bad file gets its own message, quickly, with its name, size, reason and advice; good ones come back as written."""
 
 import json
+import math
 import os
 import pickle
 import struct
@@ -10,7 +11,10 @@ import zipfile
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from strata.lora_math.extremes import largest
 from strata.lora_math.reading import files, pickles
 
 TENSORS = {
@@ -235,7 +239,7 @@ def test_a_number_beyond_a_million_counts_as_infinity():
         "large": torch.tensor([0.0, -1.1e6]),
         "double": torch.tensor(1e300).double(),
     }
-    assert files.non_finite(tensors) == ["large", "double"]
+    assert files.check_numbers(tensors).broken == {"large", "double"}
 
 
 @pytest.mark.parametrize(
@@ -245,5 +249,27 @@ def test_a_number_beyond_a_million_counts_as_infinity():
 def test_nan_and_infinity_are_found(dtype, value):
     fine, bad = torch.ones(5).to(dtype), torch.tensor([1.0, value, 1.0]).to(dtype)
     holds = not torch.isfinite(bad.float()).all()  # e4m3fn has no infinity
-    found = files.non_finite({"fine": fine, "bad": bad, "empty": torch.zeros(0).to(dtype), "int": torch.tensor([1])})
-    assert found == (["bad"] if holds else [])
+    tensors = {"fine": fine, "bad": bad, "empty": torch.zeros(0).to(dtype), "int": torch.tensor([1])}
+    assert files.check_numbers(tensors).broken == ({"bad"} if holds else set())
+
+
+@given(st.data())
+def test_what_a_look_at_the_whole_file_finds_is_what_one_at_each_tensor_does(data):
+    """Tensors of one buffer with gaps, in any order and type, some of them transposed: as a file's and as none is."""
+    dtypes = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn, torch.int16])
+    buffer, at, tensors = torch.zeros(4096, dtype=torch.uint8), 0, {}
+    numbers = st.sampled_from([0.0, 1.0, -3.0, 9e4, 2e6, math.nan, math.inf, -math.inf])
+    for name in "abcdefgh"[: data.draw(st.integers(1, 8))]:
+        dtype = data.draw(dtypes)
+        at += -at % dtype.itemsize
+        rows, columns = data.draw(st.integers(0, 5)), data.draw(st.integers(1, 5))
+        size = rows * columns * dtype.itemsize
+        tensor = buffer[at : at + size].view(dtype).reshape(rows, columns)
+        for place in range(rows * columns):
+            tensor.view(-1)[place] = data.draw(numbers) if dtype.is_floating_point else 7
+        tensors[name] = tensor.T if data.draw(st.booleans()) else tensor
+        at += size + data.draw(st.sampled_from([0, 0, 2, 100]))
+    found = files.check_numbers(dict(data.draw(st.permutations(list(tensors.items())))))
+    each = {name: largest(tensor) for name, tensor in tensors.items()}
+    assert found.broken == {name for name, t in tensors.items() if t.is_floating_point() and not each[name] <= 1e6}
+    assert all(number <= found.largest for name, number in each.items() if name not in found.broken)

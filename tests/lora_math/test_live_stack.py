@@ -48,7 +48,7 @@ def dora(weight, axis, seed=0) -> DoRA:
     return DoRA(lora(weight.shape, seed=seed), magnitude, axis)
 
 
-def both_ways(module, x, terms, strengths=(1.0,), timestep=0.0):
+def both_ways(module, x, terms, strengths=(1.0,), timestep=0.0, fixed=()):
     """(f'(x) by the steps, f'(x) by the weight changed term by term) at these strengths over time."""
     layer = reference_layers.as_layer(module)
     gains = Gains()
@@ -56,7 +56,7 @@ def both_ways(module, x, terms, strengths=(1.0,), timestep=0.0):
     def prepare(term, adapter, earlier):
         return adapter.prepared(stack.weight_before(term, earlier, module.weight.clone()), layer.groups)
 
-    steps = stack.build(terms, layer, gains, CPU, torch.float64, prepare)
+    steps = stack.build(terms, layer, gains, CPU, torch.float64, prepare, fixed)
     gains.complete(CPU)
     gains.set(torch.tensor(strengths), timestep)
     found = stack.run(steps, layer, x, layer.base(x))
@@ -218,6 +218,29 @@ def test_the_products_of_neighbours_are_one():
     (step,) = steps
     assert step.down.shape == (6, 12)
     assert [up.shape for _, _, up in step.parts] == [(16, 6)]
+
+
+@pytest.mark.parametrize("kind", reference_layers.KINDS)
+def test_products_that_are_more_than_the_weight_are_multiplied_out(kind):
+    """Those of one strength alone; what varies, has rows of its own or stands behind a DoRA stays as it is."""
+    module, x = reference_layers.make(kind)
+    shape = tuple(module.weight.shape)
+    weight = module.weight.detach().double()
+    many = [LiveTerm(0.3 + 0.1 * n, lora(shape, 9, n)) for n in range(6)]
+    moving = LiveTerm(0.7, lora(shape, 9, 20), group=1)
+    terms = [*many, moving, LiveTerm(0.9, dora(weight, 0)), LiveTerm(0.2, lora(shape, 40, 30))]
+    assert_equal(both_ways(module, x, terms[:7], (1.0, 0.4), fixed={0}), module(x))
+    assert_equal(both_ways(module, x, terms, (1.0, 1.0), fixed={0}), module(x))
+    layer = reference_layers.as_layer(module)
+
+    def steps(fixed, terms=terms):
+        ready = lambda term, adapter, earlier: adapter.prepared(weight, layer.groups)  # noqa: E731
+        return [type(step).__name__ for step in stack.build(terms, layer, Gains(), CPU, torch.float64, ready, fixed)]
+
+    assert steps({0}) == ["_Whole", "_Products", "Single", "_Whole"]
+    assert steps({0, 1}) == ["_Whole", "Single", "_Whole"]
+    assert steps(()) == ["_Products", "Single", "_Products"]
+    assert steps({0}, [LiveTerm(1.0, lora(shape, 1, 0))]) == ["_Products"]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -127,7 +127,9 @@ def test_a_relatives_lora_is_applied_as_far_as_it_goes(owner, model, fits):
     file = next(file for file in naming_files.files(owner) if not is_open(file))
     contents = state_dict.parse(file.tensors)
     found, possible = family.detect(contents.entries), family.candidates(contents.entries)
-    lora = Lora("a.safetensors", "a", ("a", 1, 1), 1, {}, contents, found, possible, frozenset(), len(file.tensors), 1)
+    lora = Lora(
+        "a.safetensors", "a", ("a", 1, 1), 1, {}, contents, found, possible, frozenset(), 1e6, len(file.tensors), 1
+    )
     targets = model_targets(compatibility.patcher(model))
     side = Side(fit(lora, targets), targets, 1.0)
     assert found not in (None, targets.family)

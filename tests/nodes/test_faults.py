@@ -78,7 +78,7 @@ BUILDING = {
     "what was read": (library.files, "LoraFile", 1),
     "converting": (library, "convert", 1),
     "parsing": (state_dict, "parse", 1),
-    "looking for NaN": (library.files, "non_finite", 1),
+    "looking for NaN": (library.files, "check_numbers", 1),
     "knowing the family": (library.family, "guess", 1),
     "key map": (targets, "_bodies", 1),
     "fit": (fit, "match", 1),
