@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import itertools
 import os
@@ -92,3 +94,34 @@ def describe() -> str:
         f"{model}, {os.cpu_count()} cores{load}; {threads} thread{'s'[: threads > 1]}; torch {torch.__version__}; "
         f"Python {platform.python_version()}; {platform.system()}"
     )
+
+
+class Held:
+    """The most that the GPU, or on a CPU the process, held while it was entered, beyond what it held before."""
+
+    def __init__(self, device: torch.device | None):
+        self.device, self.found = device, {}
+
+    def __enter__(self) -> Held:
+        if self.device is None:
+            # What the allocator keeps of earlier runs would hide what this one takes; then Linux forgets the process's peak.
+            with contextlib.suppress(AttributeError, OSError):
+                ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")
+            self.before = _status("VmRSS")
+        else:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.before = torch.cuda.memory_allocated(self.device)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.device is None:
+            self.found["memory of the process"] = _status("VmHWM") - self.before
+        else:
+            self.found["memory of the GPU"] = torch.cuda.max_memory_allocated(self.device) - self.before
+
+
+def _status(name: str) -> int:
+    text = Path("/proc/self/status").read_text()
+    return 1024 * int(text.split(f"{name}:")[1].split()[0])

@@ -61,7 +61,8 @@ def whole_flux():
 
 def lora(model, rank: int, seed: int = 0) -> dict[str, torch.Tensor]:
     """A LoRA on every matrix and convolution, as kohya names them, in float16."""
-    shapes = {key: value.shape for key, value in model.model.state_dict().items()}
+    # Of the parameters: a packed weight is bytes of another shape in the state dict.
+    shapes = {key: value.shape for key, value in model.model.named_parameters(remove_duplicate=False)}
     found, seen = {}, set()
     generator = torch.Generator().manual_seed(seed)
     make = lambda *size: (torch.randn(size, generator=generator) * 0.02).half()  # noqa: E731

@@ -51,7 +51,20 @@ def main() -> int:
 
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
-    from benchmarks import bounds, compare, cycles, inspecting, machine, parts, picker, results, saving
+    from benchmarks import (
+        bounds,
+        compare,
+        cycles,
+        first_use,
+        held,
+        inspecting,
+        machine,
+        parts,
+        picker,
+        results,
+        rows,
+        saving,
+    )
 
     if options.against:
         from benchmarks import versions
@@ -65,6 +78,9 @@ def main() -> int:
         "inspecting": inspecting.inspecting,
         "bounds": bounds.bounds,
         "cycles": cycles.cycles,
+        "rows": rows.rows,
+        "held": held.held,
+        "first": first_use.first,
         "saving": partial(saving.saving, peers=options.peers),
     }.items():
         if name in (options.only or parts.PARTS):
