@@ -10,9 +10,9 @@ from .comfy.drawing import guided_model, has_cfg, samplers
 from .comfy.lora_names import lora_names, resolve
 from .inspecting.themes import THEMES
 from .loader import NO_LORA, LoraStackType
-from .seen_files import fingerprint, remember
+from .seen_files import ask_again, fingerprint, remember
 from .stack import StackEntry, read_stack
-from .sweep.axes import CFG, KINDS, NONE, PROMPT, STEPS, STRENGTHS
+from .sweep.axes import CFG, KINDS, LORA, NONE, PROMPT, STEPS, STRENGTHS
 from .sweep.plan import COMPARE, MAX_CELLS
 
 LETTERS = ("x", "y", "z")
@@ -192,8 +192,17 @@ class StrataSweep(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name: str | None = None, **_) -> str:
-        return fingerprint(cls, lora_name)
+    def fingerprint_inputs(
+        cls,
+        lora_name: str | None = None,
+        x_axis: str | None = None,
+        y_axis: str | None = None,
+        z_axis: str | None = None,
+        **_,
+    ) -> str:
+        """Changes with the files that were used, and with the list of them where an axis may name a folder."""
+        listed = LORA in (x_axis, y_axis, z_axis)
+        return fingerprint(cls, lora_name) + (repr(hash(tuple(sorted(lora_names())))) if listed else "")
 
     @classmethod
     def execute(
@@ -294,6 +303,8 @@ class StrataSweep(io.ComfyNode):
         )
         done = work(request)
         remember(cls, done.entries)
+        if done.failed:
+            ask_again(cls)
         return io.NodeOutput(*done.outputs, ui=done.ui)
 
 

@@ -52,6 +52,15 @@ def remember(node, entries: Iterable[StackEntry]) -> None:
             _nodes.popitem(last=False)
 
 
+def ask_again(node) -> None:
+    """The next fingerprint is another one: what a run could not do is tried again."""
+    key = _key(node)
+    if key is not None:
+        with _lock:
+            seen = _nodes.setdefault(key, _Seen())
+            seen.fingerprint = f"{seen.fingerprint}!"[-200:] if not seen.fingerprint.endswith("!" * 150) else ""
+
+
 def fingerprint(node, lora_name=None) -> str:
     """Stays as it is from run to run until something that the node used before, or the file that its own input names, has changed."""
     own = state(lora_name, None) if isinstance(lora_name, str) else ""

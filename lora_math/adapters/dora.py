@@ -53,7 +53,12 @@ class DoRA(Adapter):
 
     @classmethod
     def wrap(cls, inner: Adapter, parts: Parts) -> Adapter:
-        """``inner`` under the magnitudes in ``parts``, or ``inner`` as it is when there are none."""
+        """``inner`` under the magnitudes in ``parts``, or ``inner`` as it is when there are none.
+
+        Raises StrataError where the norms would be other ones at each step: nobody trains such, and what they mean is not known.
+        """
+        if inner.varies and not parts.keys().isdisjoint(("magnitude", "dora_scale")):
+            raise StrataError(f"{next(iter(inner.forms()))} with DoRA magnitudes is not known")
         # PEFT always has the output axis, stored as [out] or, for convolutions, [1, out, 1, 1].
         if "magnitude" in parts:
             return cls(inner, parts.pop("magnitude").flatten(), OUT)

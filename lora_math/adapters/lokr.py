@@ -166,8 +166,10 @@ class LoKr(Adapter):
         if self.factor_rank is None:
             return None
         (up1, down1), (up2, down2) = _split(self.w1, dtype), _split(self.w2, dtype)
-        # PyTorch's kron cannot take every transposed matrix.
-        up1, down1, up2, down2 = (side.contiguous() for side in (up1, down1, up2, down2))
+        # PyTorch's kron cannot take every transposed matrix, nor a column that still has the steps of one.
+        up1, down1, up2, down2 = (
+            side.clone(memory_format=torch.contiguous_format) for side in (up1, down1, up2, down2)
+        )
         return torch.kron(up1 * self.scale, up2), torch.kron(down1, down2)
 
     @property

@@ -75,6 +75,10 @@ class TLoRA(LoRA):
         if not all(role in parts for role in BEFORE):
             return found
         p0, q0, values0 = _checked(*(parts.pop(role) for role in BEFORE))
+        if (p0.flatten(1).shape, q0.flatten(1).shape) != (p.flatten(1).shape, q.flatten(1).shape):
+            raise StrataError(
+                f"it began with factors of {show(p0.shape)} and {show(q0.shape)}, and has {show(p.shape)} and {show(q.shape)}"
+            )
         return found.begun(Beginning(p0.flatten(1) * values0, q0.flatten(1)))
 
     @property

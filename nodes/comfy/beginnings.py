@@ -102,6 +102,10 @@ def _own_weight(patcher, key: Key) -> Tensor:
     return (weight if rows is None else rows(weight)).flatten(1)
 
 
+# What may be left of W^T W v - s^2 v, as a part of the sizes of W and W v: single precision leaves a hundredth of it.
+LEFT = 1e-4
+
+
 class _Kept:
     """The singular vectors of one file on one model, on disk: nothing there is trusted, and nothing depends on it."""
 
@@ -122,8 +126,12 @@ class _Kept:
         for on_input in (True, False):
             vectors = self.tensors.get(_name(key, weight, on_input))
             size = weight.shape[1 if on_input else 0]
-            if vectors is not None and vectors.shape == (adapter.rank, size) and torch.isfinite(vectors).all():
+            if vectors is None:
+                continue
+            if vectors.shape == (adapter.rank, size) and _are_directions(vectors, weight, on_input):
                 return Directions(vectors.to(weight.device), on_input, "")
+            # Something else has come into the file: it is found anew, and kept in its place.
+            del self.tensors[_name(key, weight, on_input)]
         return None
 
     def add(self, key: Key, weight: Tensor, found: Directions) -> None:
@@ -147,10 +155,24 @@ class _Kept:
                 os.unlink(temporary)
                 raise
             _tidy(folder, self.path)
-        except OSError as problem:
+        # Safetensors has an error of its own for a full disk.
+        except (OSError, SafetensorError) as problem:
             logging.warning(
                 "[Strata] Where a T-LoRA began could not be kept, and is looked for again the next time: %s", problem
             )
+
+
+def _are_directions(vectors: Tensor, weight: Tensor, on_input: bool) -> bool:
+    """Whether these rows [rank, size] are singular vectors of this weight, as far as single precision tells."""
+    if vectors.dtype != torch.float32 or not bool(torch.isfinite(vectors).all()):
+        return False
+    matrix, found = (weight if on_input else weight.T).float(), vectors.to(weight.device)
+    if not torch.allclose(found @ found.T, torch.eye(len(found), device=found.device), atol=1e-3):
+        return False
+    seen = matrix @ found.T
+    values = seen.square().sum(0)
+    left = torch.linalg.matrix_norm(matrix.T @ seen - found.T * values)
+    return bool(left <= LEFT * torch.linalg.matrix_norm(matrix) * torch.linalg.matrix_norm(seen))
 
 
 def _tidy(folder: str, newest: str) -> None:

@@ -28,6 +28,7 @@ CHUNK = "strata_sweep"
 MAX_FOUND = 4000
 MAX_CHUNK = 200_000
 TRIES = 100
+LONGEST_KIND = "_differences"
 # Bytes of a batch of pictures that stay in memory alone.
 IN_MEMORY = 256 << 20
 
@@ -56,7 +57,18 @@ class Folder:
 
     def __init__(self, prefix: str):
         self.prefix = prefix
-        self._place("")
+        folder, name, *_ = self._place("")
+        # Now, and not when the first cell has been sampled.
+        probe = os.path.join(folder, f".{name}{LONGEST_KIND}_{os.getpid()}.tmp")
+        try:
+            with open(probe, "wb"):
+                pass
+            os.remove(probe)
+        except (OSError, ValueError) as problem:
+            said = getattr(problem, "strerror", None) or problem
+            raise StrataError(
+                f"filename_prefix {reprlib.repr(prefix)}: nothing can be saved under this name ({said}). Choose another one."
+            ) from None
 
     def _place(self, kind: str) -> tuple[str, str, int, str]:
         try:
@@ -99,17 +111,17 @@ class Folder:
         without metadata; told: about the cell."""
         saved = []
         for number, picture in enumerate(pictures):
-            chunks = {
-                **(texts if _wants_metadata() else {}),
-                CHUNK: json.dumps({"cell": cell, "part": [number, len(pictures)], **told}),
-            }
-            saved.append(self.save_picture(Image.fromarray(picture), "", chunks))
+            own = {"cell": cell, "part": [number, len(pictures)], "size": list(picture.shape[1::-1]), **told}
+            saved.append(self.save_picture(Image.fromarray(picture), "", {**texts, CHUNK: json.dumps(own)}))
         return saved
 
     def save_picture(self, picture: Image.Image, kind: str, chunks: Mapping[str, str] | None = None) -> Saved:
-        """kind: what is put behind the prefix, such as ``_grid``."""
-        info = PngInfo()
+        """kind: what is put behind the prefix, such as ``_grid``; chunks: but for a sweep's own left out where ComfyUI runs without
+        metadata."""
+        info, wanted = PngInfo(), _wants_metadata()
         for name, text in (chunks or {}).items():
+            if name != CHUNK and not wanted:
+                continue
             info.add_itxt(name, text) if not text.isascii() else info.add_text(name, text)
         return self._write(kind, {"png": lambda file: picture.save(file, "PNG", pnginfo=info, compress_level=4)})
 
@@ -157,7 +169,11 @@ def described(path: str) -> dict:
     try:
         with Image.open(path) as picture:
             text = picture.info.get(CHUNK) if picture.format == "PNG" else None
+            size = list(picture.size)
         found = json.loads(text) if isinstance(text, str) and len(text) <= MAX_CHUNK else None
+        # It was made smaller or larger since, and its chunk kept.
+        if isinstance(found, dict) and found.get("size", size) != size:
+            return {}
     # Pillow raises whatever a broken file makes it stumble over.
     except Exception:
         return {}
@@ -184,6 +200,8 @@ def loaded(saved: Sequence[Saved]) -> NDArray[numpy.uint8]:
                 found.append(numpy.asarray(picture.convert("RGB")))
         except Exception as problem:
             raise StrataError(f"{each.name} was drawn and cannot be read any more ({problem}).") from problem
+    if len({picture.shape for picture in found}) > 1:
+        raise StrataError(f"The pictures of one cell, such as {saved[0].name}, are not of one size any more.")
     return numpy.stack(found)
 
 
@@ -222,20 +240,46 @@ def _wants_metadata() -> bool:
     return not getattr(args, "disable_metadata", False)
 
 
-def file_stamp(text: str) -> tuple | None:
-    """Size and time of change of the model file that a node's setting names; None for other texts."""
+def makes_lists(class_type: str) -> bool:
+    """Whether a node gives lists, so that ComfyUI runs what is behind it once for each item."""
+    known = find(
+        "nodes",
+        "NODE_CLASS_MAPPINGS",
+        "Nodes that give lists are not known: a sweep behind one takes its old pictures.",
+    )
+    return any(getattr((known or {}).get(class_type), "OUTPUT_IS_LIST", None) or ())
+
+
+def file_stamp(text: str) -> list[tuple] | None:
+    """Size and time of change of the files that a node's setting names, in every folder of models and among the inputs, with or without
+    their ending; None for other texts."""
     if not text or len(text) > 400 or "\n" in text or "\0" in text:
         return None
-    if os.path.isabs(text) and os.path.isfile(text):
-        found = os.stat(text)
-        return found.st_size, found.st_mtime_ns
-    for kind in list(folder_paths.folder_names_and_paths):
+    if os.path.isabs(text):
+        paths = [text]
+    else:
+        names = (text, f"{text}.safetensors")
+        kinds = [kind for kind in list(folder_paths.folder_names_and_paths) if kind != "custom_nodes"]
         # Without listing: a folder may hold thousands of files.
-        path = None if kind == "custom_nodes" else _full_path(kind, text)
-        if path is not None:
-            found = os.stat(path)
-            return found.st_size, found.st_mtime_ns
-    return None
+        paths = [path for kind in kinds for name in names if (path := _full_path(kind, name)) is not None]
+        # "picture.png [output]" is one of another folder.
+        paths.append(_input_path(text))
+    found = [(stat.st_size, stat.st_mtime_ns) for path in dict.fromkeys(filter(None, paths)) if (stat := _stat(path))]
+    return found or None
+
+
+def _input_path(text: str) -> str | None:
+    try:
+        return folder_paths.get_annotated_filepath(text)
+    except Exception:
+        return None
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path) if os.path.isfile(path) else None
+    except (OSError, ValueError):
+        return None
 
 
 def _full_path(kind: str, name: str) -> str | None:

@@ -239,5 +239,6 @@ def _stem(name: str) -> str:
 def _natural(name: str) -> list:
     """Sorts 10 behind 9."""
     return [
-        (part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split("([0-9]{1,18})", name.lower())
+        (at % 2 == 1, int(part) if at % 2 else 0, part)
+        for at, part in enumerate(re.split("([0-9]{1,18})", name.lower()))
     ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...lora_math.blocks import Layout, ResolvedWeights
+from ...lora_math.errors import StrataError
 from ..comfy.targets import clip_targets, model_targets
 from ..fitting.amounts import row_of
 from ..fitting.block_spec import layout_for
@@ -51,7 +52,10 @@ class Blocks:
         return self._known[key]
 
     def _energies(self, row: StackEntry) -> Mapping[str, float]:
-        lora = row.opened()
+        try:
+            lora = row.opened()
+        except StrataError:
+            return {}
         weights = None
         if row.block_weights is not None:
             weights = ResolvedWeights(row.block_weights.read(self.layout), self.layout)

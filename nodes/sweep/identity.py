@@ -22,6 +22,8 @@ from .plan import Settings
 VERSION = 1
 # The most nodes before a sweep that are looked at; no graph has so many.
 MAX_NODES = 10_000
+# The most texts in one setting.
+MAX_TEXTS = 1000
 
 
 def digest(*parts) -> str:
@@ -39,10 +41,13 @@ def tensor_digest(tensor: Tensor | None) -> str | None:
     return found.hexdigest()
 
 
-def upstream(prompt, node: str | None, inputs: Sequence[str], stamp: Callable[[str], object]) -> str | None:
+def upstream(
+    prompt, node: str | None, inputs: Sequence[str], stamp: Callable[[str], object], many: Callable[[str], bool]
+) -> str | None:
     """A hash of what is connected to these inputs of a node: all nodes before it with their settings, whatever their numbers are.
 
-    prompt: ComfyUI's prompt (id -> {"class_type", "inputs"}). stamp: what a text of a setting says of a file by that name, None for none.
+    prompt: ComfyUI's prompt (id -> {"class_type", "inputs"}). stamp: what a text of a setting says of files by that name, None for none.
+    many: whether a class of nodes gives lists, for each of whose items ComfyUI runs the nodes behind it, with the same prompt.
     None where the prompt does not tell.
     """
     if not isinstance(prompt, Mapping) or node not in prompt:
@@ -55,6 +60,8 @@ def upstream(prompt, node: str | None, inputs: Sequence[str], stamp: Callable[[s
         at, ready = stack.pop()
         if at in known:
             continue
+        if many(str(prompt[at].get("class_type") if isinstance(prompt[at], Mapping) else "")):
+            return None
         before = [link[0] for value in _inputs(prompt, at).values() if (link := _link(value, prompt))]
         if ready:
             known[at] = _node_digest(prompt, at, known, stamp)
@@ -86,8 +93,22 @@ def _node_digest(prompt: Mapping, node: str, known: Mapping[str, str], stamp: Ca
     for name, value in sorted(_inputs(prompt, node).items()):
         link = _link(value, prompt)
         shown = [known[link[0]], link[1]] if link else json.dumps(value, sort_keys=True, default=repr)
-        told.append([name, shown, repr(stamp(value)) if isinstance(value, str) else None])
+        told.append([name, shown, [repr(stamp(text)) for text in _texts(value)]])
     return digest(str(prompt[node].get("class_type")), told)
+
+
+def _texts(value) -> list[str]:
+    """All texts in a setting, whose own form may be any."""
+    found, stack = [], [value]
+    while stack and len(found) < MAX_TEXTS:
+        at = stack.pop()
+        if isinstance(at, str):
+            found.append(at)
+        elif isinstance(at, (list, tuple)):
+            stack += reversed(at)
+        elif isinstance(at, Mapping):
+            stack += [each for _, each in sorted(at.items(), key=lambda item: str(item[0]), reverse=True)]
+    return found
 
 
 def row_identity(row: StackEntry, file: object, blocks: str, variation: Variation) -> list:

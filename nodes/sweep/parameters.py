@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from ..comfy.drawing import Way
 from .plan import Settings
 
 
-def parameters(
-    settings: Settings, loras: str, sampler: str, scheduler: str, denoise: float, size: tuple[int, int], model: str
-) -> str:
-    """loras: as tags. size: (width, height). model: its file, without folder and ending; empty where that is not known."""
-    positive = " ".join(filter(None, (settings.positive.strip(), loras)))
+def parameters(settings: Settings, loras: str, way: Way, own_cfg: bool, size: tuple[int, int], model: str) -> str:
+    """loras: as tags. own_cfg: whether the guider's own cfg counted. size: (width, height). model: its file, without folder and ending;
+    empty where that is not known. What came over a wire, and is not known by name, is left out: prompts and cfg of a guider, the name of
+    a sampler, the schedule behind sigmas."""
+    has_prompts = way.guider is None
+    positive = " ".join(filter(None, (settings.positive.strip() if has_prompts else "", loras)))
+    plain = way.sigmas is None
     told = [
-        ("Steps", settings.steps),
-        ("Sampler", sampler),
-        ("Schedule type", scheduler),
-        ("CFG scale", f"{settings.cfg:g}"),
+        ("Steps", settings.steps if plain else max(1, len(way.sigmas) - 1)),
+        *([("Sampler", way.sampler_name)] if way.sampler is None else []),
+        *([("Schedule type", way.scheduler)] if plain else []),
+        *([("CFG scale", f"{settings.cfg:g}")] if not own_cfg else []),
         ("Seed", settings.seed),
         ("Size", f"{size[0]}x{size[1]}"),
         *([("Model", _quoted(model))] if model else []),
-        *([("Denoising strength", f"{denoise:g}")] if denoise != 1 else []),
+        *([("Denoising strength", f"{way.denoise:g}")] if plain and way.denoise != 1 else []),
         ("Version", "ComfyUI"),
     ]
     lines = [positive]
-    if settings.negative.strip():
+    if has_prompts and settings.negative.strip():
         lines.append(f"Negative prompt: {settings.negative.strip()}")
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in told)])
 

@@ -138,8 +138,9 @@ class Run:
     def _outcome(self, number: int, cell: Cell, found: Mapping[int, Outcome], told) -> Outcome:
         try:
             files = self.known.get(self.hashes[number])
-            picture = loaded(files) if files else None
+            picture = _as_it_is(files) if files else None
             if picture is None:
+                self.artist.counts.reused -= bool(files)
                 picture = self.artist.draw(cell.settings, told)
                 files = self.folder.save_cell(picture, self.texts(cell, picture), self.hashes[number], self.told(cell))
                 self.artist.counts.drawn += 1
@@ -166,6 +167,14 @@ class Run:
                 return None
             self._base = number, loaded(outcome.files)
         return self._base[1]
+
+
+def _as_it_is(files: Sequence[Saved]) -> Picture | None:
+    """A cell that is there already; None where it cannot be read any more, and is drawn again."""
+    try:
+        return loaded(files)
+    except StrataError:
+        return None
 
 
 def _showing(bar: Bar, done: int, steps: int, total: int):

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import torch
 
 from ...lora_math.errors import StrataError
+from ...lora_math.rows_text import read_rows
 from ..comfy.drawing import Way
 from ..comfy.library import file_key
 from ..comfy.live_time import read_variation
 from ..comfy.lora_names import path_of
 from ..comfy.notices import send
-from ..comfy.pictures import Folder, file_stamp
+from ..comfy.pictures import Folder, file_stamp, makes_lists
 from ..lora_stack import used_text
 from ..stack import StackEntry
 from . import grid, identity, products, table
@@ -27,6 +28,8 @@ from .run import Artist, Counts, Outcome, Run
 
 EVENT = "strata.sweep"
 # The nodes' inputs that name a model's own file.
+# Letters of a setting that are read for tags.
+MAX_TEXT = 100_000
 MODEL_FILES = ("ckpt_name", "unet_name", "gguf_name", "model_name")
 
 
@@ -53,11 +56,12 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """outputs: of the node, in order; ui: for the page; entries: the LoRAs that were used."""
+    """outputs: of the node, in order; ui: for the page; entries: the LoRAs that were used; failed: whether a cell could not be drawn."""
 
     outputs: tuple
     ui: dict
     entries: list[StackEntry]
+    failed: bool
 
 
 def work(request: Request) -> Done:
@@ -68,7 +72,7 @@ def work(request: Request) -> Done:
     known = folder.found() if request.resume else {}
     counts = Counts()
     way = request.way
-    own_cfg = way.guider is not None and not any(axis.kind == "cfg" for axis in request.axes)
+    own_cfg = _has_own_cfg(request)
     artist = Artist(request.blocks.model, request.blocks.clip, way, request.apply, request.node, counts, own_cfg)
     told_cells: dict[int, dict] = {}
 
@@ -131,7 +135,11 @@ def _handed_on(request: Request, done, folder: Folder, counts: Counts, artist: A
         ],
     }
     entries = [row for cell in done.plan.cells for row in cell.settings.acting if row.lora is None]
-    return Done(outputs, ui, list({rows_key([row]): row for row in entries}.values()))
+    return Done(outputs, ui, list({rows_key([row]): row for row in entries}.values()), failed)
+
+
+def _has_own_cfg(request: Request) -> bool:
+    return request.way.guider is not None and not any(axis.kind == "cfg" for axis in request.axes)
 
 
 def _told_of_sweep(request: Request, sweep: Plan) -> dict:
@@ -146,7 +154,8 @@ def _hashes(request: Request, sweep: Plan) -> list[str]:
         request.prompt,
         request.node,
         ("model", "clip", "vae", "sampler", "guider", *(("lora_stack",) if _in_memory(request.plain) else ())),
-        file_stamp,
+        _stamp,
+        makes_lists,
     )
     if around is None:
         around = os.urandom(16).hex()
@@ -173,6 +182,24 @@ def _hashes(request: Request, sweep: Plan) -> list[str]:
     return [
         identity.cell_hash(cell.settings, [row_of(row) for row in cell.settings.acting], common) for cell in sweep.cells
     ]
+
+
+def _stamp(text: str):
+    """Of the files that a setting names, as a whole or in tags."""
+    if "<lora:" not in text and "<lyco:" not in text:
+        return file_stamp(text)
+    return [[name, _file_of(name)] for name in dict.fromkeys(tag.name for tag in _tags(text))]
+
+
+def _tags(text: str) -> list:
+    return [row_tag for row in read_rows(text[:MAX_TEXT]) for row_tag in row.tags]
+
+
+def _file_of(name: str):
+    try:
+        return repr(file_key(path_of(name)))
+    except StrataError:
+        return None
 
 
 def _in_memory(settings: Settings) -> bool:
@@ -212,9 +239,8 @@ def _texts(request: Request, cell: Cell, shape: tuple[int, ...]) -> dict[str, st
     told = parameters(
         cell.settings,
         used_text(cell.settings.acting),
-        way.sampler_name,
-        way.scheduler,
-        way.denoise,
+        way,
+        _has_own_cfg(request),
         (shape[2], shape[1]),
         _model_name(request),
     )

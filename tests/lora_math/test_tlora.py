@@ -194,3 +194,20 @@ def test_factors_that_do_not_fit_are_refused():
     saved["m.lambda_layer"] = torch.ones(1, RANK + 1)
     contents = state_dict.parse(saved)
     assert not contents.entries and all("do not fit each other" in why for why in contents.leftovers.values())
+
+
+@pytest.mark.parametrize("rank", [1, RANK - 1, RANK + 1])
+def test_a_beginning_of_another_rank_is_refused(rank):
+    _, saved, *_ = train("linear")
+    for role, kept in (("p", lambda t: t[:, :1].repeat(1, rank)), ("q", lambda t: t[:1].repeat(rank, 1))):
+        saved[f"m.base_{role}.weight"] = kept(saved[f"m.{role}_layer.weight"])
+    saved["m.base_lambda"] = torch.ones(1, rank)
+    contents = state_dict.parse(saved)
+    assert not contents.entries and any("it began with factors" in why for why in contents.leftovers.values())
+
+
+def test_with_dora_magnitudes_it_is_refused():
+    _, saved, *_ = train("linear")
+    saved["m.dora_scale"] = torch.ones(saved["m.p_layer.weight"].shape[0], 1)
+    contents = state_dict.parse(saved)
+    assert not contents.entries and any("with DoRA magnitudes" in why for why in contents.leftovers.values())

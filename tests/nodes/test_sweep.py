@@ -12,7 +12,7 @@ import folder_paths
 import numpy
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import nodes as core
 from strata.devtools.model_cache import toy_models
@@ -21,6 +21,7 @@ from strata.lora_math.errors import StrataError
 from strata.nodes.comfy import drawing, notices, pictures
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.lora_sweep import StrataSweep
+from strata.nodes.seen_files import ask_again
 from strata.nodes.stack import StackEntry
 from strata.nodes.sweep import run
 
@@ -361,6 +362,50 @@ def test_without_metadata_only_the_cell_itself_is_in_a_picture(studio, out, monk
     (file,) = told(found)["cells"][0]["files"]
     info = Image.open(out / file["subfolder"] / file["filename"]).info
     assert "prompt" not in info and "parameters" not in info and len(samplings) == 1
+    others = [path for path in out.rglob("*.png") if "_grid" in path.name or "_differences" in path.name]
+    assert others and not any({"prompt", "workflow"} & Image.open(path).info.keys() for path in others)
+
+
+@pytest.mark.parametrize("damage", ["cut", "resized", "gone"])
+def test_a_saved_cell_that_is_no_longer_whole_is_drawn_again(studio, out, samplings, damage):
+    asked = {"x_axis": "strength", "x_values": "0.5, 1", "compare_with": "nothing"}
+    first = swept(studio, **asked)
+    (file,) = told(first)["cells"][0]["files"]
+    path = out / file["subfolder"] / file["filename"]
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-400])
+    else:
+        picture, info = Image.open(path), PngImagePlugin.PngInfo()
+        info.add_text("strata_sweep", picture.info["strata_sweep"])
+        picture.resize((32, 32)).save(path, pnginfo=info)
+    again = swept(studio, **asked)
+    assert len(samplings) == 3
+    assert torch.equal(first.result[1], again.result[1])
+    assert "1 drawn, 1 were there already" in again.result[6]
+
+
+@pytest.mark.parametrize("prefix", ["x" * 245, "a\0b"])
+def test_a_name_that_cannot_be_saved_is_said_before_anything_is_sampled(studio, out, samplings, prefix):
+    with pytest.raises(StrataError, match="filename_prefix"):
+        swept(studio, filename_prefix=prefix, x_axis="strength", x_values="0.5, 1")
+    assert samplings == []
+    assert not [path for path in out.rglob("*") if path.is_file()]
+
+
+def test_a_failed_cell_is_asked_for_again_and_a_folder_is_watched(studio, out, monkeypatch):
+    class Here(StrataSweep):
+        hidden = type("Hidden", (), {"unique_id": "9", "prompt": PROMPT, "extra_pnginfo": None})
+
+    before = Here.fingerprint_inputs(lora_name=INK, x_axis="strength")
+    ask_again(Here)
+    after = Here.fingerprint_inputs(lora_name=INK, x_axis="strength")
+    assert before != after == Here.fingerprint_inputs(lora_name=INK, x_axis="strength")
+    listed = Here.fingerprint_inputs(lora_name=INK, x_axis="LoRA file")
+    monkeypatch.setattr("strata.nodes.lora_sweep.lora_names", lambda: ["new.safetensors"])
+    assert Here.fingerprint_inputs(lora_name=INK, x_axis="LoRA file") != listed
+    assert Here.fingerprint_inputs(lora_name=INK, x_axis="strength") == after
 
 
 def test_the_page_hears_of_each_cell_at_once(studio, out, monkeypatch):
@@ -395,9 +440,17 @@ def test_the_batch_is_the_files(studio, out, monkeypatch, in_memory):
     assert torch.equal(found.result[1].clone().mul_(2), wanted * 2)
 
 
-def test_model_files_are_known_by_size_and_date(studio, out, tmp_path):
+def test_model_files_are_known_by_size_and_date(studio, out, tmp_path, monkeypatch):
     file = folder_paths.get_full_path("loras", INK)
-    assert pictures.file_stamp(INK) == pictures.file_stamp(file) == (os.stat(file).st_size, os.stat(file).st_mtime_ns)
+    stamp = [(os.stat(file).st_size, os.stat(file).st_mtime_ns)]
+    assert pictures.file_stamp(INK) == pictures.file_stamp(INK.removesuffix(".safetensors")) == stamp
+    assert pictures.file_stamp(file) == stamp
+    (tmp_path / "photo.png").write_bytes(b"x")
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
+    assert pictures.file_stamp("photo.png") == [(1, os.stat(tmp_path / "photo.png").st_mtime_ns)]
+    monkeypatch.setitem(core.NODE_CLASS_MAPPINGS, "Lists", type("Lists", (), {"OUTPUT_IS_LIST": (False, True)}))
+    assert pictures.makes_lists("Lists")
+    assert not pictures.makes_lists("KSampler") and not pictures.makes_lists("a node of nobody")
     for text in ("", "euler", "x" * 5000, "a\nb", "\0", str(tmp_path)):
         assert pictures.file_stamp(text) is None
 

@@ -190,8 +190,8 @@ PROMPT = {
 }
 
 
-def upstream(prompt, stamp=lambda _: None):
-    return identity.upstream(prompt, "9", ("model", "clip"), stamp)
+def upstream(prompt, stamp=lambda _: None, many=lambda _: False):
+    return identity.upstream(prompt, "9", ("model", "clip"), stamp, many)
 
 
 def test_what_is_before_a_sweep_is_known_by_what_it_is_and_not_by_its_number():
@@ -222,7 +222,21 @@ def test_odd_prompts(prompt):
 def test_a_long_chain_of_nodes_is_no_recursion():
     chain = {str(at): {"class_type": "A", "inputs": {"model": [str(at + 1), 0]}} for at in range(5000)}
     chain["5000"] = {"class_type": "Load", "inputs": {}}
-    assert identity.upstream({**chain, "sweep": chain["0"]}, "sweep", ("model",), lambda _: None)
+    prompt = {**chain, "sweep": chain["0"]}
+    assert identity.upstream(prompt, "sweep", ("model",), lambda _: None, lambda _: False)
+
+
+def test_behind_a_node_that_gives_lists_nothing_is_known():
+    """ComfyUI runs a sweep once for each item, and tells the same prompt every time."""
+    assert upstream(PROMPT, many=lambda kind: kind == "Shift") is None
+    assert upstream(PROMPT, many=lambda kind: kind == "StrataSweep") == upstream(PROMPT)
+
+
+def test_files_in_settings_of_any_form_are_looked_at():
+    rows = {"rows": [{"lora": "a.safetensors", "on": True}, 5, None]}
+    stacked = {**PROMPT, "2": {"class_type": "Shift", "inputs": {"model": ["1", 0], "row_1": rows}}}
+    stamps = [{"a.safetensors": (5, size)}.get for size in (6, 7)]
+    assert upstream(stacked, stamps[0]) != upstream(stacked, stamps[1])
 
 
 def test_hashes_differ_where_the_picture_does():

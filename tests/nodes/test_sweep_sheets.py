@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -11,6 +12,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from strata.nodes.comfy.drawing import Way
 from strata.nodes.inspecting.draw import image_of, text_length
 from strata.nodes.sweep import curve, grid, measure, table
 from strata.nodes.sweep.axes import Axis
@@ -216,14 +218,27 @@ def test_curves():
 
 def test_parameters_as_a1111_writes_them():
     asked = Settings((), "a fox", "bad\nhands", 5, 20, 7.5)
-    assert parameters(asked, "<lora:ink:0.8>", "euler", "simple", 1.0, (512, 768), "a, b") == (
+    way = Way("euler", "simple", 1.0, {}, None)
+    assert parameters(asked, "<lora:ink:0.8>", way, False, (512, 768), "a, b") == (
         "a fox <lora:ink:0.8>\nNegative prompt: bad\nhands\n"
         'Steps: 20, Sampler: euler, Schedule type: simple, CFG scale: 7.5, Seed: 5, Size: 512x768, Model: "a, b", Version: ComfyUI'
     )
-    plain = parameters(Settings((), "a", " ", 1, 2, 1.0), "", "euler", "simple", 0.5, (8, 8), "")
+    plain = parameters(Settings((), "a", " ", 1, 2, 1.0), "", replace(way, denoise=0.5), False, (8, 8), "")
     assert (
         plain
         == "a\nSteps: 2, Sampler: euler, Schedule type: simple, CFG scale: 1, Seed: 1, Size: 8x8, Denoising strength: 0.5, Version: ComfyUI"
+    )
+
+
+def test_parameters_name_nothing_that_did_not_run():
+    asked = Settings((), "a fox", "bad", 5, 20, 7.5)
+    wired = Way("euler", "simple", 0.5, {}, None, object(), torch.linspace(1, 0, 4))
+    assert parameters(asked, "", wired, False, (8, 8), "") == (
+        "a fox\nNegative prompt: bad\nSteps: 3, CFG scale: 7.5, Seed: 5, Size: 8x8, Version: ComfyUI"
+    )
+    guided = replace(wired, sampler=None, guider=object())
+    assert parameters(asked, "<lora:a:1>", guided, True, (8, 8), "") == (
+        "<lora:a:1>\nSteps: 3, Sampler: euler, Seed: 5, Size: 8x8, Version: ComfyUI"
     )
 
 

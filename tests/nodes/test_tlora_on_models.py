@@ -5,10 +5,13 @@ from __future__ import annotations
 import folder_paths
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from strata.lora_math.adapters import Diff
 from strata.lora_math.errors import StrataError
 from strata.nodes.comfy import beginnings
+from strata.nodes.comfy.live import loras_of
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.save import StrataLoraSave
 from strata.nodes.stack import StackEntry
@@ -143,6 +146,29 @@ def test_what_was_found_is_kept(models, lora_folder, monkeypatch, user):
     beginnings._known.clear()
     assert torch.equal(sample(load(model, name)[0], "SD1.5"), first)
     assert len(found) == 2 * count
+    # Numbers of the right size that are not this weight's: nothing of them is used, and what is right takes their place.
+    for spoil in (torch.randn_like, torch.zeros_like, lambda kept: kept.to(torch.int32), lambda kept: kept.half()):
+        tensors = load_file(file)
+        save_file({key: spoil(tensor) for key, tensor in tensors.items()}, file)
+        beginnings._known.clear()
+        before = len(found)
+        assert torch.equal(sample(load(model, name)[0], "SD1.5"), first)
+        assert len(found) == before + count
+    beginnings._known.clear()
+    assert torch.equal(sample(load(model, name)[0], "SD1.5"), first)
+    assert len(found) == before + count, "it was mended on the disk"
+
+
+def test_a_full_disk_is_no_fault_of_the_lora(models, lora_folder, monkeypatch, user):
+    def full(*_, **__):
+        raise SafetensorError("No space left on device")
+
+    model = models("SD1.5")
+    name = lora_folder.save("t.safetensors", trained(model, "SD1.5")[0])
+    monkeypatch.setattr(beginnings, "save_file", full)
+    beginnings._known.clear()
+    assert len(loras_of(load(model, name)[0])) == 1
+    assert not list(user.iterdir())
 
 
 def test_it_can_be_stopped_and_goes_on(models, lora_folder, monkeypatch, user):
