@@ -113,4 +113,4 @@ def strips(toy: ServedToy) -> dict[str, Image.Image]:
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    picture.save(path.with_suffix(".jpg"), "JPEG", quality=88, optimize=True, subsampling=0)
+    picture.save(path.with_suffix(".jpg"), "JPEG", quality=80, optimize=True, subsampling=1)

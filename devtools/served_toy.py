@@ -18,6 +18,12 @@ from .workflow import Prompt, nodes_of, to_prompt
 WORKFLOW = ROOT / "example_workflows" / "Try it without any download.json"
 
 
+def on_the_toy() -> list[Path]:
+    """The example workflows that run on the toy, which comes with the source only."""
+    found = sorted(WORKFLOW.parent.glob("*.json"))
+    return [path for path in found if "strata_toy_flux.safetensors" in path.read_text(encoding="utf-8")]
+
+
 @dataclass(frozen=True)
 class Row:
     """A LoRA of the toy and what is drawn with it."""

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from saved_workflows import MEANT, SAVED, name_of
 
-from strata.devtools.served_toy import WORKFLOW as TOY_WORKFLOW
+from strata.devtools.served_toy import on_the_toy
 from strata.devtools.server import ROOT
 from strata.devtools.workflow import nodes_of, to_prompt
 
@@ -68,7 +68,7 @@ def test_an_example(page, server, path):
             assert right <= x0 or x1 <= left or bottom <= y0 or y1 <= top
 
     named = {model["name"]: model for node in workflow["nodes"] for model in node["properties"].get("models", ())}
-    if path != TOY_WORKFLOW:  # whose files have no address: they come with the source
+    if path not in on_the_toy():  # whose files have no address: they come with the source
         page.wait_for_function(f"() => {MISSING}?.length", timeout=60_000)
         assert {model["name"]: model for model in page.evaluate(f"() => {MISSING}")} == named
 

@@ -17,7 +17,7 @@ from PIL import Image
 from strata.devtools.archive import published_files, write_archive
 from strata.devtools.model_cache import demo_models, link_models
 from strata.devtools.prompts import small
-from strata.devtools.served_toy import WORKFLOW as TOY_WORKFLOW
+from strata.devtools.served_toy import WORKFLOW, on_the_toy
 from strata.devtools.server import ROOT, ComfyServer
 from strata.devtools.workflow import to_prompt
 
@@ -138,8 +138,10 @@ def test_a_fresh_comfyui_with_it(installed):
     ours = {name: node for name, node in info.items() if node["python_module"] == "custom_nodes.strata-lora"}
     assert set(ours) == set(NODES)
     examples = installed.get_json("/workflow_templates")["strata-lora"]
-    # The toy stays in the source, and so does the workflow that needs it.
-    assert sorted([*examples, TOY_WORKFLOW.stem]) == sorted(path.stem for path in TOY_WORKFLOW.parent.glob("*.json"))
+    # The toy stays in the source, and so do the workflows that need it.
+    of_toy = [path.stem for path in on_the_toy()]
+    assert WORKFLOW.stem in of_toy
+    assert sorted([*examples, *of_toy]) == sorted(path.stem for path in WORKFLOW.parent.glob("*.json"))
     urls = [
         f"/api/workflow_templates/strata-lora/{quote(name)}.{kind}" for name in examples for kind in ("json", "jpg")
     ]
