@@ -4,6 +4,7 @@ import lycoris.modules.tlora as lycoris
 import pytest
 import torch
 from reference_layers import as_layer, error, make
+from torch.nn import Linear
 
 from strata.lora_math import stack
 from strata.lora_math.adapters import LoRA, TLoRA, TLoRAFromWeight
@@ -81,7 +82,7 @@ def test_against_lycoris(kind, slice, timestep):
 
 def test_more_inputs_than_outputs():
     """The singular vectors are then those of the other side."""
-    module = torch.nn.Linear(40, 12).double().requires_grad_(False)
+    module = Linear(40, 12).double().requires_grad_(False)
     x = torch.randn(3, 40, dtype=torch.float64)
     torch.manual_seed(1)
     net = lycoris.TLoraModule("m", module, 1.0, RANK, 3.0, bypass_mode=True, sig_type="last")
