@@ -476,3 +476,13 @@ def test_no_change_reaches_further_than_it_says(kind, layer):
     if not adapter.needs_weight and kind not in ("sparse", "set"):
         # Or every weight would be looked at: a Tucker core in both factors of LoHa is the loosest bound, 68 times.
         assert adapter.reach <= 100 * change
+
+
+def test_lokr_of_a_column_with_the_steps_of_a_matrix():
+    """Contiguous in PyTorch's eyes, and not in its kron's."""
+    column = torch.arange(1.0, 9.0).as_strided((4, 1), (1, 2))
+    inner = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0, -1.0, 5.0]])
+    up, down = LoKr((column,), inner).factors(torch.float64)
+    assert torch.equal(
+        up @ down, torch.kron(column.clone(memory_format=torch.contiguous_format), inner[0] @ inner[1]).double()
+    )
