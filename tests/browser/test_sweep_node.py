@@ -113,7 +113,7 @@ def test_the_grid_grows_opens_and_compares(page):
     large = page.locator("dialog.strata-sweep-large[open]")
     large.wait_for()
     title = large.locator(".strata-sweep-title")
-    expect(title).to_contain_text("strength 0.5, seed 2 · difference 0.")
+    expect(title).to_contain_text("strength 0.5, seed 2 \u00b7 difference 0.")
     screenshot(page, "large")
     large.locator("[data-act=compare]").click()
     expect(title).to_have_text("strength 0.5, seed 2: now choose another one with the arrows")

@@ -69,3 +69,10 @@ def test_no_comment_stands_behind_code(ending):
     files = [path for path in FILES if path.suffix == f".{ending}"]
     found = [f"{path.relative_to(ROOT)}:{line}" for path in files for line in read(path.read_text(encoding="utf-8"))]
     assert len(files) > 20 and found == []
+
+
+def test_python_is_ascii():
+    """Other text is written with escapes, or lies in JSON and Markdown."""
+    files = [path for path in ROOT.rglob("*.py") if ".git" not in path.parts and "out" not in path.parts]
+    assert len(files) > 200
+    assert [str(path.relative_to(ROOT)) for path in files if not path.read_bytes().isascii()] == []
