@@ -78,7 +78,7 @@ def test_a_run_makes_them_relative_to_the_weights(page, ran):
         told = readout.text_content()
         assert told.startswith("changes these weights by "), told
         assert float(told.split()[4]) == pytest.approx(100 * LORA_SIZE, rel=0.06)
-    page.mouse.move(5, 5)
+    page.mouse.move(300, 900)
     d.screenshot(page, f"bars-relative-{d.renderer(page)}", desk, loader)
 
 
