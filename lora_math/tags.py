@@ -169,7 +169,9 @@ def format_tag(tag: LoraTag, clip_first: bool = False) -> str:
     elif clip_first:
         strengths.reverse()
     fields = [_escaped(tag.name), *map(show_number, strengths)]
-    keyed = [(key, text) for key, text in (("lbw", tag.block_weights), ("at", tag.time)) if text is not None]
+    # The space behind the name of a shape would be written as its number.
+    time = None if tag.time is None else tag.time.replace(": ", ":")
+    keyed = [(key, text) for key, text in (("lbw", tag.block_weights), ("at", time)) if text is not None]
     fields += [f"{key}={_escaped_value(text)}" for key, text in (*keyed, *tag.more)]
     return f"<lora:{':'.join(fields)}>"
 

@@ -62,8 +62,8 @@ def test_a_strength_over_time_is_text_with_a_short_sign_on_its_row(page):
     lines = s.text(page, node).split("\n")
     assert lines[0] == "<lora:sd15:0.8:lbw=IN*=0:at=0@0%, 1@50%>"
     assert signs.all_text_contents() == ["0\u21921", "fade in"]
-    s.row(page, node, 1).locator(".strata-time").click()
-    page.keyboard.type("sometimes")
+    s.menu(page, node, 1, "Details")
+    s.row(page, node, 1).locator(".strata-behind input").nth(1).fill("sometimes")
     page.keyboard.press("Enter")
     page.wait_for_timeout(500)
     # In its row, and the field is still the hand's.

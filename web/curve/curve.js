@@ -20,20 +20,24 @@ import { inUnit, moved, path, placed, removed, STEPS, SUFFIX, write } from './po
  * @property {(text: string) => void} set the text is another; called within a step of undo
  * @property {() => void} [resized]
  * @property {() => Promise<{steps: number | null, noise: number[] | null, family: string}>} [sampling] what is known of the sampling that it acts in
+ * @property {string} [constant] the text of a strength that does not change, where that can be chosen too
  */
 
 /** @type {Record<import('./points.js').Shape, string>} */
 const SHAPES = { linear: 'M3 20L10 6L21 14', smooth: 'M3 20C11 20 12 5 21 5', hold: 'M3 19H10V6H21' }
 /** @type {[Unit, 'unitPercent' | 'unitStep' | 'unitSigma'][]} */
 const UNITS = [['percent', 'unitPercent'], ['step', 'unitStep'], ['sigma', 'unitSigma']]
-/** @type {Record<string, 'fadeIn' | 'fadeOut' | 'firstThird' | 'lastThird' | 'pulse'>} */
+/** @type {Record<string, 'constant' | 'fadeIn' | 'fadeOut' | 'firstThird' | 'lastThird' | 'pulse'>} */
 const PRESETS = {
+  constant: 'constant',
   'fade in': 'fadeIn',
   'fade out': 'fadeOut',
   'first third': 'firstThird',
   'last third': 'lastThird',
   pulse: 'pulse',
 }
+/** @type {Curve & {name: string}} */
+const CONSTANT = { name: 'constant', points: [[0, 1]], unit: 'percent', shape: 'linear' }
 const SHORT = { percent: '%', step: '', sigma: 'σ' }
 const BIN = 'M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13'
 const MOST_PLACE = 100_000
@@ -312,7 +316,9 @@ export class CurveEditor {
       this.popup.close(true)
       return
     }
-    this.items.replaceChildren(...this.#presets.map((preset) => this.#item(preset)))
+    const { constant: text } = this.wishes
+    const constant = text ? [{ ...CONSTANT, text }] : []
+    this.items.replaceChildren(...[...constant, ...this.#presets].map((preset) => this.#item(preset)))
     this.popup.open({ host: this.element, opener: this.openMenu })
     this.menu.style.top = `${this.openMenu.offsetTop + 26}px`
     const [first] = this.items.children

@@ -5,9 +5,8 @@ import { getLora } from '../lib/server.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 
-/** @param {GraphNode} node @returns {Promise<{steps: number | null, noise: number[] | null, family: string}>} */
-export async function samplingOf(node) {
-  const lora = loaderBehind(node)?.lora
+/** @param {GraphNode} node @param {string | null} [lora] the file that it is about; of the loader behind the node without @returns {Promise<{steps: number | null, noise: number[] | null, family: string}>} */
+export async function samplingOf(node, lora = loaderBehind(node)?.lora) {
   const profile = lora ? await getLora(lora) : null
   return { steps: stepsBehind(node), noise: profile?.noise ?? null, family: profile?.family ?? '' }
 }

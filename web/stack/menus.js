@@ -23,23 +23,24 @@ export class RowMenu extends Menu {
     const isLora = row.kind === 'lora'
     const isGroup = row.kind === 'heading'
     this.show(opener, [
-      ...(isLora ? [this.item(t('chooseOther'), () => stack.choose(at, opener))] : []),
+      ...(isLora ? [this.item(t('chooseOther'), () => stack.edits.choose(at, opener))] : []),
       ...(isLora && !row.pick ?
-        [this.item(t(row.model === row.clip ? 'clipApart' : 'clipTogether'), () => stack.separate(at))] :
+        [this.item(t(row.model === row.clip ? 'clipApart' : 'clipTogether'), () => stack.edits.separate(at))] :
         []),
       ...(isLora || isGroup ?
-        [this.item(t(row.locked ? 'unlock' : 'lock'), () => stack.change(at, { locked: !row.locked }))] :
+        [this.item(t(row.locked ? 'unlock' : 'lock'), () => stack.edits.change(at, { locked: !row.locked }))] :
         []),
-      ...(isLora ? [this.item(t(row.pick ? 'pickNot' : 'pickFolder'), () => stack.pickFolder(at))] : []),
+      ...(isLora ? [this.item(t(row.pick ? 'pickNot' : 'pickFolder'), () => stack.edits.pickFolder(at))] : []),
       ...(isGroup ?
-        [this.item(t(row.pick ? 'pickNotGroup' : 'pickGroup'), () => stack.change(at, { pick: !row.pick }))] :
+        [this.item(t(row.pick ? 'pickNotGroup' : 'pickGroup'), () => stack.edits.change(at, { pick: !row.pick }))] :
         []),
-      ...(isLora && row.file ? [this.item(t('openDesk'), () => stack.openDesk(at))] : []),
-      this.item(t('behind'), () => stack.open(at)),
-      this.item(t('moveUp'), () => stack.move(at, -1)),
-      this.item(t('moveDown'), () => stack.move(at, 1)),
-      this.item(t('duplicate'), () => stack.duplicate(at)),
-      this.item(t('remove'), () => stack.remove(at)),
+      ...(isLora && row.file ? [this.item(t('openDesk'), () => stack.opened.toggle('desk', at))] : []),
+      ...(isLora ? [this.item(t('openCurve'), () => stack.opened.toggle('curve', at))] : []),
+      this.item(t('behind'), () => stack.opened.toggleDetails(at)),
+      this.item(t('moveUp'), () => stack.edits.move(at, -1)),
+      this.item(t('moveDown'), () => stack.edits.move(at, 1)),
+      this.item(t('duplicate'), () => stack.edits.duplicate(at)),
+      this.item(t('remove'), () => stack.edits.remove(at)),
     ])
   }
 }
@@ -74,9 +75,9 @@ export class StackMenu extends Menu {
     this.total.field.show(null)
     this.energy.field.show(null)
     this.show(opener, [
-      this.item(t('addHeading'), () => stack.addHeading()),
-      this.item(t('allOn'), () => stack.switchAll(true)),
-      this.item(t('allOff'), () => stack.switchAll(false)),
+      this.item(t('addHeading'), () => stack.edits.addHeading()),
+      this.item(t('allOn'), () => stack.edits.switchAll(true)),
+      this.item(t('allOff'), () => stack.edits.switchAll(false)),
       this.item(t('copyRows'), () => stack.clipboard.copyAll()),
       this.item(t('pasteRows'), () => stack.clipboard.paste()),
       this.times.element,

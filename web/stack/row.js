@@ -17,6 +17,7 @@ import { shortTime } from './text.js'
 const LOCK = 'M6 11h12v9H6ZM8.5 11V8a3.5 3.5 0 0 1 7 0v3'
 const BARS = 'M6 20V10M12 20V4M18 20v-7'
 const PEN = 'M4 20l1-4L16 5l3 3L8 19Z'
+const WAVE = 'M3 20C11 20 12 5 21 5'
 const REACH = 2
 
 export class RowView {
@@ -38,9 +39,9 @@ export class RowView {
       type: 'button',
       class: 'strata-switch',
       role: 'switch',
-      on: { click: () => stack.toggle(this.at) },
+      on: { click: () => stack.edits.toggle(this.at) },
     })
-    this.file = new FileName((button) => stack.openRow(this.at, button))
+    this.file = new FileName((button) => this.#pressed(button))
     this.name = this.file.element
     /** @type {HTMLInputElement} */
     this.title = el('input', {
@@ -49,7 +50,7 @@ export class RowView {
       autocomplete: 'off',
       spellcheck: 'false',
       on: {
-        change: () => stack.change(this.at, { title: this.title.value }),
+        change: () => stack.edits.change(this.at, { title: this.title.value }),
         keydown: (event) => event.key === 'Enter' && this.title.blur(),
       },
     })
@@ -57,10 +58,10 @@ export class RowView {
     const refuse = (/** @type {string} */ message) => stack.refuse(message)
     this.model = new Strength({
       label: t('strengths'),
-      set: (value) => stack.setStrength(this.at, 'model', value),
+      set: (value) => stack.edits.setStrength(this.at, 'model', value),
       refuse,
     })
-    this.clip = new Strength({ label: 'CLIP', set: (value) => stack.setStrength(this.at, 'clip', value), refuse })
+    this.clip = new Strength({ label: 'CLIP', set: (value) => stack.edits.setStrength(this.at, 'clip', value), refuse })
     // One bar needs no name.
     this.model.name.hidden = true
     this.marks = el('span', { class: 'strata-marks' })
@@ -68,11 +69,11 @@ export class RowView {
       type: 'button',
       class: 'strata-time',
       'data-act': 'time',
-      on: { click: () => stack.open(this.at, 'time') },
+      on: { click: () => stack.opened.toggle('curve', this.at) },
     })
     this.more = rowMenuButton((button) => stack.menu.open(this.at, button))
     this.words = new TriggerWords(stack.node)
-    this.said = new Said(({ name, tag }) => stack.useFile(this.at, name, tag))
+    this.said = new Said(({ name, tag }) => stack.edits.useFile(this.at, name, tag))
     this.behind = el('div', { class: 'strata-behind', hidden: true })
     this.under = el('div', { hidden: true })
     this.front = el(
@@ -106,7 +107,7 @@ export class RowView {
   /**
    * @param {Row} row
    * @param {number} at
-   * @param {{acts: boolean, enabled: boolean, open: boolean, inGroup: boolean, misfit: string | null, desk: import('./row_desk.js').RowDesk | null, verdict: {text: string, warned: boolean} | null}} look
+   * @param {{acts: boolean, enabled: boolean, open: boolean, inGroup: boolean, misfit: string | null, under: {element: HTMLElement} | null, verdict: {text: string, warned: boolean} | null}} look
    */
   show(row, at, look) {
     this.#row = row
@@ -170,8 +171,8 @@ export class RowView {
       wrong ? row.near : [],
     )
     attribute(this.behind, 'hidden', look.open ? null : true)
-    attribute(this.under, 'hidden', look.desk ? null : true)
-    if (look.desk && look.desk.element.parentNode !== this.under) this.under.replaceChildren(look.desk.element)
+    attribute(this.under, 'hidden', look.under ? null : true)
+    if (look.under && look.under.element.parentNode !== this.under) this.under.replaceChildren(look.under.element)
     if (!look.open) this.behind.replaceChildren()
     else if (!this.behind.contains(document.activeElement)) this.behind.replaceChildren(...this.#details(row))
   }
@@ -194,6 +195,20 @@ export class RowView {
     this.title.select()
   }
 
+  /** What can be pressed of every row has the focus. */
+  focus() {
+    const first = this.name.hidden ? this.switch : this.name
+    first.focus({ preventScroll: true })
+  }
+
+  /** Pressing a name: another file, or the line where it is none. @param {HTMLElement} opener */
+  #pressed(opener) {
+    const { stack, at } = this
+    const row = stack.rows[at]
+    if (row.kind === 'lora' && !row.pick && stack.enabled && row.file !== null) stack.edits.choose(at, opener)
+    else stack.opened.toggleDetails(at)
+  }
+
   /** @param {Row} row */
   #showName(row) {
     if (row.kind === 'lora') {
@@ -213,7 +228,7 @@ export class RowView {
         rows: 2,
         spellcheck: 'false',
         'aria-label': t('rowText'),
-        on: { change: () => stack.rewrite(this.at, field.value) },
+        on: { change: () => stack.edits.rewrite(this.at, field.value) },
       })
       field.value = row.line
       const split = row.lines?.length ?
@@ -221,7 +236,7 @@ export class RowView {
           type: 'button',
           class: 'strata-button',
           text: t('toRows'),
-          on: { click: () => stack.rewrite(this.at, (row.lines ?? []).join('\n')) },
+          on: { click: () => stack.edits.rewrite(this.at, (row.lines ?? []).join('\n')) },
         }) :
         null
       return split ? [field, split] : [field]
@@ -230,20 +245,12 @@ export class RowView {
       t('blocksLabel'),
       row.blocks ?? '',
       'OUT*=1, default=0',
-      (value) => stack.setBlocks(this.at, value),
+      (value) => stack.edits.setBlocks(this.at, value),
     )
-    if (row.file) {
-      const words = { title: t('openDesk'), 'aria-label': t('openDesk') }
-      blocks.append(el('button', {
-        type: 'button',
-        class: 'strata-button',
-        'data-act': 'desk',
-        ...words,
-        on: { click: () => stack.openDesk(this.at) },
-      }, icon(BARS)))
-    }
-    const time = this.#field(t('timeLabel'), row.time ?? '', 'fade in', (value) => stack.setTime(this.at, value))
-    const note = this.#field(t('noteLabel'), row.note, '', (value) => stack.change(this.at, { note: value }))
+    if (row.file) blocks.append(this.#opener('desk', 'openDesk', BARS))
+    const time = this.#field(t('timeLabel'), row.time ?? '', 'fade in', (value) => stack.edits.setTime(this.at, value))
+    time.append(this.#opener('curve', 'openCurve', WAVE))
+    const note = this.#field(t('noteLabel'), row.note, '', (value) => stack.edits.change(this.at, { note: value }))
     /** @type {HTMLElement[]} */
     const found = [blocks, time, note]
     if (row.words?.length) {
@@ -251,6 +258,18 @@ export class RowView {
       found.push(this.words.element)
     }
     return found
+  }
+
+  /** @param {'desk' | 'curve'} editor @param {'openDesk' | 'openCurve'} word @param {string} drawing */
+  #opener(editor, word, drawing) {
+    return el('button', {
+      type: 'button',
+      class: 'strata-button',
+      'data-act': editor,
+      title: t(word),
+      'aria-label': t(word),
+      on: { click: () => this.stack.opened.toggle(editor, this.at) },
+    }, icon(drawing))
   }
 
   /**
@@ -300,11 +319,11 @@ export class RowView {
     const { target } = event
     if (target instanceof HTMLInputElement || target instanceof HTMLTextAreaElement) return
     const run = event.altKey && event.key === 'ArrowUp' ?
-      () => this.stack.move(this.at, -1) :
+      () => this.stack.edits.move(this.at, -1) :
       event.altKey && event.key === 'ArrowDown' ?
-      () => this.stack.move(this.at, 1) :
+      () => this.stack.edits.move(this.at, 1) :
       event.key === 'Delete' && !(target instanceof Element && target.closest('.strata-strength')) ?
-      () => this.stack.remove(this.at) :
+      () => this.stack.edits.remove(this.at) :
       null
     if (!run) return
     event.preventDefault()

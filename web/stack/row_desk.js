@@ -10,6 +10,9 @@ import { NONE } from '../desk/texts.js'
 /** @typedef {import('./stack.js').StackView} StackView */
 
 export class RowDesk {
+  /** Whether a row has one. @param {import('./text.js').Row | undefined} row */
+  static takes = (row) => Boolean(row?.file)
+
   /** @param {StackView} stack @param {number} at */
   constructor(stack, at) {
     this.stack = stack
@@ -17,7 +20,7 @@ export class RowDesk {
     const weights = widget('weights', '')
     Object.defineProperty(weights, 'value', {
       get: () => stack.rows[at]?.blocks ?? '',
-      set: (text) => stack.setBlocks(at, String(text)),
+      set: (text) => stack.edits.setBlocks(at, String(text)),
     })
     const own = [weights, widget('preset', NONE), widget('layout', 'auto'), widget('seed', 0), widget('invert', false)]
     const node = /** @type {GraphNode} */ (/** @type {unknown} */ ({
@@ -47,7 +50,7 @@ export class RowDesk {
     if (event.key !== 'Escape' || event.target instanceof HTMLInputElement) return
     event.preventDefault()
     event.stopPropagation()
-    this.stack.openDesk(null)
+    this.stack.opened.toggle('desk', this.at)
   }
 
   dispose() {

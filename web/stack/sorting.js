@@ -58,6 +58,6 @@ export class Sorting {
     this.line.remove()
     if (!drag || !kept) return
     const [from, end] = groupAt(this.stack.rows, drag.from)
-    if (drag.to < from || drag.to > end) this.stack.moveTo(drag.from, drag.to)
+    if (drag.to < from || drag.to > end) this.stack.edits.moveTo(drag.from, drag.to)
   }
 }

@@ -13,14 +13,14 @@ import { failureOf, outputOf } from '../lib/runs.js'
 import { getRows, getTag } from '../lib/server.js'
 import { endLater, UndoStep } from '../lib/undo.js'
 import { misfit } from '../picker/badge.js'
-import { chooseLora } from '../picker/picker.js'
 import { Clipboard } from './clipboard.js'
+import { Edits } from './edits.js'
 import { RowMenu, SetMenu, StackMenu } from './menus.js'
+import { Opened } from './opened.js'
 import { RowView } from './row.js'
-import { RowDesk } from './row_desk.js'
 import { Scaling } from './scaling.js'
 import { Sorting } from './sorting.js'
-import { acting, changed, groupAt, headingOf, isPlainWeights, rowOf, textOf } from './text.js'
+import { acting, textOf } from './text.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 /** @typedef {import('./text.js').Row} Row */
@@ -33,14 +33,8 @@ const CHROME = 60
 const GAPS = 10
 /** What ComfyUI calls the seed's control: by what it does first, or by what it is. */
 const CONTROLS = ['fixed', 'control_after_generate']
-/** Ms after which a node that came anew is not the one that went. */
-const REOPEN = 400
 /** Rows that a new node makes room for; more can be scrolled. */
 const MOST = 12
-
-/** What was open in a node that ComfyUI's undo replaced. @type {{id: string, files: string, opened: number | null, desk: number | null,
- *   until: number}} */
-let reopen = { id: '', files: '', opened: null, desk: null, until: 0 }
 
 export class StackView {
   text = ''
@@ -49,10 +43,6 @@ export class StackView {
   enabled = true
   /** Rows whose text encoders' strength is shown though it is the same. @type {Set<number>} */
   clips = new Set()
-  /** The row that is open. @type {number | null} */
-  opened = null
-  /** The desk of a row's block weights. @type {RowDesk | null} */
-  desk = null
 
   /** @type {RowView[]} */
   #views = []
@@ -61,8 +51,6 @@ export class StackView {
   #ready = false
   #refused = ''
   #chrome = CHROME
-  /** What was open in the node that this one replaces. @type {typeof reopen | null} */
-  #before = null
   /** @type {string[][]} */
   #relatives = []
 
@@ -70,14 +58,16 @@ export class StackView {
   constructor(node) {
     this.node = node
     this.room = new Room(node)
+    this.edits = new Edits(this)
+    this.opened = new Opened(this)
     this.sorting = new Sorting(this)
     this.scaling = new Scaling(this)
     this.clipboard = new Clipboard(this)
     this.menu = new RowMenu(this)
     this.stackMenu = new StackMenu(this)
     this.setMenu = new SetMenu(this)
-    this.add = this.#button('addLora', `+ ${t('addLora')}`, () => this.choose(null, this.add))
-    this.all = this.#button('allSwitch', '', () => this.switchAll(!this.#someOn()))
+    this.add = this.#button('addLora', `+ ${t('addLora')}`, () => this.edits.choose(null, this.add))
+    this.all = this.#button('allSwitch', '', () => this.edits.switchAll(!this.edits.someOn()))
     this.sets = this.#button('sets', t('sets'), () => this.setMenu.open(this.sets))
     this.words = this.#button('asText', t('asText'), () => this.#showText())
     this.dots = this.#button('stackMenu', '⋯', () => this.stackMenu.open(this.dots))
@@ -143,10 +133,7 @@ export class StackView {
     const { node } = this
     if (!node.graph) return
     takePlace(node, this.element)
-    if (!this.#signature && reopen.id === String(node.id) && Date.now() < reopen.until) {
-      this.#before = reopen
-      reopen = { ...reopen, until: 0 }
-    }
+    if (!this.#signature) this.opened.arrive()
     const text = String(valueOf(node, 'rows') ?? '')
     const linked = isLinked(node, 'rows')
     const signature = JSON.stringify([text, linked, outputOf(node)?.strata_rows, failureOf(node)?.text])
@@ -154,7 +141,7 @@ export class StackView {
     this.#signature = signature
     this.enabled = !linked
     this.showMissing()
-    if (!this.enabled) this.#closeDesk()
+    if (!this.enabled) this.opened.closeUnder()
     if (text === this.text && this.#ready) this.draw()
     else this.#read(text)
   }
@@ -166,7 +153,7 @@ export class StackView {
       const same = (/** @type {Row} */ row) =>
         (row.name ?? '').replaceAll('\\', '/').startsWith(name.replace(/\.\w+$/, ''))
       const at = this.rows.findIndex((row) => row.file === null && same(row))
-      if (at >= 0) this.useFile(at, instead, (await getTag(instead, null)).head)
+      if (at >= 0) this.edits.useFile(at, instead, (await getTag(instead, null)).head)
     })
   }
 
@@ -180,13 +167,10 @@ export class StackView {
     this.text = text
     this.rows = answer.rows
     this.#relatives = answer.relatives
-    if (this.opened !== null && this.opened >= this.rows.length) this.opened = null
-    if (this.desk && (!this.enabled || !this.rows[this.desk.at]?.file)) this.#closeDesk()
-    const before = this.#before?.files === filesOf(this.rows) ? this.#before : null
-    this.#before = null
-    if (before) this.opened = before.opened
+    this.opened.check()
+    const resume = this.opened.resume()
     this.draw()
-    if (before && before.desk !== null) this.openDesk(before.desk)
+    resume()
   }
 
   /** What a prompt needs of the text: the server says it. */
@@ -226,8 +210,8 @@ export class StackView {
       view.show(row, at, {
         acts: acts[at],
         enabled: this.enabled,
-        open: this.opened === at,
-        desk: this.desk?.at === at ? this.desk : null,
+        open: this.opened.details === at,
+        under: this.opened.under?.at === at ? this.opened.under : null,
         inGroup: inGroup && row.kind !== 'heading',
         misfit: misfit(row.family, family, this.#relatives),
         verdict: verdicts.get(row.name) ?? null,
@@ -242,7 +226,7 @@ export class StackView {
     this.element.classList.toggle('disabled', !this.enabled)
     showWidget(this.node, 'seed', rows.some((row) => row.pick) || isLinked(this.node, 'seed'))
     for (const name of CONTROLS) showWidget(this.node, name, rows.some((row) => row.pick))
-    this.desk?.tick()
+    this.opened.under?.tick()
     this.fit()
   }
 
@@ -296,7 +280,12 @@ export class StackView {
     return this.#views
   }
 
-  // What hands ask
+  /** Of a row that is shown. @param {number} at */
+  viewOf(at) {
+    return this.#views.find((view) => view.at === at)
+  }
+
+  // The text
 
   /** One edit, one step of undo. @param {Row[]} rows */
   write(rows) {
@@ -318,221 +307,6 @@ export class StackView {
     else step.end()
   }
 
-  /** @param {number} at @param {Partial<Row>} changes */
-  change(at, changes) {
-    this.write(this.rows.map((row, other) => (other === at ? changed(row, changes) : row)))
-  }
-
-  /** @param {number} at */
-  toggle(at) {
-    this.change(at, { on: !this.rows[at].on })
-  }
-
-  /** @param {number} at @param {'model' | 'clip'} which @param {number} value */
-  setStrength(at, which, value) {
-    const { model, clip } = this.rows[at]
-    const both = which === 'model' && model === clip && !this.clips.has(at)
-    this.change(at, both ? { model: value, clip: value } : { [which]: value })
-  }
-
-  /** The text encoders' strength on its own, or the model's again. @param {number} at */
-  separate(at) {
-    const { model, clip } = this.rows[at]
-    if (model !== clip) {
-      this.clips.delete(at)
-      this.change(at, { clip: model })
-    } else {
-      if (!this.clips.delete(at)) this.clips.add(at)
-      this.draw()
-    }
-  }
-
-  /** @param {number} at @param {string} value @returns {Promise<string>} what is wrong with it, or an empty text: then it is written */
-  async setBlocks(at, value) {
-    const row = this.rows[at]
-    const text = value.trim()
-    let tail = text && `:lbw=${text}`
-    if (!isPlainWeights(text)) {
-      const answer = await getTag('x', text)
-      if (answer.error) return answer.error
-      if (this.rows[at] !== row) return ''
-      tail = answer.tail
-    }
-    this.change(at, { tail: tail + (row.rest ?? ''), blocks: text || null })
-    return ''
-  }
-
-  /** A strength over time as text. @param {number} at @param {string} value @returns {Promise<string>} as of block weights */
-  async setTime(at, value) {
-    const row = this.rows[at]
-    const { tail, error } = await getTag('x', row.blocks ?? null, value.trim() || null)
-    if (error) return error
-    if (this.rows[at] !== row) return ''
-    const blocks = (row.tail ?? '').length - (row.rest ?? '').length
-    this.change(at, { tail, rest: tail.slice(blocks), time: value.trim() || null })
-    // It is always written so.
-    this.refresh()
-    return ''
-  }
-
-  /** The desk of a row's block weights opens under it; null closes it. @param {number | null} at */
-  openDesk(at) {
-    const before = this.desk?.at ?? null
-    this.desk?.dispose()
-    this.desk = at === null || at === before || !this.enabled || !this.rows[at]?.file ? null : new RowDesk(this, at)
-    if (this.desk) this.opened = null
-    for (const view of this.#views) this.observer.unobserve(view.under)
-    this.draw()
-    const view = this.#views.find((one) => one.at === (at ?? before))
-    if (view && this.desk) this.observer.observe(view.under)
-    else view?.name.focus({ preventScroll: true })
-  }
-
-  /** Another file for a row, of which only the name is known yet. @param {number} at @param {string} name @param {string} head of its tag */
-  useFile(at, name, head) {
-    this.change(at, { head, name, file: name, missing: '', near: [] })
-    this.refresh()
-  }
-
-  /** @param {number} at */
-  async pickFolder(at) {
-    const row = this.rows[at]
-    if (row.pick) return this.change(at, { pick: false })
-    const name = (row.file ?? row.name ?? '').replaceAll('\\', '/')
-    const pattern = `${name.slice(0, name.lastIndexOf('/') + 1)}*`
-    const { head } = await getTag(pattern, null)
-    if (this.rows[at] !== row) return
-    this.change(at, { pick: true, head, name: pattern })
-    this.refresh()
-  }
-
-  /** Clicking a name: another file, or the line where it is none. @param {number} at @param {HTMLElement} opener */
-  openRow(at, opener) {
-    const row = this.rows[at]
-    if (row.kind === 'lora' && !row.pick && this.enabled && row.file !== null) this.choose(at, opener)
-    else this.open(at)
-  }
-
-  /** @param {number} at @param {'blocks' | 'time' | 'note'} [field] that is to be typed into */
-  open(at, field) {
-    this.opened = this.opened === at && !field ? null : at
-    if (this.desk) this.openDesk(null)
-    this.draw()
-    if (field) this.#views.find((view) => view.at === at)?.typeInto(field)
-  }
-
-  /** @param {number | null} at the row to change, null to add @param {HTMLElement} opener */
-  choose(at, opener) {
-    if (!this.enabled) return
-    chooseLora({
-      opener,
-      fits: this.family(),
-      several: at === null,
-      choose: (found) => {
-        const made = rowOf(found)
-        if (at === null) {
-          return this.write([
-            ...this.rows.filter((row, index) => row.kind !== 'blank' || index < this.rows.length - 1),
-            made,
-          ])
-        }
-        const { head, name, file, family, words, strength, low, high, preview } = made
-        this.change(at, {
-          head,
-          name,
-          file,
-          family,
-          words,
-          strength,
-          low,
-          high,
-          preview,
-          pick: false,
-          missing: '',
-          near: [],
-          problem: '',
-        })
-      },
-    })
-  }
-
-  /** Rows move: a desk belongs to a place among them. */
-  #closeDesk() {
-    this.desk?.dispose()
-    this.desk = null
-  }
-
-  addHeading() {
-    this.write([
-      ...this.rows.filter((row, index) => row.kind !== 'blank' || index < this.rows.length - 1),
-      headingOf(t('newHeading')),
-    ])
-    // It is there to be named.
-    this.#views[this.#views.length - 1]?.rename()
-  }
-
-  /** @param {number} at */
-  duplicate(at) {
-    const [from, end] = groupAt(this.rows, at)
-    this.#closeDesk()
-    this.write([...this.rows.slice(0, end), ...this.rows.slice(from, end), ...this.rows.slice(end)])
-  }
-
-  /** @param {number} at */
-  remove(at) {
-    this.opened = null
-    this.#closeDesk()
-    this.write(this.rows.filter((_, other) => other !== at))
-    const next = this.#views[Math.min(at, this.#views.length - 1)]
-    if (next) (next.name.hidden ? next.switch : next.name).focus({ preventScroll: true })
-    else this.add.focus({ preventScroll: true })
-  }
-
-  /** A row one place up or down. @param {number} at @param {number} by */
-  move(at, by) {
-    const [from, end] = groupAt(this.rows, at)
-    if (by < 0 ? from === 0 : end >= this.rows.length) return
-    const to = by < 0 ? from - 1 : end + 1
-    const moved = this.moveTo(at, to)
-    const view = this.#views.find((one) => one.at === moved)
-    if (view) (view.name.hidden ? view.switch : view.name).focus({ preventScroll: true })
-  }
-
-  /** Moves a row, or a group with its heading, in front of another row. Gives its new place. @param {number} at @param {number} to */
-  moveTo(at, to) {
-    const [from, end] = groupAt(this.rows, at)
-    const part = this.rows.slice(from, end)
-    const rest = [...this.rows.slice(0, from), ...this.rows.slice(end)]
-    const place = to > from ? to - part.length : to
-    this.opened = null
-    this.#closeDesk()
-    this.write([...rest.slice(0, place), ...part, ...rest.slice(place)])
-    return place
-  }
-
-  #someOn() {
-    return acting(this.rows).some((acts, at) => acts && this.rows[at].kind === 'lora' && !this.rows[at].locked)
-  }
-
-  /** @param {boolean} on */
-  switchAll(on) {
-    this.write(
-      this.rows.map((
-        row,
-      ) => (row.locked || (row.kind !== 'lora' && !(on && row.kind === 'heading')) ? row : changed(row, { on }))),
-    )
-  }
-
-  /** A line that is no LoRA, written anew; may become several. @param {number} at @param {string} line */
-  rewrite(at, line) {
-    this.opened = null
-    this.replaceAll(
-      [...this.rows.slice(0, at).map((row) => row.line), line, ...this.rows.slice(at + 1).map((row) => row.line)].join(
-        '\n',
-      ),
-    )
-  }
-
   /** Another text, read before it is written, so that its rows and their room are one step. @param {string} text */
   async replaceAll(text) {
     if (!this.enabled) return
@@ -540,7 +314,7 @@ export class StackView {
     const answer = await getRows(text)
     if (round !== this.#round || !this.node.graph) return
     if (answer.error) return this.complain(answer.error)
-    this.#closeDesk()
+    this.opened.closeUnder()
     this.#relatives = answer.relatives
     this.write(answer.rows)
   }
@@ -576,19 +350,9 @@ export class StackView {
   }
 
   dispose() {
-    if (this.opened !== null || this.desk) {
-      const id = String(this.node.id)
-      reopen = {
-        id,
-        files: filesOf(this.rows),
-        opened: this.opened,
-        desk: this.desk?.at ?? null,
-        until: Date.now() + REOPEN,
-      }
-    }
     this.#round++
     this.observer.disconnect()
-    this.#closeDesk()
+    this.opened.leave()
     for (const view of this.#views) view.dispose()
     for (const menu of [this.menu, this.stackMenu, this.setMenu]) menu.popup.close()
     leave(this.node, this.element)
@@ -597,6 +361,3 @@ export class StackView {
 
 /** Lines that say nothing to a person. @param {Row} row */
 const isHidden = (row) => row.kind === 'blank' || row.kind === 'version'
-
-/** Which file each row is about. @param {Row[]} rows */
-const filesOf = (rows) => JSON.stringify(rows.map((row) => row.file ?? null))

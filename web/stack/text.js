@@ -111,6 +111,9 @@ export function acting(rows) {
 /** Block weights whose text needs no escapes in a tag: the server is asked about all others. @param {string} text */
 export const isPlainWeights = (text) => /^(?:[\w*.,=+ -]|TE:[a-z]+[\d_])*$/.test(text)
 
+/** A strength over time whose text needs no escapes in a tag. @param {string} text */
+export const isPlainTime = (text) => /^(?:[a-z]+: )?[\w@%., +-]*$/.test(text)
+
 /** A strength over time in a few letters: a preset's name, or what it goes through. @param {string} time */
 export function shortTime(time) {
   const values = [...time.matchAll(/(-?[\d.]+(?:e-?\d+)?)@/g)].map((match) => match[1])
