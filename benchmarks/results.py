@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -19,6 +20,18 @@ def head(machine: str, quick: bool) -> str:
             f"Machine: {machine}." + (" Quick run." if quick else ""),
         ]
     )
+
+
+def merged(kept: str, new: str) -> str:
+    """The results that are checked in, with each section of ``new`` in place of that of its title, or behind all others.
+
+    What stands before the first section stays as it is.
+    """
+    head, *old = re.split(r"^(?=## )", kept, flags=re.MULTILINE)
+    sections = {section.partition("\n")[0]: section.strip() for section in old}
+    for section in re.split(r"^(?=## )", new, flags=re.MULTILINE)[1:]:
+        sections[section.partition("\n")[0]] = section.strip()
+    return "\n\n".join([head.strip(), *sections.values()]) + "\n"
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *notes: str) -> str:

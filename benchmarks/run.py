@@ -43,6 +43,11 @@ def main() -> int:
         type=Path,
         help="for saving: a folder with resize_lora.py of sd-scripts and lora_nodes.py of ComfyUI-KJNodes, to measure beside us",
     )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="with --only: put what is measured in its place in the results that are checked in",
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "RESULTS.md")
     options = parser.parse_args()
     _import_comfyui()
@@ -90,10 +95,18 @@ def main() -> int:
     text = "\n\n".join(lines) + "\n"
     if options.quick and options.out.is_file():
         print(compare.compare(compare.read(options.out.read_text(encoding="utf-8")), compare.read(text)))
-    elif not options.quick and not options.only:
-        options.out.write_text(text, encoding="utf-8")
+    elif not options.quick and (options.write or not options.only):
+        kept = options.out.read_text(encoding="utf-8") if options.out.is_file() else lines[0]
+        # Those of a part that did not run stay; a whole run tells of its own machine above them.
+        options.out.write_text(results.merged(kept if options.only else _under(lines[0], kept), text), encoding="utf-8")
     print(f"{time.perf_counter() - start:.0f} s in all")
     return 0
+
+
+def _under(head: str, kept: str) -> str:
+    """The results that are checked in, under another head."""
+    _, mark, sections = kept.partition("\n## ")
+    return head + "\n" + mark + sections
 
 
 def _import_comfyui() -> None:

@@ -375,6 +375,7 @@ TABLE: tuple[Family, ...] = (
         relatives=(LUMINA,),
         base_version="z_image",
         architecture="z-image",
+        saved_as="diffusers",
         gaps=_PLAIN,
         noise=3.0,
     ),

@@ -330,6 +330,8 @@ def _other_kind(keys: Collection[str]) -> tuple[str, str] | None:
 
 
 def _no_lora(tensors: Collection[str]) -> tuple[str, str]:
+    if not tensors:
+        return "it holds no tensors at all", "Save it or download it again."
     return _other_kind(tensors) or (
         f"it holds no LoRA that this pack knows ({len(tensors)} tensors, such as {some(tensors)})",
         "Check that this is a LoRA file.",

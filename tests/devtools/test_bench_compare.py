@@ -3,7 +3,7 @@
 import pytest
 
 from strata.benchmarks.compare import LESS, MORE, Case, Spread, compare, is_worse, read
-from strata.benchmarks.results import table
+from strata.benchmarks.results import merged, table
 from strata.devtools.environment import ROOT
 
 RESULTS = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
@@ -55,6 +55,13 @@ def test_the_comparison_marks_and_counts():
     assert "| A | SD1.5, 1, Strata | live / without | less | 1.02 (1.01 to 1.04) | 1.03 (1.03 to 1.03) |  |" in told
     assert "1 of 2 are worse by more than the spread of their rounds then; 1 of today's are not in RESULTS.md." in told
     assert "ComfyUI / floor" not in told and "| C |" not in told
+
+
+def test_a_part_that_is_measured_again_takes_its_own_place():
+    kept = "# Benchmark\n\nHead.\n\n## A\n\nold\n\n## B ## b\n\n| kept |\n"
+    assert merged(kept, "other head\n\n## A\n\nnew\n") == kept.replace("old", "new")
+    assert merged(kept, "## C\n\nfirst") == kept + "\n## C\n\nfirst\n"
+    assert merged(RESULTS, RESULTS) == RESULTS
 
 
 def test_no_ratio_is_both():

@@ -8,6 +8,7 @@ import folder_paths
 import pytest
 import safetensors.torch
 import torch
+from diffusers.loaders import single_file_utils
 from lycoris.modules import get_module, make_module
 
 from strata.nodes.loader import StrataLoraLoader
@@ -21,6 +22,39 @@ SMALL_UNET = {
     "attention_head_dim": 8,
     "norm_num_groups": 32,
 }
+
+
+# Families whose weights diffusers itself converts from the names that ComfyUI has.
+CONVERSIONS = {
+    "Z-Image": single_file_utils.convert_z_image_transformer_checkpoint_to_diffusers,
+    "Wan 14B": single_file_utils.convert_wan_transformer_to_diffusers,
+}
+
+
+def sdxl():
+    return diffusers.UNet2DConditionModel(
+        block_out_channels=(32, 64, 128),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2, 10),
+        cross_attention_dim=2048,
+        attention_head_dim=(1, 2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+        norm_num_groups=32,
+    )
+
+
+def z_image():
+    return diffusers.ZImageTransformer2DModel(
+        dim=96, cap_feat_dim=64, n_layers=2, n_heads=4, n_kv_heads=4, axes_dims=[8, 8, 8]
+    )
+
+
+def wan():
+    return diffusers.WanTransformer3DModel(num_attention_heads=4, attention_head_dim=24, ffn_dim=128, num_layers=2)
 
 
 def flux():
@@ -57,7 +91,13 @@ def saved_and_meant(family: str, layout: str, lora_folder, having: str = "") -> 
     config = model.model.model_config.unet_config
     if family == "FLUX.1":
         known = comfy.utils.flux_to_diffusers(config, output_prefix="diffusion_model.")
-    elif family == "SD1.5":
+    elif family in CONVERSIONS:
+        whole = {key: changes.get(key, torch.zeros_like(value)) for key, value in own.items()}
+        of_model = {key.removeprefix("diffusion_model."): value for key, value in whole.items()}
+        found = CONVERSIONS[family](of_model)
+        meant = {key.removesuffix(".weight"): value for key, value in found.items() if value.count_nonzero()}
+        return folder_paths.get_full_path_or_raise("loras", saved), meant
+    elif family in ("SD1.5", "SDXL"):
         known = {name: f"diffusion_model.{key}" for name, key in comfy.utils.unet_to_diffusers(config).items()}
     else:
         known = {key.removeprefix("diffusion_model."): key for key in changes}
@@ -116,6 +156,43 @@ def test_diffusers_reads_sd15(layout, lora_folder, output):
     same(found, meant)
     attention = {name for name in meant if ".attn" in name}
     assert attention <= set(found) and len(found) > len(attention) > 100
+
+
+@pytest.mark.parametrize("layout", ["best", "diffusers", "kohya"])
+def test_diffusers_reads_sdxl(layout, lora_folder, output):
+    path, meant = saved_and_meant("SDXL", layout, lora_folder)
+    model = sdxl()
+    mixin = diffusers.loaders.StableDiffusionXLLoraLoaderMixin
+    tensors, alphas = mixin.lora_state_dict(path, unet_config=model.config)
+    found = loaded(model, tensors, "unet", network_alphas=alphas)
+    same(found, meant)
+    attention = {name for name in meant if ".attn" in name}
+    assert attention <= set(found) and len(found) > len(attention) > 500
+
+
+@pytest.mark.parametrize(
+    "family, layout, having",
+    [
+        ("Wan 14B", "best", "blocks"),
+        ("Wan 14B", "diffusers", "blocks"),
+        ("Z-Image", "best", "layers"),
+        ("Z-Image", "best", "refiner"),
+        # Beside one that is of the whole model: one prefix for all, or diffusers leaves out those of the other.
+        ("Z-Image", "diffusers", "er"),
+    ],
+)
+def test_diffusers_reads_what_it_converts(family, layout, having, lora_folder, output):
+    path, meant = saved_and_meant(family, layout, lora_folder, having)
+    model, mixin = {
+        "Z-Image": (z_image, diffusers.loaders.ZImageLoraLoaderMixin),
+        "Wan 14B": (wan, diffusers.loaders.WanLoraLoaderMixin),
+    }[family]
+    tensors = mixin.lora_state_dict(path)
+    # Its widths there are fixed in each library, to different numbers.
+    tensors = {key: value for key, value in tensors.items() if "t_embedder" not in key}
+    found = loaded(model(), tensors, "transformer")
+    same(found, meant)
+    assert set(found) == {name for name in meant if "t_embedder" not in name}
 
 
 def test_diffusers_reads_qwen(lora_folder, output):

@@ -17,12 +17,12 @@ from . import core_models, small_models
 # Families in ComfyUI's own classes, with few and narrow layers.
 NARROW = {
     "Z-Image": {
-        "dim": 120,
+        "dim": 96,
         "cap_feat_dim": 64,
         "n_layers": 2,
         "n_heads": 4,
         "n_kv_heads": 4,
-        "axes_dims": [10, 10, 10],
+        "axes_dims": [8, 8, 8],
     },
     "Wan 14B": {"dim": 96, "num_heads": 4, "ffn_dim": 128, "num_layers": 2},
     "Qwen-Image": {"num_layers": 2, "attention_head_dim": 24, "num_attention_heads": 4, "joint_attention_dim": 48},
