@@ -19,11 +19,14 @@ class Budget:
     the squared norm of the whole LoRA. "error": the least whose relative error ||kept - all|| / ||all|| is at most this. "size": the best
     that fits into so many bytes.
 
+    header: bytes of a size that the file's header is left.
+
     energy, error and size choose over all layers at once, the singular values with the most energy for each stored number first.
     """
 
     kind: Kind = "exact"
     amount: float = 0.0
+    header: int = 0
 
     def __post_init__(self):
         wrong = {
@@ -63,6 +66,7 @@ def choose(
     # A layer's values fall and all cost the same: what is taken of it is always its first ones.
     order = torch.argsort(energy / cost, descending=True, stable=True)
     if budget.kind == "size":
+        fixed += budget.header
         room = budget.amount - fixed
         taken = _fitting(cost[order], room)
         if not taken.any():

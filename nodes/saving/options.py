@@ -107,9 +107,7 @@ def budget_of(shrink, amount, said: int = 0) -> Budget:
     if shrink == "exact":
         return Budget()
     if shrink == "size":
-        # It says what is wrong with the number itself.
-        Budget("size", amount)
-        return Budget("size", max(amount * 1e6 - HEADER - said, 1.0))
+        return Budget("size", amount * 1e6, HEADER + said)
     return Budget(shrink, amount / 100 if shrink in ("energy", "error") else amount)
 
 

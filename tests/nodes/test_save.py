@@ -222,6 +222,7 @@ def test_what_the_report_tells_is_what_is_lost(shrink, amount, lora_folder, outp
     assert f"error {100 * recipe['error']:.2g} %" in report
     if shrink == "size":
         assert 0.8 * amount * 1e6 < os.path.getsize(path) <= amount * 1e6
+        assert "sum, 0.25 MB, fp16" in report
     if shrink == "error":
         assert 0.3 < recipe["error"] <= 0.401
 
