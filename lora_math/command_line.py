@@ -155,7 +155,8 @@ def _library(chosen: argparse.Namespace) -> None:
     for group in found.same_data:
         print(f"Same data: {', '.join(group)}")
     for pair in found.same_content:
-        scale = "" if abs(pair.scale - 1) < 0.005 else f", the second {pair.scale:.3g} x as strong"
+        differs = abs(pair.scale - 1) >= 0.005
+        scale = f", the second {pair.scale:.3g} x as strong" if differs else ""
         print(f"Same content: {pair.first}, {pair.second} (cosine {pair.cosine:.4f}{scale})")
     for path, file in found.files.items():
         if file.problem:

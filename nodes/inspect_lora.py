@@ -13,6 +13,7 @@ from .loader import NO_LORA, LoraStackType
 from .seen_files import fingerprint, remember
 from .stack import StackEntry, read_stack
 
+AUTO = "auto"
 # Px of the picture's layout; it is drawn at twice that.
 WIDTH = 720
 
@@ -40,7 +41,12 @@ class StrataLoraInspect(io.ComfyNode):
                     default="",
                     tooltip="The name of a LoRA to look at, behind those of the stack, if one is connected.",
                 ),
-                io.Combo.Input("theme", options=list(THEMES), default="dark", tooltip="The colours of the picture."),
+                io.Combo.Input(
+                    "theme",
+                    options=[AUTO, *THEMES],
+                    default=AUTO,
+                    tooltip="The colours of the picture. auto: as the editor is; dark without one.",
+                ),
                 LoraStackType.Input(
                     "lora_stack",
                     optional=True,
@@ -79,7 +85,7 @@ class StrataLoraInspect(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, lora_name: str | None = None, theme: str = "dark", lora_stack=None, model=None, clip=None
+        cls, lora_name: str | None = None, theme: str = AUTO, lora_stack=None, model=None, clip=None
     ) -> io.NodeOutput:
         # What inspects is loaded when somebody inspects, and not with every start of ComfyUI.
         from .comfy.saving import Progress
@@ -87,7 +93,9 @@ class StrataLoraInspect(io.ComfyNode):
         from .inspecting.text import as_json, report
         from .inspecting.view import view
 
-        theme = inputs.choice(theme, "theme", tuple(THEMES))
+        # The page sends what its editor looks like; a program that sends auto has none.
+        theme = inputs.choice(theme, "theme", (AUTO, *THEMES))
+        theme = "dark" if theme == AUTO else theme
         model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
         stack = read_stack(lora_stack)
         if lora_name is not None or not stack:

@@ -32,9 +32,10 @@ _one_at_a_time = threading.Lock()
 
 @as_json
 async def inspect(request: web.Request) -> dict:
-    """``{"sources": [{"rows", "seed"} or {"name", "model", "clip", "blocks" or null}], "width", "theme"}``: a picture as shapes.
+    """``{"sources": [{"rows", "seed"} or {"name", "model", "clip", "blocks" or null}], "width", "theme", "language"}``: a picture.
 
-    sources: what the nodes before it hold, in order; blocks: ``{"text", "family" or null, "seed", "invert"}``; width: px that there are.
+    sources: what the nodes before it hold, in order; blocks: ``{"text", "family" or null, "seed", "invert"}``; width: px that there are;
+    language: of the editor, English without.
     """
     body = await body_of(request, MAX_BODY)
     sources, width, theme = body.get("sources"), body.get("width"), text_of(body, "theme")
@@ -44,11 +45,13 @@ async def inspect(request: web.Request) -> dict:
         raise BadRequest(f"width is a whole number from {WIDTHS[0]} to {WIDTHS[1]}.")
     if theme not in THEMES:
         raise BadRequest(f"theme is one of {', '.join(THEMES)}.")
-    return await asyncio.to_thread(_picture, sources, width, theme)
+    language = optional_text(body, "language") or "en"
+    return await asyncio.to_thread(_picture, sources, width, theme, language)
 
 
-def _picture(sources: list[dict], width: int, theme: str) -> dict:
+def _picture(sources: list[dict], width: int, theme: str, language: str = "en") -> dict:
     # What inspects is loaded when somebody inspects, and not with every start of ComfyUI.
+    from .inspecting.saying import saying
     from .inspecting.view import MAX_LORAS, view
 
     stack, notes = [], []
@@ -62,7 +65,11 @@ def _picture(sources: list[dict], width: int, theme: str) -> dict:
         shown_file(entry[0])
     with _one_at_a_time:
         found = view(stack, _sides(stack))
-    return {**found.picture(width).for_browser(), "colours": THEMES[theme], "notes": [*notes, *found.notes]}
+    return {
+        **found.picture(width, saying(language)).for_browser(),
+        "colours": THEMES[theme],
+        "notes": [*notes, *found.notes],
+    }
 
 
 def _entries(source: dict) -> list[StackEntry]:

@@ -28,6 +28,7 @@ def register(server) -> None:
     routes.get("/strata/video")(_of("stack_routes", "shown_video"))
     routes.get("/strata/picture")(_of("stack_routes", "shown_picture"))
     routes.post("/strata/library/mark")(_of("stack_routes", "mark_file"))
+    routes.post("/strata/library/contents")(_of("stack_routes", "compare"))
     routes.get("/strata/sets")(_of("stack_routes", "sets"))
     routes.post("/strata/sets")(_of("stack_routes", "keep_set"))
     routes.delete("/strata/sets")(_of("stack_routes", "drop_set"))

@@ -14,7 +14,7 @@ from ..lora_math.tags import LoraTag, format_tag
 from .comfy.library import shown_path
 from .comfy.lora_names import lora_names
 from .desk.profile import PREVIEWS, VIDEOS, beside
-from .library.search import PAGE, SORTS, Question, mark, search
+from .library.search import PAGE, SHOWN, SIZES, SORTS, Question, compare_contents, found_row, mark, search
 from .requests import BadRequest, answered, as_json, body_of, optional_text, query, text_of
 from .rows.importing import imported
 from .rows.sets import delete_set, read_sets, save_set
@@ -63,7 +63,7 @@ async def import_rows(request: web.Request) -> dict:
 
 @as_json
 async def library(request: web.Request) -> dict:
-    """``?words=&folder=&fits=&sort=&favourites=&start=&count=``: a page of the LoRA files that these ask for."""
+    """``?words=&folder=&fits=&sort=&favourites=&start=&count=&family=&size=&shown=``: a page of the LoRA files that these ask for."""
     asked = request.query
     sort, fits = asked.get("sort", "name"), asked.get("fits") or None
     if sort not in SORTS:
@@ -74,10 +74,31 @@ async def library(request: web.Request) -> dict:
         raise BadRequest("start and count are whole numbers.") from None
     if start < 0 or not 0 < count <= PAGE:
         raise BadRequest(f"count is at most {PAGE}, and start at least 0.")
+    size, shown = asked.get("size") or None, asked.get("shown", "all")
+    if (size is not None and size not in SIZES) or shown not in SHOWN:
+        raise BadRequest(f"size is one of {', '.join(SIZES)}, and shown one of {', '.join(SHOWN)}.")
     question = Question(
-        asked.get("words", ""), asked.get("folder", ""), fits, sort, asked.get("favourites") == "1", start, count
+        asked.get("words", ""),
+        asked.get("folder", ""),
+        fits,
+        sort,
+        asked.get("favourites") == "1",
+        start,
+        count,
+        asked.get("family") or None,
+        size,
+        shown,
     )
     return await asyncio.to_thread(search, question)
+
+
+@as_json
+async def compare(request: web.Request) -> dict:
+    """``{"go": true or false}``: starts reading and comparing the contents of all files, or stops it. Gives how far it is."""
+    go = (await body_of(request)).get("go")
+    if not isinstance(go, bool):
+        raise BadRequest("go is true or false.")
+    return await asyncio.to_thread(compare_contents, go)
 
 
 @answered
@@ -108,7 +129,7 @@ def _file_beside(name: str, kinds: dict[str, str]) -> str | None:
 
 @as_json
 async def mark_file(request: web.Request) -> dict:
-    """``{"name", "favourite": true, false or absent, "used": true or absent}``"""
+    """``{"name", "favourite": true, false or absent, "used": true or absent}``. Gives what is known of the file now."""
     body = await body_of(request)
     name, favourite, used = text_of(body, "name"), body.get("favourite"), body.get("used", False)
     if favourite not in (None, True, False) or not isinstance(used, bool):
@@ -119,7 +140,7 @@ async def mark_file(request: web.Request) -> dict:
         await asyncio.to_thread(mark, name, favourite, used)
     except OSError as problem:
         raise StrataError(f"This cannot be remembered: {problem.strerror or problem}.") from None
-    return {"name": name}
+    return await asyncio.to_thread(found_row, name)
 
 
 @as_json

@@ -38,6 +38,14 @@ LARGEST = 1 << 26
 LONGEST = 1 << 18
 # How near fingerprints must be to be looked at closer, and the changes themselves.
 ALIKE, SAME = 0.85, 0.98
+# With how many of the files before it one is compared, the nearest ones: epochs of one training are all alike.
+MOST_ALIKE = 12
+# The most bytes of a file whose change is looked at; what is larger is told by its data alone.
+LARGEST_FILE = 4 << 30
+# Fingerprints that are compared with all before them at a time.
+_BLOCK = 256
+
+Tick = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,8 @@ class File:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two files that do the same. cosine: of their changes; scale: how much stronger the second one is."""
+    """Two files that do the same. cosine: of their changes; scale: how much stronger the second one is, NaN where their layers have names
+    of two dialects, so that the cosine is that of their fingerprints."""
 
     first: str
     second: str
@@ -81,7 +90,7 @@ def look_through(
     found: dict[str, File] = {}
     for path in _paths(folder):
         whole = os.path.join(folder, path)
-        size, modified = _stamp(whole)
+        size, modified = stamp(whole)
         known = (index or {}).get(path)
         if known is None or (known.size, known.modified) != (size, modified):
             told(path)
@@ -110,11 +119,13 @@ def _paths(folder: str) -> Iterator[str]:
                 yield os.path.relpath(os.path.join(place, name), folder)
 
 
-def look_at(path: str) -> File:
-    """Reads one file. Raises nothing."""
-    size, modified = _stamp(path)
+def look_at(path: str, tick: Tick = lambda: None) -> File:
+    """Reads one file. ``tick`` is called between small pieces of the work, and may wait. Raises nothing but what ``tick`` raises."""
+    size, modified = stamp(path)
     try:
-        data = data_hash(path)
+        data = data_hash(path, tick)
+        if size > LARGEST_FILE:
+            return File(size, modified, None, data)
         file = files.read_lora_file(path)
         contents = state_dict.parse(convert(file.tensors), file.metadata)
         if not contents.entries:
@@ -125,13 +136,13 @@ def look_at(path: str) -> File:
                 size, modified, family, data, (), f"{len(broken)} tensors hold NaN or infinity, such as {min(broken)}"
             )
         return File(
-            size, modified, detect(contents.entries, file.metadata), data, _rounded(fingerprint(contents.entries))
+            size, modified, detect(contents.entries, file.metadata), data, _rounded(fingerprint(contents.entries, tick))
         )
     except (StrataError, OSError) as problem:
         return File(size, modified, problem=str(problem))
 
 
-def data_hash(path: str) -> str:
+def data_hash(path: str, tick: Tick = lambda: None) -> str:
     """AutoV3: SHA-256 of a safetensors file without its header; of the whole of any other file."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise StrataError(f"{os.path.basename(path)} is no file.")
@@ -141,10 +152,11 @@ def data_hash(path: str) -> str:
             file.seek(8 + min(int.from_bytes(file.read(8), "little"), 1 << 40))
         while piece := file.read(1 << 20):
             found.update(piece)
+            tick()
     return found.hexdigest()
 
 
-def fingerprint(entries: Sequence[Entry]) -> Tensor:
+def fingerprint(entries: Sequence[Entry], tick: Tick = lambda: None) -> Tensor:
     """[PROBES] float64: sum over layers of u_k^T delta v_k, with signs u_k, v_k drawn for each shape of layer.
 
     Linear in the change, so that its direction is that of the change whatever the strength, the gauge of the factors, the algorithm and
@@ -152,6 +164,7 @@ def fingerprint(entries: Sequence[Entry]) -> Tensor:
     """
     found = torch.zeros(PROBES, dtype=torch.float64)
     for entry in entries:
+        tick()
         adapter = entry.adapter.without_norms
         shape = adapter.matrix_shape
         if (
@@ -200,37 +213,54 @@ def _same_content(folder: str, known: Mapping[str, File], paths: Sequence[str], 
     paths = [path for path in paths if len(known[path].fingerprint) == PROBES]
     if len(paths) < 2:
         return
-    prints = torch.tensor([known[path].fingerprint for path in paths])
     opened: tuple[str, list[Entry]] | None = None
-    for at, path in enumerate(paths):
-        alike = (prints[at + 1 :] @ prints[at]).abs() >= ALIKE
-        for other in (alike.nonzero().flatten() + at + 1).tolist():
-            told(f"{path} and {paths[other]}")
-            try:
-                if opened is None or opened[0] != path:
-                    opened = path, _entries(os.path.join(folder, path))
-                pair = compared(opened[1], _entries(os.path.join(folder, paths[other])))
-            except StrataError:
-                # It was there a moment ago.
-                continue
-            if pair is not None and abs(pair[0]) >= SAME:
-                yield Pair(path, paths[other], *pair)
+    for at, other, near in alike(torch.tensor([known[path].fingerprint for path in paths])):
+        path = paths[at]
+        told(f"{paths[other]} and {path}")
+        try:
+            if opened is None or opened[0] != path:
+                opened = path, entries_of(os.path.join(folder, path))
+            cosine, scale = compared(entries_of(os.path.join(folder, paths[other])), opened[1]) or (near, math.nan)
+        except StrataError:
+            # It was there a moment ago.
+            continue
+        if abs(cosine) >= SAME:
+            yield Pair(paths[other], path, cosine, scale)
 
 
-def _entries(path: str) -> list[Entry]:
+def alike(prints: Tensor) -> Iterator[tuple[int, int, float]]:
+    """(at, an earlier one, cosine) of fingerprints [n, PROBES] of length 1 that may be of the same change: for each the MOST_ALIKE nearest.
+
+    Exact copies are the nearest of all, so that files which are only alike do not crowd them out.
+    """
+    for start in range(0, len(prints), _BLOCK):
+        block = prints[start : start + _BLOCK] @ prints[: start + _BLOCK].T
+        near = block.tril(start - 1)
+        for row in (near.abs() >= ALIKE).any(1).nonzero().flatten().tolist():
+            found = (near[row].abs() >= ALIKE).nonzero().flatten()
+            nearest = found[near[row, found].abs().argsort(descending=True)[:MOST_ALIKE]]
+            for other in sorted(nearest.tolist()):
+                yield start + row, other, float(near[row, other])
+
+
+def entries_of(path: str) -> list[Entry]:
+    """Raises StrataError."""
     file = files.read_lora_file(path)
     return list(state_dict.parse(convert(file.tensors), file.metadata).entries)
 
 
-def compared(first: Sequence[Entry], second: Sequence[Entry]) -> tuple[float, float] | None:
+def compared(first: Sequence[Entry], second: Sequence[Entry], tick: Tick = lambda: None) -> tuple[float, float] | None:
     """(cosine of the two changes, norm of the second over that of the first); None where no layer is in both."""
-    found = meet(layers_by_name([first, second]))
+    found = meet(layers_by_name([first, second]), tick)
+    if not any(len(meeting.at) == 2 for meeting in found.layers):
+        return None
     whole = together(found.layers, [[1.0] * len(meeting.at) for meeting in found.layers], 2)
     cosine, norms = float(whole.cosines[0, 1]), whole.norms.tolist()
     return None if math.isnan(cosine) else (cosine, norms[1] / norms[0])
 
 
-def _stamp(path: str) -> tuple[int, int]:
+def stamp(path: str) -> tuple[int, int]:
+    """(size, time of change in ns), zeros where there is no such file."""
     try:
         found = os.stat(path)
     except OSError:

@@ -33,15 +33,19 @@ def read_json(name: str):
         return None
 
 
-def write_json(name: str, value) -> None:
-    """Beside the file, then over it in one step: a crash leaves the old one. Raises OSError, also for more than is ever read again."""
+def write_json(name: str, value, compact: bool = False) -> None:
+    """Beside the file, then over it in one step: a crash leaves the old one. Raises OSError, also for more than is ever read again.
+
+    compact: on one line, for what nobody reads: Python writes that many times as fast.
+    """
     path = user_file(name)
-    text = json.dumps(value, ensure_ascii=False, indent=1)
+    indent = None if compact else 1
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
     try:
         packed = text.encode()
     # Half a character, as in a file name of another encoding: JSON has a way to write it.
     except UnicodeEncodeError:
-        packed = json.dumps(value, indent=1).encode()
+        packed = json.dumps(value, indent=indent).encode()
     if len(packed) > MAX_BYTES:
         raise OSError(errno.EFBIG, f"it would become larger than {MAX_BYTES >> 20} MB")
     os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from ...lora_math.inspecting.one import KEEP
 from ...lora_math.reading.training_facts import trainer, training_facts
 from ..report.lora import describe
 from . import words
 from .look import One
-from .shapes import SERIES, Picture, text_width
+from .saying import Say, english
+from .shapes import SERIES, Picture, printable, shortened, text_width
 
 PAD, GAP = 16, 10
 # As narrow that two stand side by side in the narrowest picture.
@@ -17,14 +19,16 @@ TILE_WIDTH, TILE_HEIGHT = 84, 52
 # Px of height.
 BARS, RANKS, CURVE = 84, 56, 84
 LINE = 17
+# Of one fact or one sentence, which are of bounded length themselves.
+MAX_LINES = 12
 MAX_FACTS, MAX_SPIKES, MAX_BLOCKS = 18, 4, 400
 
 
-def picture_of(one: One, width: float) -> Picture:
+def picture_of(one: One, width: float, say: Say = english) -> Picture:
     """width: px that there are, at least 220."""
-    picture = Picture(max(width, 220.0))
+    picture = Picture(max(width, 220.0), say=say)
     whole = one.numbers.whole
-    told = [describe(one.lora), words.kept(whole)]
+    told = [describe(one.lora), words.kept(whole, say)]
     picture.said = f"{one.short}: {'; '.join(filter(None, told))}"
     y = _head(picture, one)
     y = _tiles(picture, one, y)
@@ -38,7 +42,7 @@ def picture_of(one: One, width: float) -> Picture:
 
 
 def heading(picture: Picture, y: float, text: str) -> float:
-    for line in wrapped(text, 11, picture.width - 2 * PAD, 2):
+    for line in wrapped(text, 11, picture.width - 2 * PAD, 4):
         picture.text(PAD, y + 12, line, "dim", 11, room=picture.width - 2 * PAD)
         y += 14
     return y + 6
@@ -46,55 +50,81 @@ def heading(picture: Picture, y: float, text: str) -> float:
 
 def _head(picture: Picture, one: One) -> float:
     room = picture.width - 2 * PAD
-    picture.text(PAD, PAD + 16, one.short, "text", 18, room=room, hover=one.name)
-    lines = wrapped(describe(one.lora), 12, room, 2)
-    y = PAD + 36
-    for line in lines:
-        picture.text(PAD, y, line, "dim", 12)
+    large = 18 if text_width(one.short, 18) <= room else 14
+    y = PAD + 16
+    for line in wrapped(printable(one.short), large, room, 2):
+        picture.text(PAD, y, line, "text", large, room=room, hover=one.name)
         y += LINE
-    return y - 4
+    return paragraph(picture, y - 8, describe(one.lora), "dim", 12, 3) + 8
 
 
 def wrapped(text: str, size: float, room: float, most: int) -> list[str]:
-    """A text in lines; the last one takes what is left, and is cut where it is drawn."""
+    """A text in at most so many lines; the last one takes what is left, and is cut where it is drawn. A word that is longer than a line,
+    such as the name of a layer, goes on in the next one."""
     lines, line = [], ""
-    for word in text.split():
-        more = f"{line} {word}".strip()
+    for glue, piece in _pieces(text, size, room):
+        more = f"{line}{glue if line else ''}{piece}"
         if line and text_width(more, size) > room and len(lines) < most - 1:
             lines.append(line)
-            line = word
+            line = piece
         else:
             line = more
     return [*lines, line] if line else lines
 
 
+def _pieces(text: str, size: float, room: float) -> Iterator[tuple[str, str]]:
+    """(what stands before it, a part of a text that fits in a line)."""
+    for word in text.split():
+        glue = " "
+        while text_width(word, size) > room and len(word) > 1:
+            fits = len(shortened(word, size, room).removesuffix("...")) or 1
+            # Names of layers and of files are read in parts.
+            at = max(word.rfind(mark, 0, fits) for mark in "._/-") + 1
+            at = at if at > fits // 2 else fits
+            yield glue, word[:at]
+            glue, word = "", word[at:]
+        yield glue, word
+
+
+def paragraph(
+    picture: Picture, y: float, text: str, role: str, size: float, most: int, x=PAD, room=None, hover=""
+) -> float:
+    """A text in as many lines as it needs, at most so many. Gives where the next one goes."""
+    room = picture.width - 2 * PAD if room is None else room
+    for line in wrapped(printable(text), size, room, most):
+        picture.text(x, y + 11, line, role, size, room=room, hover=hover or text)
+        y += LINE
+    return y
+
+
 def _tiles(picture: Picture, one: One, y: float) -> float:
-    found, tiles = one.numbers, []
+    found, say, tiles = one.numbers, picture.say, []
     whole = found.whole
     if whole.rank is not None:
         act = {"do": "save", "rank": whole.rank}
-        hint = "Click: a Save LoRA node that keeps this rank"
-        tiles.append((f"rank {whole.rank}", "keeps 99 %", "accent", f"{words.kept(whole)} of the energy. {hint}", act))
-        tiles.append(
-            (words.size(whole.effective), "effective rank", "text", "exp of the entropy of the energies", None)
-        )
+        hint = say("{kept} of the energy. Click: a Save LoRA node that keeps this rank", kept=words.kept(whole, say))
+        tiles.append((say("rank {rank}", rank=whole.rank), say("keeps 99 %"), "accent", hint, act))
+        hint = say("exp of the entropy of the energies")
+        tiles.append((words.size(whole.effective), say("effective rank"), "text", hint, None))
     if whole.stored is not None:
-        tiles.append((str(whole.stored), "stored rank", "text", "The largest rank that a layer is stored with", None))
+        hint = say("The largest rank that a layer is stored with")
+        tiles.append((str(whole.stored), say("stored rank"), "text", hint, None))
     if one.fits is not None:
         used, total = one.fits
         role = "text" if used == total else "bad"
-        tiles.append((f"{used} of {total}", "tensors fit", role, "Of those for what is connected or loaded", None))
-    tiles.append((words.size(whole.norm), "size", "text", "Frobenius norm at strength 1, all layers", None))
+        fits = say("{used} of {total}", used=used, total=total)
+        tiles.append((fits, say("tensors fit"), role, say("Of those for what is connected or loaded"), None))
+    tiles.append((words.size(whole.norm), say("size"), "text", say("Frobenius norm at strength 1, all layers"), None))
     spikes = len(found.spikes)
-    hint = "Layers whose energy is mostly in one direction, far larger than others': they may break in company"
-    tiles.append((str(spikes), "spike" if spikes == 1 else "spikes", "warn" if spikes else "text", hint, None))
-    if found.broken or found.dead:
-        name, count = ("broken layers", found.broken) if found.broken else ("dead layers", found.dead)
-        role = "bad" if found.broken else "dim"
-        tiles.append(
-            (str(count), name, role, "NaN, infinity or sizes that do not fit" if found.broken else "All zero", None)
-        )
-    most = max(1, int((picture.width - 2 * PAD + GAP) / (TILE_WIDTH + GAP)))
+    hint = say("Layers whose energy is mostly in one direction, far larger than others': they may break in company")
+    name = say("spike") if spikes == 1 else say("spikes")
+    tiles.append((str(spikes), name, "warn" if spikes else "text", hint, None))
+    if found.broken:
+        hint = say("NaN, infinity or sizes that do not fit")
+        tiles.append((str(found.broken), say("broken layers"), "bad", hint, None))
+    elif found.dead:
+        tiles.append((str(found.dead), say("dead layers"), "dim", say("All zero"), None))
+    most = max(1, int((picture.width - 2 * PAD + GAP) / (_tile_width(tiles) + GAP)))
     # Rows of about as many.
     columns = -(-len(tiles) // -(-len(tiles) // most))
     each = (picture.width - 2 * PAD - (columns - 1) * GAP) / columns
@@ -106,6 +136,11 @@ def _tiles(picture: Picture, one: One, y: float) -> float:
         small = 11 if text_width(label, 11) <= each - 16 else 9.5
         picture.text(x + 10, top + 43, label, "dim", small, room=each - 16, hover=hover, act=act)
     return y + -(-len(tiles) // columns) * (TILE_HEIGHT + GAP) + 4
+
+
+def _tile_width(tiles) -> float:
+    """As wide as the longest text needs at its smallest."""
+    return max([TILE_WIDTH, *(max(text_width(tile[0], 13), text_width(tile[1], 9.5)) + 16 for tile in tiles)])
 
 
 def series_of(names) -> dict[str, str]:
@@ -142,23 +177,23 @@ def _blocks(picture: Picture, one: One, y: float) -> float:
     names = [name for name in one.order if one.numbers.blocks[name].energy > 0][:MAX_BLOCKS]
     if not names:
         return y
-    parts, roles = one.numbers.blocks, series_of(names)
+    say, parts, roles = picture.say, one.numbers.blocks, series_of(names)
     bar, places = columns(picture, names)
-    hovers = {name: words.block(name, parts[name], one.relative.get(name)) for name in names}
+    hovers = {name: words.block(name, parts[name], one.relative.get(name), say) for name in names}
     most = max(parts[name].share for name in names)
-    y = heading(picture, y, f"Where its energy lies (highest bar: {words.percent(most)})")
+    y = heading(picture, y, say("Where its energy lies (highest bar: {most})", most=words.percent(most)))
     y = _bars(picture, y, BARS, places, bar, {n: parts[n].share / most for n in names}, roles, hovers)
     changed = {name: one.relative[name] for name in names if one.relative.get(name)}
     if changed:
         top = max(changed.values())
-        y = heading(picture, y + 4, f"How far it changes the model's weights (highest bar: {words.percent(top)})")
+        text = "How far it changes the model's weights (highest bar: {most})"
+        y = heading(picture, y + 4, say(text, most=words.percent(top)))
         y = _bars(picture, y, BARS * 0.7, places, bar, {n: v / top for n, v in changed.items()}, roles, hovers)
     ranked = [name for name in names if parts[name].rank is not None]
     if ranked:
         most_rank = max(max(parts[n].rank, parts[n].stored or 0) for n in ranked)
-        y = heading(
-            picture, y + 4, f"Rank that keeps 99 % of each block, in front of the stored one (highest: {most_rank})"
-        )
+        text = "Rank that keeps 99 % of each block, in front of the stored one (highest: {most})"
+        y = heading(picture, y + 4, say(text, most=most_rank))
         for name in ranked:
             stored, needed = (RANKS * (n or 0) / most_rank for n in (parts[name].stored, parts[name].rank))
             picture.rect(places[name], y + RANKS - stored, bar, stored, "faint", radius=1, hover=hovers[name])
@@ -180,8 +215,8 @@ def _bars(picture: Picture, y, height, places, bar, values, roles, hovers) -> fl
 
 
 def _curve(picture: Picture, one: One, y: float) -> float:
-    whole = one.numbers.whole
-    y = heading(picture, y + 4, "Energy that is kept when every layer is cut to a rank")
+    say, whole = picture.say, one.numbers.whole
+    y = heading(picture, y + 4, say("Energy that is kept when every layer is cut to a rank"))
     left, right = PAD + 34, picture.width - PAD
     most = len(whole.kept)
 
@@ -197,37 +232,38 @@ def _curve(picture: Picture, one: One, y: float) -> float:
     picture.line([place(rank, kept[rank - 1]) for rank in ranks], "accent", 2)
     x, top = place(whole.rank, KEEP)
     picture.line([(x, y + CURVE), (x, top)], "accent", 1)
-    picture.rect(x - 3, top - 3, 6, 6, "accent", radius=3, hover=words.kept(whole))
+    picture.rect(x - 3, top - 3, 6, 6, "accent", radius=3, hover=words.kept(whole, say))
     # Each answers the pointer half way to its neighbours.
     for at, rank in enumerate(ranks):
         before, after = ranks[max(at - 1, 0)], ranks[min(at + 1, len(ranks) - 1)]
         start, end = place((before + rank) / 2, 0)[0], place((rank + after) / 2, 0)[0]
-        picture.rect(start, y, end - start, CURVE, "none", hover=f"rank {rank} keeps {words.percent(kept[rank - 1])}")
+        hover = say("rank {rank} keeps {share}", rank=rank, share=words.percent(kept[rank - 1]))
+        picture.rect(start, y, end - start, CURVE, "none", hover=hover)
     y += CURVE + 14
     for rank in sorted({1, whole.rank, most}):
         anchor = "start" if rank == 1 else "end" if rank == most else "middle"
         far = rank in (1, most) or min(abs(place(rank, 0)[0] - edge) for edge in (left, right)) > 40
         if far:
-            picture.text(place(rank, 0)[0], y, f"rank {rank}" if rank == whole.rank else str(rank), "dim", 10, anchor)
+            shown = say("rank {rank}", rank=rank) if rank == whole.rank else str(rank)
+            picture.text(place(rank, 0)[0], y, shown, "dim", 10, anchor)
     return y + 12
 
 
 def _standing_out(picture: Picture, one: One, y: float) -> float:
-    found = one.numbers
-    lines = [("warn", words.spike(layer)) for layer in found.spikes[:MAX_SPIKES]]
-    lines += [("dim", words.against(layer, ratio)) for layer, ratio in one.against[:2]]
+    found, say = one.numbers, picture.say
+    lines = [("warn", words.spike(layer, say)) for layer in found.spikes[:MAX_SPIKES]]
+    lines += [("dim", words.against(layer, ratio, say)) for layer, ratio in one.against[:2]]
     if found.little:
-        lines.append(("dim", f"{found.little} of {len(found.layers)} layers together hold less than 1 % of the energy"))
+        text = "{little} of {all} layers together hold less than 1 % of the energy"
+        lines.append(("dim", say(text, little=found.little, all=len(found.layers))))
     if found.unknown:
-        lines.append(
-            ("dim", f"{found.unknown} layers without singular values: stored whole, too large, or of the weight")
-        )
+        text = "{count} layers without singular values: stored whole, too large, or of the weight"
+        lines.append(("dim", say(text, count=found.unknown)))
     if not lines:
         return y
-    y = heading(picture, y + 4, "What stands out")
+    y = heading(picture, y + 4, say("What stands out"))
     for role, text in lines:
-        picture.text(PAD, y + 11, text, role, 12, room=picture.width - 2 * PAD)
-        y += LINE
+        y = paragraph(picture, y, text, role, 12, MAX_LINES)
     return y + 4
 
 
@@ -239,13 +275,17 @@ def _facts(picture: Picture, one: One, y: float) -> float:
         facts = [*facts, ("trigger words", ", ".join(one.lora.trigger_words[:12]))]
     if not facts:
         return y
-    y = heading(picture, y + 4, "How it was trained, as the file says")
+    y = heading(picture, y + 4, picture.say("How it was trained, as the file says"))
     inner = picture.width - 2 * PAD
     each = inner if inner < 440 else (inner - GAP) / 2
     label = min(each * 0.42, 150)
     rows = len(facts) if each == inner else -(-len(facts) // 2)
-    for at, (name, value) in enumerate(facts):
-        x, top = PAD + (at // rows) * (each + GAP), y + (at % rows) * LINE
-        picture.text(x, top + 11, name, "dim", 12, room=label - 8)
-        picture.text(x + label, top + 11, value, "text", 12, room=each - label)
-    return y + rows * LINE
+    bottom = y
+    for start in range(0, len(facts), rows):
+        x, top = PAD + start // rows * (each + GAP), y
+        for name, value in facts[start : start + rows]:
+            ends = [paragraph(picture, top, picture.say(name), "dim", 12, 2, x, label - 8)]
+            ends.append(paragraph(picture, top, value, "text", 12, MAX_LINES, x + label, each - label))
+            top = max(ends)
+        bottom = max(bottom, top)
+    return bottom

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from . import words
 from .look import Several
-from .picture_one import GAP, LINE, PAD, columns, heading, labels, wrapped
+from .picture_one import GAP, PAD, columns, heading, labels, paragraph
+from .saying import Say, english
 from .shapes import SERIES, Picture
 
 CELL, BLOCKS, DRIFT = 46, 70, 90
 MAX_BLOCKS = 400
 
 
-def picture_of_several(found: Several, width: float) -> Picture:
+def picture_of_several(found: Several, width: float, say: Say = english) -> Picture:
     """width: px that there are, at least 220."""
-    picture = Picture(max(width, 220.0))
-    picture.said = f"{len(found.loras)} LoRAs: {words.sum_of(found)}"
+    picture = Picture(max(width, 220.0), say=say)
+    count = len(found.loras)
+    picture.said = say("{count} LoRAs: {sum}", count=count, sum=words.sum_of(found, say))
     y = _head(picture, found)
     y = _lengths(picture, found, y)
     y = _matrix(picture, found, y)
@@ -22,23 +24,21 @@ def picture_of_several(found: Several, width: float) -> Picture:
     for group in found.drift:
         y = _drift(picture, found, group, y)
     for note in found.notes:
-        for line in wrapped(note, 11, picture.width - 2 * PAD, 3):
-            picture.text(PAD, y + 11, line, "warn", 11, room=picture.width - 2 * PAD)
-            y += LINE - 2
+        y = paragraph(picture, y, note, "warn", 11, 4)
     picture.height = y + PAD
     return picture
 
 
 def _head(picture: Picture, found: Several) -> float:
-    room = picture.width - 2 * PAD
-    picture.text(PAD, PAD + 16, f"{len(found.loras)} LoRAs together", "text", 18, room=room)
+    say, room = picture.say, picture.width - 2 * PAD
+    picture.text(PAD, PAD + 16, say("{count} LoRAs together", count=len(found.loras)), "text", 18, room=room)
     ratio, factor = found.whole.ratio, words.restores(found)
-    told = f"{ratio:.3g} x as strong as the strongest alone" if ratio else "together they change nothing"
-    picture.text(PAD, PAD + 37, told, "text" if factor is None else "warn", 13, room=room)
-    y = PAD + 48
+    told = say("{ratio} x as strong as the strongest alone", ratio=f"{ratio:.3g}")
+    told = told if ratio else say("together they change nothing")
+    y = paragraph(picture, PAD + 25, told, "text" if factor is None else "warn", 13, 2) + 6
     if factor is not None:
-        act, text = {"do": "scale", "factor": factor}, f"x {factor:g} restores it"
-        hint = f"Click: multiplies the strengths of all these LoRAs by {factor:g}"
+        act, text = {"do": "scale", "factor": factor}, say("x {factor} restores it", factor=f"{factor:g}")
+        hint = say("Click: multiplies the strengths of all these LoRAs by {factor}", factor=f"{factor:g}")
         wide = min(room, 150)
         picture.rect(PAD, y, wide, 26, "panel", radius=6, hover=hint, act=act)
         picture.text(PAD + wide / 2, y + 17, text, "accent", 12, "middle", hover=hint, act=act)
@@ -52,19 +52,20 @@ def _colour(at: int) -> str:
 
 def _lengths(picture: Picture, found: Several, y: float) -> float:
     """A bar for each at its strength, and one for all of them."""
-    y = heading(picture, y, "Size of the change, at these strengths")
+    say = picture.say
+    y = heading(picture, y, say("Size of the change, at these strengths"))
     norms, total = found.whole.norms.tolist(), found.whole.norm
     most = max(*norms, total) or 1.0
     room = picture.width - 2 * PAD
     for at, (one, norm) in enumerate(zip(found.loras, norms, strict=True)):
-        hover = f"{one.name} {words.strengths(one)}: {words.size(norm)}"
+        hover = f"{one.name} {words.strengths(one, say)}: {words.size(norm)}"
         picture.text(PAD, y + 11, one.short, "text", 12, room=room - 96, hover=hover)
-        picture.text(PAD + room, y + 11, f"{words.strengths(one).split(',')[0]}", "dim", 11, "end", hover=hover)
+        picture.text(PAD + room, y + 11, f"x {one.strength_model:g}", "dim", 11, "end", hover=hover)
         picture.rect(PAD, y + 16, room, 7, "panel", radius=3, hover=hover)
         picture.rect(PAD, y + 16, max(room * norm / most, 1.0 if norm else 0.0), 7, _colour(at), radius=3, hover=hover)
         y += 32
-    hover = f"All together: {words.size(total)}"
-    picture.text(PAD, y + 11, "all together", "dim", 12)
+    hover = say("All together: {size}", size=words.size(total))
+    picture.text(PAD, y + 11, say("all together"), "dim", 12)
     picture.rect(PAD, y + 16, room, 7, "panel", radius=3, hover=hover)
     picture.rect(PAD, y + 16, room * total / most, 7, "text", radius=3, hover=hover)
     return y + 36
@@ -73,7 +74,8 @@ def _lengths(picture: Picture, found: Several, y: float) -> float:
 def _matrix(picture: Picture, found: Several, y: float) -> float:
     """Cosines of all pairs."""
     count = len(found.loras)
-    y = heading(picture, y, "Cosine of each pair: 1 the same, 0 nothing in common, -1 opposites")
+    say = picture.say
+    y = heading(picture, y, say("Cosine of each pair: 1 the same, 0 nothing in common, -1 opposites"))
     cosines = found.whole.cosines
     name_room = min(140.0, (picture.width - 2 * PAD) * 0.4)
     each = min(CELL, (picture.width - 2 * PAD - name_room) / max(1, count - 1))
@@ -81,7 +83,7 @@ def _matrix(picture: Picture, found: Several, y: float) -> float:
         picture.rect(PAD, y + 5, 8, 8, _colour(i), radius=2)
         picture.text(PAD + 13, y + 14, found.loras[i].short, "text", 11, room=name_room - 18)
         for j in range(i):
-            x, value, hover = PAD + name_room + j * each, float(cosines[i, j]), words.pair(found, i, j)
+            x, value, hover = PAD + name_room + j * each, float(cosines[i, j]), words.pair(found, i, j, say)
             role = "panel" if value != value or abs(value) < 0.15 else "reinforce" if value > 0 else "cancel"
             picture.rect(x + 1, y + 1, each - 2, 18, role, radius=3, hover=hover)
             if each >= 26:
@@ -100,7 +102,8 @@ def _blocks(picture: Picture, found: Several, y: float) -> float:
     names = [name for name, block in found.blocks.items() if block.kind != "alone"][:MAX_BLOCKS]
     if not names:
         return y
-    y = heading(picture, y, "Block by block: up they reinforce each other, down they cancel; amber: they collide")
+    say = picture.say
+    y = heading(picture, y, say("Block by block: up they reinforce each other, down they cancel; amber: they collide"))
     bar, places = columns(picture, names)
     values = {name: max(-1.0, min(1.0, found.blocks[name].interference - 1)) for name in names}
     up, down = max(0.1, *values.values()), max(0.1, *(-value for value in values.values()))
@@ -109,10 +112,13 @@ def _blocks(picture: Picture, found: Several, y: float) -> float:
     for name in names:
         block, value = found.blocks[name], values[name]
         energy = block.norm**2 / found.whole.norm**2 if found.whole.norm else 0.0
-        hover = (
-            f"{name}: they {words.KINDS[block.kind]}; {block.interference:.2f} x the energy of independent ones; "
-            f"{words.percent(energy)} of the whole"
-        )
+        text = "{name}: {kind}; {ratio} x the energy of independent ones; {share} of the whole"
+        told = {
+            "kind": words.they(block.kind, say),
+            "ratio": f"{block.interference:.2f}",
+            "share": words.percent(energy),
+        }
+        hover = say(text, name=name, **told)
         tall = max(abs(value) * scale, 1.5)
         picture.rect(places[name], y, bar, BLOCKS, "none", hover=hover)
         picture.rect(places[name], middle - tall if value > 0 else middle, bar, tall, block.kind, radius=1, hover=hover)
@@ -123,7 +129,8 @@ def _blocks(picture: Picture, found: Several, y: float) -> float:
 
 def _drift(picture: Picture, found: Several, group: tuple[int, ...], y: float) -> float:
     """Epochs of one training: how near each is to the last one, and how large it is."""
-    y = heading(picture, y, "Epochs of one training: cosine with the last (line), size (bars)")
+    say = picture.say
+    y = heading(picture, y, say("Epochs of one training: cosine with the last (line), size (bars)"))
     last, norms = group[-1], found.whole.norms
     left, right = PAD + 34, picture.width - PAD
     step = (right - left) / len(group)
@@ -131,7 +138,8 @@ def _drift(picture: Picture, found: Several, group: tuple[int, ...], y: float) -
     points = []
     for place, at in enumerate(group):
         x, cosine = left + (place + 0.5) * step, float(found.whole.cosines[at, last])
-        hover = f"{found.loras[at].name}: cosine with the last {cosine:.3f}, size {words.size(float(norms[at]))}"
+        told = {"cosine": f"{cosine:.3f}", "size": words.size(float(norms[at]))}
+        hover = say("{name}: cosine with the last {cosine}, size {size}", name=found.loras[at].name, **told)
         tall = DRIFT * float(norms[at]) / most
         picture.rect(x - step * 0.3, y + DRIFT - tall, step * 0.6, tall, "faint", radius=1, hover=hover)
         if cosine == cosine:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from .saying import Say, english
+
 SERIES = 6
 # The most letters of what is written or said of one shape.
 MAX_TEXT = 600
@@ -35,12 +37,13 @@ class Shape:
 
 @dataclass
 class Picture:
-    """width, height: in the browser's px; said: one sentence for who cannot see it."""
+    """width, height: in the browser's px; said: one sentence for who cannot see it; say: the language of its words."""
 
     width: float
     height: float = 0.0
     said: str = ""
     shapes: list[Shape] = field(default_factory=list)
+    say: Say = english
 
     def rect(self, x, y, w, h, role, hover="", **more) -> None:
         more["hover"] = printable(hover)

@@ -11,6 +11,7 @@ from ..stack import StackEntry
 from .look import NO_SIDES, One, Several, Sides, compare, look_at
 from .picture_one import picture_of
 from .picture_several import picture_of_several
+from .saying import Say, english
 from .shapes import Picture
 
 
@@ -22,8 +23,10 @@ class View:
     together: Several | None
     notes: tuple[str, ...]
 
-    def picture(self, width: float) -> Picture:
-        return picture_of(self.ones[0], width) if self.together is None else picture_of_several(self.together, width)
+    def picture(self, width: float, say: Say = english) -> Picture:
+        if self.together is None:
+            return picture_of(self.ones[0], width, say)
+        return picture_of_several(self.together, width, say)
 
     @property
     def verdict(self) -> str:

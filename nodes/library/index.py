@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -24,7 +25,7 @@ from ...lora_math.reading.xlabs import convert
 from ..comfy import library, lora_names, user_files
 
 FILE = "lora_index.json"
-VERSION = 1
+VERSION = 2
 MAX_FILES = 200_000
 # Seconds of learning between two writes.
 SAVE_EVERY = 20.0
@@ -33,11 +34,14 @@ LOOK_EVERY = 20.0
 # Seconds after each file, which belong to whatever else the server does.
 PAUSE = 0.002
 MAX_WORDS, MAX_TITLE = 8, 120
+NO_LORA = "It holds no LoRA that is known here."
+_HASH = re.compile(r"[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True)
 class Known:
-    """Of one file. strength, low, high: as recommended; problem: why it is no LoRA that can be used, else empty."""
+    """Of one file. strength, low, high: as recommended; problem: why it is no LoRA that can be used, else empty. hash: SHA-256 of its
+    data as its header says, which nobody has checked, else empty; data: bytes of those."""
 
     size: int
     # When the file was changed, in ns.
@@ -49,6 +53,12 @@ class Known:
     low: float | None = None
     high: float | None = None
     problem: str = ""
+    hash: str = ""
+    data: int = 0
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        return self.size, self.modified
 
 
 class LoraIndex:
@@ -73,7 +83,7 @@ class LoraIndex:
     def now(self, path: str) -> Known:
         """What is known of the file as it is now: looked at here where the background has not been."""
         known = self.of(path)
-        if known is None or (known.size, known.modified) != _stamp(path):
+        if known is None or known.stamp != _stamp(path):
             known = look_at(path)
             with self._lock:
                 self._loaded()[path] = known
@@ -85,11 +95,11 @@ class LoraIndex:
         with self._lock:
             return dict(self._loaded())
 
-    def by_name(self) -> dict[str, Known]:
-        """What is known now of each name of the list."""
+    def by_name(self) -> dict[str, tuple[str, Known]]:
+        """(full path, what is known now) of each name of the list."""
         with self._lock:
             known = self._loaded()
-            return {name: known[path] for name, path in self._paths.items() if path in known}
+            return {name: (path, known[path]) for name, path in self._paths.items() if path in known}
 
     @property
     def waiting(self) -> int:
@@ -127,7 +137,7 @@ class LoraIndex:
         return not thread.is_alive()
 
     def _run(self, names: list[str]) -> None:
-        found_at = {name: path for name in names if (path := library.shown_path(name)) is not None}
+        found_at = places(names)
         with self._lock:
             self._paths = found_at
             self._revision += 1
@@ -155,7 +165,7 @@ class LoraIndex:
 
     def _is_stale(self, path: str) -> bool:
         known = self.of(path)
-        return known is None or (known.size, known.modified) != _stamp(path)
+        return known is None or known.stamp != _stamp(path)
 
     def _loaded(self) -> dict[str, Known]:
         if self._known is None:
@@ -163,10 +173,15 @@ class LoraIndex:
         return self._known
 
     def _save(self) -> None:
-        data = {path: [*asdict(known).values()] for path, known in self.all().items()}
+        data = {path: list(vars(known).values()) for path, known in self.all().items()}
         # What is lost is learned again next time.
         with contextlib.suppress(OSError):
-            user_files.write_json(FILE, {"version": VERSION, "files": data})
+            user_files.write_json(FILE, {"version": VERSION, "files": data}, compact=True)
+
+
+def places(names: Iterable[str]) -> dict[str, str]:
+    """The full path of each name of the list that a page may be told of."""
+    return {name: path for name in names if (path := library.shown_path(name)) is not None}
 
 
 def _read(data) -> dict[str, Known]:
@@ -176,11 +191,14 @@ def _read(data) -> dict[str, Known]:
     found = {}
     for path, values in data["files"].items():
         if isinstance(values, list) and len(values) == len(Known.__dataclass_fields__):
-            size, modified, name, title, words, *strengths, problem = values
-            if isinstance(size, int) and isinstance(modified, int) and isinstance(words, list):
+            size, modified, name, title, words, *strengths, problem, digest, held = values
+            if all(isinstance(n, int) for n in (size, modified, held)) and isinstance(words, list):
                 texts = tuple(str(word) for word in words)
                 numbers = [n if isinstance(n, (int, float)) else None for n in strengths]
-                found[path] = Known(size, modified, name and str(name), str(title), texts, *numbers, str(problem))
+                of_data = str(digest), held
+                found[path] = Known(
+                    size, modified, name and str(name), str(title), texts, *numbers, str(problem), *of_data
+                )
     return found
 
 
@@ -194,27 +212,43 @@ def look_at(path: str) -> Known:
     metadata = header.metadata
     title = metadata.get("modelspec.title") or metadata.get("ss_output_name") or ""
     best = recommended(path, metadata)
+    found, problem = _family_of(header)
     return Known(
         size,
         modified,
-        family_of(header),
+        found,
         title[:MAX_TITLE],
         tuple(trigger_words(path, metadata)[:MAX_WORDS]),
         best.strength,
         best.low,
         best.high,
+        problem,
+        _told_hash(metadata),
+        max((place.stop for place in header.tensors.values()), default=0),
     )
 
 
 def family_of(header: files.Header) -> str | None:
     """The family by names, shapes and metadata; None where they do not settle it."""
+    return _family_of(header)[0]
+
+
+def _family_of(header: files.Header) -> tuple[str | None, str]:
+    """The family, and why the file is no LoRA."""
     # One number stands for each tensor: nothing of the file's size is held, and reading the names takes any tensor for what it is.
     tensors = {key: torch.ones((), dtype=place.dtype).expand(place.shape) for key, place in header.tensors.items()}
     try:
-        return family.detect(state_dict.parse(convert(tensors), header.metadata, None).entries, header.metadata)
+        entries = state_dict.parse(convert(tensors), header.metadata, None).entries
+        return family.detect(entries, header.metadata), "" if entries or not tensors else NO_LORA
     except (StrataError, RuntimeError, ValueError, LookupError, TypeError):
         # The loader says what is wrong with it.
-        return None
+        return None, ""
+
+
+def _told_hash(metadata: Mapping[str, str]) -> str:
+    """Of the data, as kohya's and the modelspec's readers know it; "" where the header has none that can be one."""
+    told = metadata.get("sshs_model_hash") or metadata.get("modelspec.hash_sha256", "").removeprefix("0x")
+    return told.lower() if _HASH.fullmatch(told) else ""
 
 
 def _stamp(path: str) -> tuple[int, int]:

@@ -124,3 +124,24 @@ def test_a_click_on_the_needed_rank_makes_a_save_node_in_one_step(page):
     screenshot(page, "save")
     d.undo(page)
     assert values(page, "StrataLoraSave") == []
+
+
+def test_auto_follows_the_editors_colours_in_picture_and_prompt(page):
+    node = inspect(page, lora_name="sd15.safetensors")
+    shown(page, node, "keeps 99 %")
+    backs = {}
+    try:
+        for theme in ("dark", "light"):
+            page.evaluate("(theme) => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+            page.wait_for_function(
+                "([id, theme]) => app.graphToPrompt().then(({ output }) => output[id].inputs.theme === theme)",
+                arg=[node, theme],
+            )
+            page.wait_for_timeout(1800)  # the clock looks once a second, and the server draws anew
+            backs[theme] = element(page, node).evaluate("(shown) => getComputedStyle(shown).backgroundColor")
+            screenshot(page, f"auto-{theme}")
+    finally:
+        page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+    assert backs == {"dark": "rgb(27, 28, 32)", "light": "rgb(255, 255, 255)"}
+    saved = page.evaluate("(id) => app.graph.getNodeById(id).serialize().widgets_values", node)
+    assert saved[1] == "auto"

@@ -5,12 +5,16 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from strata.lora_math.errors import StrataError
 from strata.lora_math.reading.training_facts import trainer, training_facts
 from strata.nodes.fitting.block_spec import BlockSpec
 from strata.nodes.inspect_lora import StrataLoraInspect
 from strata.nodes.inspecting import draw
+from strata.nodes.inspecting.picture_one import wrapped
+from strata.nodes.inspecting.shapes import text_width
 from strata.nodes.inspecting.themes import THEMES
 from strata.nodes.inspecting.view import view
 from strata.nodes.loader import NO_LORA
@@ -194,6 +198,50 @@ def test_everything_that_is_drawn_lies_within_the_picture(count, width, theme, s
     back = torch.tensor([int(THEMES[theme]["back"][i : i + 2], 16) for i in (1, 3, 5)]) / 255
     frame = torch.cat([image[0, :, -4:].flatten(0, 1), image[0, -4:].flatten(0, 1)])
     assert torch.allclose(frame, back.expand_as(frame), atol=1e-3), "something runs over the edge"
+
+
+FACTS = {
+    "ss_network_module": "networks.lora",
+    "ss_base_model_version": "sd_v1.5",
+    "ss_optimizer": "bitsandbytes.optim.adamw.AdamW8bit(weight_decay=0.1,betas=[0.9, 0.99])",
+    "ss_lr_scheduler": "cosine_with_restarts",
+    "ss_dataset_dirs": json.dumps({"10_a portrait of ohwx woman": {"img_count": 25, "n_repeats": 10}}),
+    "ss_steps": "1200",
+}
+
+
+@pytest.mark.parametrize("width", [220, 400, 720])
+def test_no_sentence_is_cut(width, sd15, lora_folder):
+    """At any width: those of one LoRA with a spike and training facts, and those of two that are a stack."""
+    tensors = unet(sd15, rank=4)
+    module = next(key for key in tensors if "transformer_blocks" in key).partition(".")[0]
+    tensors[f"{module}.lora_up.weight"][:, 0] *= 300
+    one = lora_folder.save("one.safetensors", tensors, FACTS)
+    two = lora_folder.save("two.safetensors", unet(sd15, seed=2))
+    for names in ([one], [one, two]):
+        picture = view([StackEntry(name, 1.0, 1.0) for name in names]).picture(width)
+        told = [shape.text for shape in picture.shapes if shape.kind == "text"]
+        assert [text for text in told if text.endswith("...")] == []
+        if names == [one]:
+            whole = "".join("".join(told).split())
+            assert module in whole, "the name of the layer with the spike goes on in the next line"
+            assert "".join(FACTS["ss_optimizer"].split()) in whole
+
+
+@given(st.text(max_size=300), st.integers(1, 8), st.sampled_from([20.0, 90.0, 400.0]))
+def test_lines_are_the_whole_text(text, most, room):
+    lines = wrapped(text, 12, room, most)
+    assert len(lines) <= most
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    for line in lines[:-1]:
+        assert text_width(line, 12) <= room or len(line) == 1
+
+
+def test_auto_is_dark_without_an_editor(sd15, lora_folder):
+    name = lora_folder.save("a.safetensors", unet(sd15))
+    pictures = {theme: inspect(lora_name=name, theme=theme)[0] for theme in ("auto", "dark", "light")}
+    assert torch.equal(pictures["auto"], pictures["dark"])
+    assert not torch.equal(pictures["auto"], pictures["light"])
 
 
 def test_the_picture_offers_what_the_report_says(sd15, lora_folder):

@@ -116,9 +116,9 @@ def test_a_file_is_learned_once_and_again_when_it_changes(folder, index, monkeyp
         "[1",
         "[]",
         '{"version": 9, "files": {"a": []}}',
-        '{"version": 1, "files": {"a": [1]}}',
-        '{"version": 1, "files": {"a": ["x", 1, null, "", [], null, null, null, ""]}}',
-        '{"version": 1, "files": {"a": [1, 1, 3, null, ["x", 4], "y", null, 2, ""]}}',
+        '{"version": 2, "files": {"a": [1]}}',
+        '{"version": 2, "files": {"a": ["x", 1, null, "", [], null, null, null, "", "", 0]}}',
+        '{"version": 2, "files": {"a": [1, 1, 3, null, ["x", 4], "y", null, 2, "", null, 7]}}',
         "\x00",
     ],
 )
@@ -128,7 +128,7 @@ def test_a_broken_index_is_made_anew(folder, index, kept):
         file.write(kept)
     learned(index)
     assert len(index.all()) == 4
-    assert user_files.read_json(index_module.FILE)["version"] == 1
+    assert user_files.read_json(index_module.FILE)["version"] == index_module.VERSION
 
 
 def test_search(folder, index):
@@ -154,6 +154,13 @@ def test_search(folder, index):
 def test_search_before_anything_is_learned_knows_the_names(folder, index, monkeypatch):
     monkeypatch.setattr(index_module.LoraIndex, "learn", lambda self: None)
     assert names(words="oil") == ["xl/oil.safetensors"]
+
+
+def test_a_file_that_is_chosen_before_it_was_learned_is_looked_at_then(folder, index, monkeypatch):
+    monkeypatch.setattr(index_module.LoraIndex, "learn", lambda self: None)
+    assert "strength" not in search(Question(words="oil"))["rows"][0]
+    assert search_module.found_row("xl/oil.safetensors")["strength"] == 0.7
+    assert search_module.found_row("xl/oil.safetensors")["tag"] == "<lora:xl/oil"
 
 
 def test_orders(folder, index):
@@ -284,7 +291,6 @@ def test_the_owner_comes_before_the_author(tmp_path):
 
 
 def test_a_kept_index_reads_back():
-    known = Known(1, 2, "SDXL", "t", ("a", "b"), 0.5, None, 1.0, "")
-    assert index_module._read({"version": 1, "files": {"p": [1, 2, "SDXL", "t", ["a", "b"], 0.5, None, 1.0, ""]}}) == {
-        "p": known
-    }
+    known = Known(1, 2, "SDXL", "t", ("a", "b"), 0.5, None, 1.0, "", "ab", 7)
+    row = [1, 2, "SDXL", "t", ["a", "b"], 0.5, None, 1.0, "", "ab", 7]
+    assert index_module._read({"version": index_module.VERSION, "files": {"p": row}}) == {"p": known}

@@ -36,6 +36,7 @@ ROUTES = [
     ("POST", "/strata/import", {"text": "<lora:sd15:1>"}),
     ("GET", "/strata/library", None),
     ("POST", "/strata/library/mark", {"name": "sd15.safetensors", "favourite": True}),
+    ("POST", "/strata/library/contents", {"go": False}),
     ("GET", "/strata/video?name=sd15.safetensors", None),
     ("GET", "/strata/picture?name=sd15.safetensors", None),
     ("GET", "/strata/sets", None),

@@ -6,6 +6,7 @@ import { widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { unwatch, watch } from '../lib/watch.js'
 import { InspectPanel } from './panel.js'
+import { themeFor } from './theme.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 
@@ -28,6 +29,9 @@ export function installInspect(node) {
   })
   widget.serialize = false
   widget.label = t('inspect')
+  // What is sampled without an editor has no colours of its own: the prompt says which.
+  const theme = widgetOf(node, 'theme')
+  if (theme) theme.serializeValue = () => themeFor(theme.value, panel.element)
   const lookAfter = () => queueMicrotask(() => panel.tick())
   for (const name of ['lora_name', 'theme']) follow(widgetOf(node, name), lookAfter)
   chain(node, 'onConnectionsChange', lookAfter)

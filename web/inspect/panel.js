@@ -3,7 +3,7 @@
 import { passMiddle, passWheel } from '../lib/canvas.js'
 import { attribute, el, setText } from '../lib/dom.js'
 import { isLinked, setWidget, valueOf } from '../lib/graph.js'
-import { t } from '../lib/i18n.js'
+import { language, t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { leave, takePlace } from '../lib/place.js'
 import { failureOf, outputOf } from '../lib/runs.js'
@@ -12,6 +12,7 @@ import { oneStep } from '../lib/undo.js'
 import { chooseLora } from '../picker/picker.js'
 import { drawn } from './drawing.js'
 import { addSave, scaleAll, sourcesOf } from './sources.js'
+import { themeFor } from './theme.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 /** @typedef {import('../lib/server.js').Shape} Shape */
@@ -97,8 +98,8 @@ export class InspectPanel {
     takePlace(node, this.element)
     const width = Math.min(WIDEST, Math.max(NARROWEST, Math.floor(this.#room() / STEP) * STEP))
     this.#sources = sourcesOf(node)
-    const theme = valueOf(node, 'theme') === 'light' ? 'light' : 'dark'
-    const question = { sources: this.#sources.list, width, theme }
+    const theme = themeFor(valueOf(node, 'theme'), this.element)
+    const question = { sources: this.#sources.list, width, theme, language: language() }
     // After a run the files have met a model.
     const asked = JSON.stringify([question, outputOf(node)?.strata_report])
     this.#tell()

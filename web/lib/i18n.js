@@ -173,6 +173,38 @@ const ENGLISH = {
   sort_name: 'Name',
   sort_date: 'Newest',
   sort_recent: 'Used lately',
+  sort_size: 'Largest',
+  pickerShown: 'Which files',
+  shown_all: 'All files',
+  shown_copies: 'Copies',
+  shown_unusable: 'Not usable',
+  family: 'Family',
+  anyFamily: 'Any family',
+  noFamily: 'Family not known',
+  size: 'Size',
+  anySize: 'Any size',
+  size_small: 'Below 50 MB',
+  size_middle: '50 to 200 MB',
+  size_large: '200 MB to 1 GB',
+  size_huge: 'Above 1 GB',
+  filesNotCompared: "Only copies that the files' headers tell of. Reading the files finds all of them.",
+  filesCompared: '{known} files have been read and compared.',
+  readingFiles: 'Reading files: {done} of {total}',
+  comparingFiles: 'Comparing: {done} of {total}',
+  readingWaits: 'Waits until nothing is queued ({done} of {total})',
+  readingFailed: 'The comparison has failed: {problem}',
+  compareFiles: 'Read and compare',
+  compareAgain: 'Compare anew',
+  stopReading: 'Stop',
+  compareFilesHint:
+    'Reads every LoRA file once, in the background and not while a prompt runs: also finds copies that were resized, converted, renamed or saved anew.',
+  stopReadingHint: 'What has been read is kept.',
+  copyFirst: 'has a copy',
+  copyFirstOf: 'has {count} copies',
+  copyData: 'Same data as {first}',
+  copyContent: 'Does the same as {first}',
+  copyAlike: '{percent} % alike',
+  copyStrength: '{times} × as strong',
   favouritesOnly: 'Only favourites',
   favourite: 'Favourite',
   onlyFits: 'Fits {family}',
@@ -246,8 +278,11 @@ let words = ENGLISH
 let presets = {}
 
 /** Fetches the words of the chosen language. Without them the desk speaks English. */
+/** The editor's, as its settings call it. */
+export const language = () => String(app.extensionManager?.setting?.get('Comfy.Locale') ?? 'en')
+
 export async function loadWords() {
-  const locale = String(app.extensionManager?.setting?.get('Comfy.Locale') ?? 'en')
+  const locale = language()
   if (locale === 'en') return
   try {
     const found = (await (await api.fetchApi('/i18n')).json())[locale]

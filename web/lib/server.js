@@ -21,9 +21,13 @@ import { t } from './i18n.js'
  * @typedef {{name: string, weights: string, about: string, families: string[], user: boolean}} Preset
  * @typedef {{presets: Preset[], names: string[], error?: string}} Presets those that fit a family, and the names of all
  * @typedef {{name: string, tag: string, favourite: boolean, family?: string | null, title?: string, words?: string[], problem?: string,
- *   strength?: number | null, low?: number | null, high?: number | null, preview: Preview | null}} Found a LoRA file;
- *   tag: how one begins that names it
- * @typedef {{total: number, elsewhere: number, all: number, rows: Found[], folders: string[], learning: number, error?: string}} FoundPage
+ *   strength?: number | null, low?: number | null, high?: number | null, size?: string, copy?: Copied, preview: Preview | null}} Found a LoRA
+ *   file; tag: how one begins that names it; what is optional is there once the file was learned
+ * @typedef {{first: string, count: number, how: 'data' | 'content', cosine?: number, scale?: number | null}} Copied what a file is a copy of
+ * @typedef {{stage: '' | 'read' | 'compare', waiting: boolean, done: number, total: number, problem: string, known: number}} Reading how far
+ *   the server is with reading the contents of all files; waiting: for a prompt to end; known: files that were read
+ * @typedef {{total: number, elsewhere: number, all: number, rows: Found[], folders: string[], families: [string, number][], learning: number,
+ *   contents: Reading, error?: string}} FoundPage
  * @typedef {{rows: import('../stack/text.js').Row[], prompt: string, relatives: string[][], error?: string}} Rows of a LoRA stack's text
  * @typedef {import('../curve/points.js').Curve & {text: string}} WrittenCurve
  * @typedef {WrittenCurve & {presets: (WrittenCurve & {name: string})[], error?: string}} Schedule a strength over time, and the ready-made ones
@@ -105,10 +109,13 @@ export const getImported = (text) => send('POST', '/strata/import', { text })
 export const findLoras = (question) =>
   ask(`/strata/library?${new URLSearchParams(Object.entries(question).map(([name, value]) => [name, String(value)]))}`)
 
-/** @param {{name: string, favourite?: boolean, used?: boolean}} what */
+/** @param {{name: string, favourite?: boolean, used?: boolean}} what @returns {Promise<Found & {error?: string}>} */
 export const markLora = (what) => send('POST', '/strata/library/mark', what)
 
-/** @param {{sources: object[], width: number, theme: string}} question @returns {Promise<Picture>} */
+/** Starts reading and comparing the contents of all files, or stops it. @param {boolean} go @returns {Promise<Reading & {error?: string}>} */
+export const compareContents = (go) => send('POST', '/strata/library/contents', { go })
+
+/** @param {{sources: object[], width: number, theme: string, language: string}} question @returns {Promise<Picture>} */
 export const getPicture = (question) => send('POST', '/strata/inspect', question)
 
 /** @returns {Promise<Sets>} */

@@ -6,6 +6,7 @@ import { shield } from '../lib/keys.js'
 import { Popup } from '../lib/popup.js'
 import { findLoras, markLora } from '../lib/server.js'
 import { parts, ShortName } from './file_name.js'
+import { copyText, Filters } from './filters.js'
 import { picture } from './pictures.js'
 
 /** @typedef {import('../lib/server.js').Found} Found */
@@ -25,7 +26,7 @@ const PAGE = 50
 const REST = 90
 /** Ms until files that are still being learned are asked for again. */
 const AGAIN = 1500
-const SORTS = /** @type {const} */ (['name', 'date', 'recent'])
+const SORTS = /** @type {const} */ (['name', 'date', 'recent', 'size'])
 
 class Picker {
   /** @type {Asked | null} */
@@ -71,6 +72,7 @@ class Picker {
     setText(this.star, '★')
     attribute(this.star, 'title', t('favouritesOnly'))
     attribute(this.star, 'aria-label', t('favouritesOnly'))
+    this.filters = new Filters(() => this.#ask(true))
     this.folders = el('div', { class: 'strata-folders', role: 'tree', 'aria-label': t('folders') })
     this.space = el('div', { class: 'strata-space' })
     this.list = el(
@@ -102,6 +104,8 @@ class Picker {
         on: { keydown: (event) => this.#key(event) },
       },
       el('div', { class: 'strata-lead' }, this.search, this.sort, this.star, this.fits),
+      this.filters.element,
+      this.filters.reading,
       el('div', { class: 'strata-both' }, this.folders, this.list),
       el('div', { class: 'strata-lead' }, this.count, this.elsewhere, this.hint),
     )
@@ -122,6 +126,7 @@ class Picker {
   open(asked) {
     this.#asked = asked
     this.search.value = asked.words ?? ''
+    this.filters.clear()
     attribute(this.fits, 'hidden', asked.fits ? null : true)
     setText(this.fits, asked.fits ? t('onlyFits', { family: asked.fits }) : '')
     setText(this.hint, t(asked.several ? 'pickerHintSeveral' : 'pickerHint'))
@@ -182,6 +187,7 @@ class Picker {
       favourites: this.#starred ? 1 : 0,
       start: page * PAGE,
       count: PAGE,
+      ...this.filters.asked,
     })
     if (round !== this.#round || !this.#asked) return
     if (answer.error) return setText(this.count, answer.error)
@@ -193,6 +199,7 @@ class Picker {
       t('found', { total: answer.total, all: answer.all }) +
         (answer.learning ? ` · ${t('learning', { count: answer.learning })}` : ''),
     )
+    this.filters.show(answer)
     this.#drawFolders(answer.folders)
     this.#draw()
     this.#fresh = true
@@ -200,7 +207,7 @@ class Picker {
     this.#entered = null
     clearTimeout(this.#again)
     if (!this.#asked) return
-    if (answer.learning) this.#again = window.setTimeout(() => this.#refresh(), AGAIN)
+    if (answer.learning || this.filters.isBusy) this.#again = window.setTimeout(() => this.#refresh(), AGAIN)
   }
 
   /** Files that have been learned since: what is in sight is asked for again, without a flicker. */
@@ -291,7 +298,8 @@ class Picker {
     const { folder, short } = parts(found.name)
     const name = new ShortName()
     name.show(short)
-    const words = found.problem || [found.title, ...(found.words ?? [])].filter(Boolean).join(', ')
+    const copied = found.copy && copyText(found.copy, found.name, (other) => parts(other).short)
+    const words = found.problem || copied || [found.title, ...(found.words ?? [])].filter(Boolean).join(', ')
     const star = el('button', {
       type: 'button',
       class: 'strata-star',
@@ -320,6 +328,7 @@ class Picker {
         el('div', {}, name.element, el('small', { text: folder })),
         el('small', { class: found.problem ? 'wrong' : '', text: words }),
       ),
+      found.size ? el('small', { class: 'strata-size', text: found.size }) : null,
       found.family ? el('span', { class: 'strata-family', text: found.family }) : null,
       star,
     )
@@ -340,14 +349,15 @@ class Picker {
   }
 
   /** @param {number} at @param {boolean} more whether the next is to be chosen too */
-  #choose(at, more) {
+  async #choose(at, more) {
     const found = this.#pages.get(Math.floor(at / PAGE))?.[at % PAGE]
     const asked = this.#asked
     if (!found || !asked) return
     const stays = more && asked.several === true
     if (!stays) this.popup.close(true)
-    void markLora({ name: found.name, used: true })
-    asked.choose(found)
+    const told = markLora({ name: found.name, used: true })
+    // Of a file that has not been learned yet the answer says how strong it wants to be.
+    asked.choose(found.size === undefined ? await told.then((now) => (now.error ? found : now)) : found)
     if (stays) setText(this.hint, t('added', { name: parts(found.name).short }))
   }
 
@@ -357,7 +367,7 @@ class Picker {
     const step = Math.max(1, Math.floor(this.list.clientHeight / ROW) - 1)
     const to =
       { ArrowDown: this.#at + 1, ArrowUp: this.#at - 1, PageDown: this.#at + step, PageUp: this.#at - step }[event.key]
-    if (event.target === this.sort) return
+    if (event.target instanceof HTMLSelectElement) return
     if (to !== undefined) {
       this.#at = Math.max(0, Math.min(this.#total - 1, to))
       const top = this.#at * ROW
