@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 
 import nodes
-from strata.lora_math.adapters import LoRA
+from strata.lora_math.adapters import LoRA, TLoRA
 from strata.lora_math.fuse import joined
 from strata.lora_math.reading import state_dict
 from strata.lora_math.schedule import parse
@@ -451,22 +451,38 @@ def variation(quick: bool) -> str:
             "both": {"keyframes": parse("1@0%, 0.2@100%"), "prompts": (1.0, 0.5)},
             "by mask": {"mask": torch.linspace(1, 0, 512).expand(1, 512, 512)},
         }
+        # A T-LoRA's step costs what an ordinary live LoRA of twice its rank does.
+        of_twice = _adapters(model, models.lora(model, 32))
+        of_each_step = {key: _t_lora(adapter) for key, adapter in of_twice.items()}
         run(lambda model=model: model)  # the first run of a model is slower
-        second: dict[str, list[float]] = {way: [] for way in ways}
+        makers = {way: (adapters, settings) for way, settings in ways.items()}
+        makers |= {"constant, rank 32": (of_twice, {}), "T-LoRA": (of_each_step, {})}
+        second: dict[str, list[float]] = {way: [] for way in makers}
         for _ in range(1 if quick else 3):
-            for way, settings in ways.items():
-                make = lambda settings=settings, model=model, adapters=adapters: _live(model, adapters, 0.8, **settings)  # noqa: E731
+            for way, (own, settings) in makers.items():
+                make = lambda settings=settings, model=model, own=own: _live(model, own, 0.8, **settings)  # noqa: E731
                 second[way].append(run(make)[1])
-        constant = Times(second["constant"])
         for way, found in second.items():
-            if way != "constant":
+            base = "constant, rank 32" if way == "T-LoRA" else "constant"
+            if way not in ("constant", "constant, rank 32"):
+                constant = Times(second[base])
                 times = seconds(constant.median), seconds(Times(found).median)
                 rows.append((f"{name} {latent}x{latent}", way, *times, ratio(Times(found), constant)))
     return table(
         "A step with a strength that varies",
         ("model, latent", "", "constant", "varies", "varies / constant"),
         rows,
-        "One live LoRA of rank 16, both prompts in one batch of two (cfg 3). FLUX at 64x64: 1024 image tokens.",
+        "One live LoRA of rank 16, both prompts in one batch of two (cfg 3). FLUX at 64x64: 1024 image tokens. A T-LoRA of rank 16 is",
+        "beside a constant live LoRA of twice its rank.",
+    )
+
+
+def _t_lora(adapter: LoRA) -> LoRA:
+    """A T-LoRA with these factors; one of another kind as it is."""
+    return (
+        TLoRA(adapter.up, adapter.down, None, adapter.scale)
+        if type(adapter) is LoRA and adapter.mid is None
+        else adapter
     )
 
 

@@ -5,6 +5,7 @@
     0@0s, 1@4s                  places in steps, counted from 0
     1@14.6sigma, 0@2sigma       places in noise
     smooth: 0@0, 1@1            linear (as above), smooth or hold: hold keeps a point's strength until the next one
+    hold: 1@0s, 0@5s, again@15s in steps or percent: from there on all begins again, for as long as the sampling lasts
     fade in                     one of ``PRESETS`` by its name
 
 Before the first point its strength holds, after the last one its own. Two points at one place are a jump. The strength multiplies that of
@@ -26,6 +27,8 @@ Unit = Literal["percent", "step", "sigma"]
 Shape = Literal["linear", "smooth", "hold"]
 SHAPES: tuple[Shape, ...] = ("linear", "smooth", "hold")
 SUFFIXES: Mapping[str, Unit] = {"%": "percent", "s": "step", "sigma": "sigma"}
+# In place of the last point's strength: all points come again from there on.
+AGAIN = "again"
 # The most points that a person or a node writes.
 MAX_POINTS = 1000
 MAX_TEXT = 20_000
@@ -63,11 +66,13 @@ class Moment:
 
 @dataclass(frozen=True)
 class Schedule:
-    """points: (place, strength) in the order of the sampling, at least one; places in ``unit``, a percent as a fraction of 1."""
+    """points: (place, strength) in the order of the sampling, at least one; places in ``unit``, a percent as a fraction of 1. again: the
+    place behind all points from which on they come again and again; None where they come once."""
 
     points: tuple[tuple[float, float], ...]
     unit: Unit = "percent"
     shape: Shape = "linear"
+    again: float | None = None
 
     def __post_init__(self):
         if not 1 <= len(self.points) <= MAX_POINTS:
@@ -79,11 +84,18 @@ class Schedule:
         if places != sorted(places):
             order = "from much noise to little" if self.unit == "sigma" else "from the beginning of the sampling on"
             raise StrataError(f"The points of a strength over time stand in order, {order}: {_shown(str(self))}")
+        if self.again is None:
+            return
+        if self.unit == "sigma":
+            raise StrataError(f"Noise never comes again: let {AGAIN} count in steps or percent, not in sigma.")
+        if not (math.isfinite(self.again) and self.again > self.points[-1][0]):
+            raise StrataError(f"{AGAIN} stands behind all points of a strength over time: {_shown(str(self))}")
 
     def at(self, place: Place) -> float:
         """The strength there."""
         times = [self._time(at) for at, _ in self.points]
         now = self._time(getattr(place, self.unit))
+        now = now if self.again is None else now % self.again
         after = bisect_right(times, now)
         if after == 0:
             return self.points[0][1]
@@ -125,10 +137,15 @@ class Schedule:
         """(place, strength) as a text has them: a percent as a number from 0 to 100."""
         return [(_place(at, self.unit), strength) for at, strength in self.points]
 
+    @property
+    def written_again(self) -> float | None:
+        return None if self.again is None else _place(self.again, self.unit)
+
     def __str__(self) -> str:
         """As ``parse`` reads it back, exactly."""
         suffix = next(suffix for suffix, unit in SUFFIXES.items() if unit == self.unit)
-        points = (f"{_number(strength)}@{_number(at)}{suffix}" for at, strength in self.written)
+        points = [f"{_number(strength)}@{_number(at)}{suffix}" for at, strength in self.written]
+        points += [] if self.again is None else [f"{AGAIN}@{_number(self.written_again)}{suffix}"]
         return ("" if self.shape == "linear" else f"{self.shape}: ") + ", ".join(points)
 
     def _time(self, place: float) -> float:
@@ -215,13 +232,14 @@ def _with_unit(text: str) -> tuple[str, Unit | None]:
 
 
 def _point(piece: str) -> tuple[float, float, Unit | None, str]:
-    """(place, strength, its unit where it is written, the text)."""
+    """(place, strength or NaN for again, its unit where it is written, the text)."""
     strength, at, place = piece.partition("@")
     if not at:
         raise StrataError(f"{_shown(piece)} says no place: write strength@place, like 0.8@50%.")
     place, unit = _with_unit(place.strip())
-    where = _read(place, piece)
-    return (where / 100 if unit == "percent" else where), _read(strength.strip(), piece), unit, piece
+    where, strength = _read(place, piece), strength.strip()
+    is_again = strength.lower() == AGAIN
+    return (where / 100 if unit == "percent" else where), math.nan if is_again else _read(strength, piece), unit, piece
 
 
 def _of_points(found: list[tuple[float, float, Unit | None, str]], shape: Shape) -> Schedule:
@@ -242,7 +260,16 @@ def _of_points(found: list[tuple[float, float, Unit | None, str]], shape: Shape)
                 f"{_shown(unclear[0])} could be a part of the sampling or a step, as others here are steps: write 50% or 1s."
             )
         unit = "step"
-    return Schedule(tuple((place, strength) for place, strength, *_ in found), unit, shape)
+    *points, last = [(place, strength) for place, strength, *_ in found]
+    again = None
+    if math.isnan(last[1]):
+        again = last[0]
+    else:
+        points.append(last)
+    misplaced = next((text for _, strength, _, text in found[:-1] if math.isnan(strength)), None)
+    if misplaced is not None or not points:
+        raise StrataError(f"{_shown(misplaced or found[0][3])} is no point: {AGAIN} stands once, behind all points.")
+    return Schedule(tuple(points), unit, shape, again)
 
 
 def canonical(text: str) -> str:

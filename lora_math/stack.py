@@ -234,7 +234,7 @@ class _Whole:
 
 
 def _factors(pairs: list[tuple[LiveTerm, Adapter]], layer: Layer, gains: Gains, device, dtype) -> Step:
-    downs, parts, scales, groups, varying = [], [], [], [], []
+    downs, parts, scales, groups, varying, adding = [], [], [], [], [], []
     inputs = layer.weight_shape[1]
     # Columns for the same outputs stand side by side.
     by_place = sorted(pairs, key=lambda pair: str(pair[0].part))
@@ -251,14 +251,28 @@ def _factors(pairs: list[tuple[LiveTerm, Adapter]], layer: Layer, gains: Gains, 
                 whole[:, part[1] : part[1] + part[2]] = down.unflatten(1, (part[2], -1))
                 down = whole.flatten(1)
             downs.append(down)
+            own = range(len(scales), len(scales) + len(down))
             if term.adapter.varies:
-                varying.append((range(len(scales), len(scales) + len(down)), term.adapter))
+                varying.append((own, term.adapter))
+            if term.adapter.adds_by_itself:
+                adding.append((own, _Offsets(term.adapter)))
             scales += [term.coefficient * scale] * down.shape[0]
             groups += [term.group] * down.shape[0]
         outputs = None if part is None or part[0] == 1 else slice(part[1], part[1] + part[2])
         parts.append((outputs, _side_by_side(ups, 1, device, dtype)))
     down = _side_by_side(downs, 0, device, dtype)
-    return _Products(down, parts, gains.add(scales, groups, varying), groups)
+    offsets = None
+    if adding:
+        adds = {column for columns, _ in adding for column in columns}
+        offsets = gains.add([scale * (at in adds) for at, scale in enumerate(scales)], groups, adding)
+    return _Products(down, parts, gains.add(scales, groups, varying), groups, offsets)
+
+
+class _Offsets:
+    """An adapter's offsets as the numbers that vary in a ``Gains``."""
+
+    def __init__(self, adapter: Adapter):
+        self.columns_at = adapter.offsets_at
 
 
 def _side_by_side(factors: Sequence[Tensor], axis: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -283,11 +297,18 @@ def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Products:
-    """y += up @ (gain * (down @ x)), the ups of different parts of the output one after the other."""
+    """y += up @ (gain * (down @ x) + offset), the ups of different parts of the output one after the other."""
 
-    def __init__(self, down: Tensor, parts: list[tuple[slice | None, Tensor]], gain: Gain, groups: Sequence[int]):
+    def __init__(
+        self,
+        down: Tensor,
+        parts: list[tuple[slice | None, Tensor]],
+        gain: Gain,
+        groups: Sequence[int],
+        offset: Gain | None = None,
+    ):
         self.down = down
-        self.gain = gain
+        self.gain, self.offset = gain, offset
         # Of each rank column.
         self.groups = list(groups)
         start, self.parts = 0, []
@@ -297,7 +318,9 @@ class _Products:
 
     def __call__(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         h = layer.inner(x, self.down.to(x.dtype))
-        h = h.mul_(self._gain(layer, h))
+        h = h.mul_(self._shaped(self.gain, layer, h))
+        if self.offset is not None:
+            h = h.add_(self._shaped(self.offset, layer, h))
         if layer.where is not None:
             h = h.mul_(self._where(layer, layer.where).to(h.dtype))
         if layer.groups > 1:
@@ -309,9 +332,10 @@ class _Products:
             add(h, target, outputs, columns, up.to(h.dtype))
         return y if in_place else y.add_(target)
 
-    def _gain(self, layer: Layer, h: Tensor) -> Tensor:
-        """Shaped so that it multiplies h."""
-        values = self.gain.values
+    @staticmethod
+    def _shaped(gain: Gain, layer: Layer, h: Tensor) -> Tensor:
+        """Shaped so that it multiplies h, or is added to it."""
+        values = gain.values
         values = values if layer.groups == 1 else torch.cat([values] * layer.groups, -1)
         if values.ndim == 1:
             return layer.channels(values)

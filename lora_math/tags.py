@@ -7,6 +7,9 @@ A name may hold whatever a file system allows. A backslash takes away the meanin
 
 A strength over time is ``at=`` and a text that ``schedule.parse`` reads. Also read are sd-webui-loractl's list where the model's strength
 stands (``<lora:name:0@0,1@0.5>``, ``unet=0@0,1@0.5``) and sd-webui-lora-block-weight's ``start=``, ``stop=`` and ``step=from-to``.
+
+Two numbers with a semicolon where the model's strength stands (``<lora:name:1;0.8>``) are for the two experts of a pair of models, that
+for much noise first.
 """
 
 from __future__ import annotations
@@ -21,10 +24,13 @@ from typing import NamedTuple
 from . import schedule, tag_time
 from .errors import StrataError
 from .numbers import is_number, show_number
+from .regions import Region, parse_region
 from .schedule import Schedule
 
 # The widgets have the same bound.
 MAX_STRENGTH = 100.0
+# Between the strengths of the two experts of a pair of models.
+PAIR = ";"
 # How many letters of a tag a message shows.
 _SHOWN = 120
 
@@ -41,7 +47,7 @@ _LONGEST_TIME = 40
 _SCHEDULE_TIME = re.compile(r"[-+]?[0-9.,][0-9.,\s]*[%s]?")
 
 _ALIASES = {"te": "clip", "unet": "model", "w": "lbw"}
-_KEYS = frozenset({"te", "clip", "unet", "model", "lbw", "w", "x", "dyn", "lbwe", *tag_time.KEYS})
+_KEYS = frozenset({"te", "clip", "unet", "model", "lbw", "w", "x", "dyn", "lbwe", "mask", *tag_time.KEYS})
 # A colon also stands within TE:clip_l and behind the shape in "smooth: 0@0".
 _COLONS_INSIDE = ("lbw", "at")
 
@@ -51,7 +57,8 @@ class LoraTag:
     """One tag. ``block_weights``: the text of its ``lbw=`` field, never blank, None where it has none.
 
     more: fields of the caller's own, in order, as (key, text). time: the model's strength over time as ``schedule.canonical`` writes it,
-    which multiplies strength_model; None for constant.
+    which multiplies strength_model; None for constant. strength_low: of the expert for little noise, where the model is a pair; None where
+    the tag does not say it. region: its ``mask=`` field, None for the whole picture.
     """
 
     name: str
@@ -60,6 +67,8 @@ class LoraTag:
     block_weights: str | None = None
     more: tuple[tuple[str, str], ...] = ()
     time: str | None = None
+    strength_low: float | None = None
+    region: Region | None = None
 
 
 class Placed(NamedTuple):
@@ -152,10 +161,11 @@ def read_tag(tag: str, clip_first: bool = False, also: Collection[str] = ()) -> 
     numbers, keyed = _sorted(tag, fields, {key.lower() for key in also})
     own = {key: text for key, text in keyed.items() if key.lower() not in map(str.lower, also)}
     more = tuple((key, text) for key, text in keyed.items() if key not in own)
-    model, clip, listed = _strengths(tag, numbers, own, clip_first)
+    model, clip, low, listed = _strengths(tag, numbers, own, clip_first)
     with _showing(tag):
         time = tag_time.read_time(own, listed, MAX_STRENGTH)
-    return LoraTag(_plain(name), model, clip, _block_weights(tag, own), more, time)
+        region = parse_region(own["mask"]) if "mask" in own else None
+    return LoraTag(_plain(name), model, clip, _block_weights(tag, own), more, time, low, region)
 
 
 def format_tag(tag: LoraTag, clip_first: bool = False) -> str:
@@ -163,15 +173,18 @@ def format_tag(tag: LoraTag, clip_first: bool = False) -> str:
 
     clip_first: in which order two different strengths are written.
     """
-    strengths = [tag.strength_model, tag.strength_clip]
-    if strengths[0] == strengths[1]:
+    low = "" if tag.strength_low is None else f"{PAIR}{show_number(tag.strength_low)}"
+    strengths = [f"{show_number(tag.strength_model)}{low}", show_number(tag.strength_clip)]
+    if tag.strength_model == tag.strength_clip:
         del strengths[1]
     elif clip_first:
         strengths.reverse()
-    fields = [_escaped(tag.name), *map(show_number, strengths)]
+    fields = [_escaped(tag.name), *strengths]
     # The space behind the name of a shape would be written as its number.
     time = None if tag.time is None else tag.time.replace(": ", ":")
-    keyed = [(key, text) for key, text in (("lbw", tag.block_weights), ("at", time)) if text is not None]
+    region = None if tag.region is None else str(tag.region)
+    own = ("mask", region), ("lbw", tag.block_weights), ("at", time)
+    keyed = [(key, text) for key, text in own if text is not None]
     fields += [f"{key}={_escaped_value(text)}" for key, text in (*keyed, *tag.more)]
     return f"<lora:{':'.join(fields)}>"
 
@@ -213,19 +226,20 @@ def _sorted(tag: str, fields: Sequence[str], also: Collection[str]) -> tuple[lis
             )
         else:
             numbers.append(field)
-    unknown = keyed.keys() - {"clip", "model", "lbw", "x", *tag_time.KEYS, *also}
+    unknown = keyed.keys() - {"clip", "model", "lbw", "x", "mask", *tag_time.KEYS, *also}
     if unknown:
         raise StrataError(
-            f"{_cut(tag)}: {min(unknown)}= is not known. Known are model=, clip=, unet=, te=, lbw=, at=, start=, stop= and step=."
+            f"{_cut(tag)}: {min(unknown)}= is not known. Known are model=, clip=, unet=, te=, lbw=, mask=, at=, start=, stop= and step=."
         )
     return numbers, {key: _plain(":".join(parts)) for key, parts in keyed.items()}
 
 
 def _strengths(
     tag: str, numbers: Sequence[str], keyed: dict[str, str], clip_first: bool
-) -> tuple[float, float, Schedule | None]:
-    """(model, clip, what multiplies the model's over time). A strength by name leaves the other one as the numbers have it, 1 without
-    any. A list of strength@place is the model's; the text encoders, which run once, take its beginning where they have no own strength.
+) -> tuple[float, float, float | None, Schedule | None]:
+    """(model, clip, of a pair's expert for little noise, what multiplies the model's over time). A strength by name leaves the other one as
+    the numbers have it, 1 without any. A list of strength@place is the model's; the text encoders, which run once, take its beginning where
+    they have no own strength, and of a pair the first.
     """
     if len(numbers) > 2:
         raise StrataError(f"{_cut(tag)} has {len(numbers)} numbers; at most two have a meaning.")
@@ -239,14 +253,21 @@ def _strengths(
                 f"{_cut(tag)}: {_cut(clip)} would be the strength of the text encoders, which run once, before the sampling. Write one "
                 "number for them with te=, and what changes over time with unet=."
             )
-        return _number(tag, model), _number(tag, clip), None
+        high, pair, low = (part.strip() for part in model.partition(PAIR))
+        clip = high if pair and clip == model else clip
+        if PAIR in clip:
+            raise StrataError(
+                f"{_cut(tag)}: {_cut(clip)} would be two strengths of the text encoders, which are no pair. Write one number for them, "
+                "and two for the models, such as <lora:name:1;0.8:1>."
+            )
+        return _number(tag, high), _number(tag, clip), _number(tag, low) if pair else None, None
     with _showing(tag):
         listed = tag_time.within(schedule.parse(model), MAX_STRENGTH)
     if clip == model:
-        return 1.0, listed.points[0][1], listed
+        return 1.0, listed.points[0][1], None, listed
     if "@" in clip:
         raise StrataError(f"{_cut(tag)}: the text encoders run once, before the sampling. Write one number for them.")
-    return 1.0, _number(tag, clip), listed
+    return 1.0, _number(tag, clip), None, listed
 
 
 @contextlib.contextmanager

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from torch import Tensor
-
 from ..lora_math.blocks import ResolvedWeights
 from ..lora_math.errors import StrataError
 from ..lora_math.extremes import FURTHEST
@@ -18,7 +16,7 @@ from .comfy import live, patch
 from .comfy.beginnings import begun
 from .comfy.library import Lora
 from .comfy.live_layers import split
-from .comfy.live_regions import read_mask
+from .comfy.live_regions import Where, where_of
 from .comfy.live_time import read_variation
 from .comfy.lora_names import is_another
 from .comfy.shared_norms import completed
@@ -113,6 +111,7 @@ def _apply_named(
             raise
         return Applied(None, None, str(problem), str(problem), True, used=False)
     applied = _apply_lora(models, clips, lora, entry, on_problem, apply, node)
+    applied = replace(applied, report="\n".join([applied.report, *report.unused_half(entry.low)]))
     return _with_asked(applied, entry[0], lora)
 
 
@@ -163,7 +162,7 @@ def _apply_lora(
             raise StrataError(
                 f"{name} is {strength:g}, far beyond what any LoRA can have: use a number from -100 to 100."
             )
-    variation, mask = read_variation(entry.keyframes), read_mask(entry.mask)
+    variation, where = read_variation(entry.keyframes), where_of(entry.mask)
     if variation.constant is not None:
         strength_model, variation = strength_model * variation.constant, CONSTANT
     model, clip = models.given, clips.given
@@ -193,10 +192,10 @@ def _apply_lora(
             if on_problem == "error":
                 raise
             return _applied(lora, sides, [*found, str(problem)], False)
-        notes = _on_model(models, lora, model_side, changes, apply, variation, node, mask)
+        notes = _on_model(models, lora, model_side, changes, apply, variation, node, where)
         if variation != CONSTANT and clip_side.fit.pieces and strength_clip != 0:
             notes.append("Text encoders: at constant strength, as they run once, before the sampling")
-        if mask is not None and clip_side.fit.pieces and strength_clip != 0:
+        if where is not None and clip_side.fit.pieces and strength_clip != 0:
             notes.append("Text encoders: without the mask, as words have no place in the picture")
         if _varies(of_clip):
             notes.append("Text encoders: with all rank columns, as they run once, before the sampling")
@@ -231,7 +230,7 @@ def _on_model(
     apply: Apply,
     variation: Variation,
     node: str | None,
-    mask: Tensor | None,
+    where: Where | None,
 ) -> list[str]:
     """The LoRA on a MODEL, as ``apply`` says; lines for the report.
 
@@ -239,8 +238,8 @@ def _on_model(
     """
     if target.given is None or not changes:
         return []
-    if apply == "live" or variation != CONSTANT or mask is not None or _varies(changes):
-        return _live(target, lora, side, changes, variation, node, mask)
+    if apply == "live" or variation != CONSTANT or where is not None or _varies(changes):
+        return _live(target, lora, side, changes, variation, node, where)
     coarse = {}
     # Whether a model is compiled takes a look at all its modules: last.
     if apply == "auto" and side.targets.coarse and not live.is_compiled(target.given):
@@ -261,18 +260,19 @@ def _live(
     changes: Mapping,
     variation: Variation,
     node: str | None,
-    mask: Tensor | None,
+    where: Where | None,
 ) -> list[str]:
     """The LoRA beside the layers of a MODEL; lines for the report. What cannot be live is patched."""
     varies, of_itself = variation != CONSTANT, _varies(changes)
     if live.is_compiled(target.given):
         if of_itself:
             raise StrataError(
-                f"{lora.name} is a T-LoRA, another LoRA at each step, which no patch can be. {live.COMPILED} Remove torch.compile."
+                f"{lora.name} is a {_kind(changes)}, another LoRA at each step, which no patch can be. {live.COMPILED} "
+                "Remove torch.compile."
             )
         if varies:
             raise StrataError(f"{live.COMPILED} Disconnect the keyframes or remove torch.compile.")
-        if mask is not None:
+        if where is not None:
             raise StrataError(f"{live.COMPILED} Disconnect the mask or remove torch.compile.")
         _patched(target, lora, side, changes)
         return [f"Patched, not live. {live.COMPILED}"]
@@ -280,19 +280,22 @@ def _live(
     if _varies(rest):
         reason, names = next(iter(reasons.items()))
         raise StrataError(
-            f"{lora.name} is a T-LoRA, another LoRA at each step, and {names[0]} can only be patched ({reason}), which stays as it is all "
-            "the time. Use another copy of the model, in 16 bits, or take this LoRA out."
+            f"{lora.name} is a {_kind(rest)}, another LoRA at each step, and {names[0]} can only be patched ({reason}), which stays as it "
+            "is all the time. Use another copy of the model, in 16 bits, or take this LoRA out."
         )
     if ours:
         prompts = variation.positive, variation.negative
-        found = live.LiveLora(ours, _identity(lora, side), variation.time, lora.name, node, prompts, mask)
+        place = (None, False) if where is None else (where.pictures, where.on_text)
+        found = live.LiveLora(ours, _identity(lora, side), variation.time, lora.name, node, prompts, *place)
         _attach(target, lora, found)
     if rest:
         target.patch(rest, lora, f"{_identity(lora, side)}|rest")
-    masks = 0 if mask is None else len(mask)
+    masks = 0 if where is None else len(where.pictures)
     late = variation.time.unreached if isinstance(variation.time, Schedule) else []
-    lines = report.live_lines(len(ours), reasons, str(variation) if varies else "", masks, late)
-    cost = report.cost_lines(_cost(ours, side.targets), not varies and not of_itself and mask is None)
+    lines = report.live_lines(
+        len(ours), reasons, str(variation) if varies else "", masks, late, where is not None and where.on_text
+    )
+    cost = report.cost_lines(_cost(ours, side.targets), not varies and not of_itself and where is None)
     return [*lines, *cost, *report.rank_lines(changes, rank_mask(lora.metadata).stated)]
 
 
@@ -331,6 +334,11 @@ def _behind_live(target: Changing, lora: Lora, side: Side, changes: Mapping, nod
 
 def _varies(changes: Mapping) -> bool:
     return any(adapter.varies for terms in changes.values() for _, adapter in terms)
+
+
+def _kind(changes: Mapping) -> str:
+    """What the first of them that varies is called."""
+    return next(adapter.name for terms in changes.values() for _, adapter in terms if adapter.varies)
 
 
 def _still(changes: Mapping) -> Mapping:

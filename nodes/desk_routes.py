@@ -9,6 +9,7 @@ from aiohttp import web
 from ..lora_math import families, schedule
 from ..lora_math.blocks import FAMILIES, BlockTextError, Layout, builtin_layout, delete_preset, save_preset
 from ..lora_math.errors import StrataError
+from .comfy import noise_steps
 from .desk import words as desk
 from .desk.profile import profile
 from .fitting.block_spec import BlockSpec, preset_names, presets_of, user_preset_file
@@ -79,7 +80,22 @@ async def strength_over_time(request: web.Request) -> dict:
 
 
 def _curve(found: schedule.Schedule) -> dict:
-    return {"text": str(found), "points": found.written, "unit": found.unit, "shape": found.shape}
+    told = {"text": str(found), "points": found.written, "unit": found.unit, "shape": found.shape}
+    return told if found.again is None else {**told, "again": found.written_again}
+
+
+@as_json
+async def noise_of_steps(request: web.Request) -> dict:
+    """``{"run", "sampler", "scheduler", "steps", "denoise"}``: noise and percent of the sampling at each step, for the model of a
+    node's run; ``{"steps": null}`` where there is none. Raises StrataError for a sampler that there is not."""
+    body = await body_of(request)
+    names = [text_of(body, name) for name in ("run", "sampler", "scheduler")]
+    steps, denoise = body.get("steps"), body.get("denoise", 1.0)
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise BadRequest("steps is a whole number.")
+    if isinstance(denoise, bool) or not isinstance(denoise, (int, float)):
+        raise BadRequest("denoise is a number.")
+    return {"steps": await asyncio.to_thread(noise_steps.steps_of, *names, steps, denoise)}
 
 
 @as_json

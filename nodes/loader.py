@@ -10,6 +10,7 @@ from ..lora_math.errors import StrataError
 from . import inputs
 from .apply import Applied, apply_stack, describe_stack
 from .block_weights import BlockWeightsType
+from .comfy import noise_steps
 from .comfy.live_regions import read_mask
 from .comfy.lora_names import lora_names, resolve
 from .fitting.block_spec import BlockSpec
@@ -200,7 +201,7 @@ class StrataLoraLoader(io.ComfyNode):
             note = f"lora_name ({str(unused)[:200]}) is not used: a LORA_MODEL is connected, and takes its place"
             applied = replace(applied, report=f"{applied.report}\n{note}")
         remember(cls, stack)
-        ui = {**applied.ui(), "strata_lora": [name]}
+        ui = {**applied.ui(), "strata_lora": [name], "strata_noise": [noise_steps.remember(applied.model)]}
         listed = with_listed_names(stack)
         return io.NodeOutput(applied.model, applied.clip, applied.trigger_words, applied.report, listed, ui=ui)
 

@@ -8,13 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..lora_math.errors import StrataError
 from ..lora_math.rows_text import Acting, FolderFiles, acting, picked, problems, read_rows
 from ..lora_math.schedule import PRESETS, Schedule
 from ..lora_math.tags import LoraTag, format_tag
-from . import inputs
+from . import inputs, pairs
 from .apply import Applied, apply_stack
+from .comfy import noise_steps
+from .comfy.live_regions import chosen as region_of
+from .comfy.live_regions import read_mask
 from .comfy.live_time import read_variation
 from .comfy.lora_names import index_of, lora_names
 from .comfy.targets import model_targets
@@ -73,10 +77,31 @@ def _pick(step: Acting, seed: int, repeat: int, what: str, files: FolderFiles) -
     return tag, [f"Picked by seed {seed}: {tag.name}, of {among}{where}"]
 
 
+def _entries(
+    tags: Sequence[LoraTag], on_problem: str, masks: Tensor | None = None
+) -> tuple[dict[int, StackEntry], list[str]]:
+    """(the LoRA of each tag by its place, what was wrong with the others). masks: that tags choose from, [count, height, width].
+
+    Raises StrataError where ``on_problem`` is "error".
+    """
+    found, wrong = {}, []
+    for at, tag in enumerate(tags):
+        try:
+            found[at] = entry = of_tag(tag)
+            if tag.region is not None:
+                found[at] = entry.masked(region_of(tag.region, masks))
+        except StrataError as problem:
+            if on_problem == "error":
+                raise
+            found.pop(at, None)
+            wrong.append(f"{format_tag(tag)}: {problem}" if tag.region is not None else str(problem))
+    return found, wrong
+
+
 def used_text(entries: Sequence[StackEntry]) -> str:
     """``<lora:...>`` tags of a stack, as programs read them that look for LoRAs in a picture: file names alone, but for two of one name.
-    A LoRA without a file has no tag; what else no tag says, ``unsaid`` does."""
-    entries = [entry for entry in entries if entry.lora is None]
+    A LoRA without a file has no tag; what else no tag says, ``unsaid`` does. Of a pair each file has its own."""
+    entries = [half for entry in entries if entry.lora is None for half in _files_of(entry)]
     stems = [_stem(entry[0]) for entry in entries]
     bare = [stem.rsplit("/", 1)[-1] for stem in stems]
     files: dict[str, set[str]] = {}
@@ -91,6 +116,15 @@ def used_text(entries: Sequence[StackEntry]) -> str:
     return " ".join(tags)
 
 
+def _files_of(entry: StackEntry) -> list[StackEntry]:
+    """One for each file."""
+    if entry.low is None:
+        return [entry]
+    name, strength = entry.low
+    low = [entry.renamed(name, strength, 0.0)] if strength != 0 and name != entry[0] else []
+    return [entry, *low] if entry[1] != 0 or not low else low
+
+
 def unsaid(entries: Sequence[StackEntry]) -> list[str]:
     """Lines for the report: what the tags of ``used_text`` leave out, as no tag says it."""
     found = []
@@ -98,6 +132,8 @@ def unsaid(entries: Sequence[StackEntry]) -> list[str]:
         reasons = [] if entry.lora is None else ["it has no file, and so no tag"]
         reasons += _over_time(entry.keyframes)[2]
         reasons += [] if entry.mask is None else ["its mask"]
+        if entry.low is not None and entry.low[0] == entry[0] and entry.low[1] != entry[1]:
+            reasons.append(f"its strength {entry.low[1]:g} on model_low")
         if reasons:
             found.append(f"loras_text leaves out what no tag says of {_stem(entry[0])}: {'; '.join(reasons)}")
     return found
@@ -181,6 +217,18 @@ class StrataLoraStack(io.ComfyNode):
                     "A LoRA that is not in a file yet, of Train LoRA or Save LoRA (Strata). It is applied at strength 1, before these "
                     "rows; for another strength bring it through a LoRA Loader (Strata) and lora_stack."
                 ),
+                io.Model.Input(
+                    "model_low",
+                    optional=True,
+                    tooltip="The low-noise model of a pair such as Wan 2.2; model is then the high-noise one. Each file acts on the model "
+                    "that it is for; <lora:style_high:1;0.8> is both halves of a pair, with a strength for each.",
+                ),
+                io.Mask.Input(
+                    "masks",
+                    optional=True,
+                    tooltip="Where in the picture rows act that say mask=: <lora:anna:1:mask=1> where the first mask is white, mask=-1 "
+                    "where it is black, mask=2 by the second of a batch of masks. mask=1+text: fully on text tokens.",
+                ),
             ],
             outputs=[
                 io.Model.Output("MODEL", tooltip="The diffusion model with the LoRAs."),
@@ -195,6 +243,10 @@ class StrataLoraStack(io.ComfyNode):
                 io.String.Output(
                     "loras_text",
                     tooltip="<lora:...> tags of what was used, for a picture's metadata or another program.",
+                ),
+                io.Model.Output(
+                    "MODEL_LOW",
+                    tooltip="The low-noise model of a pair with the LoRAs that are for it.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -221,11 +273,13 @@ class StrataLoraStack(io.ComfyNode):
         that came over a link."""
         try:
             tags = choose(_text(rows), inputs.whole(seed, "seed"), "warn").tags
+            own, _ = _entries([replace(tag, region=None) for tag in tags], "warn")
         except StrataError:
             # The node itself says what is wrong.
-            tags = ()
-        own = [(entry[0], state(entry[0], entry.block_weights)) for entry in map(of_tag, tags)]
-        return "\n".join(filter(None, (repr(own) if own else "", fingerprint(cls))))
+            own = {}
+        files = [file for entry in own.values() for file in _files_of(entry)]
+        found = [(file[0], state(file[0], file.block_weights), pairs.expert(file[0])) for file in files]
+        return "\n".join(filter(None, (repr(found) if found else "", fingerprint(cls))))
 
     @classmethod
     def execute(
@@ -238,10 +292,13 @@ class StrataLoraStack(io.ComfyNode):
         on_problem: str = "error",
         lora_stack=None,
         lora_model=None,
+        model_low=None,
+        masks=None,
     ) -> io.NodeOutput:
         text, seed = _text(rows), inputs.whole(seed, "seed")
         apply, on_problem = inputs.choice(apply, "apply", APPLY), inputs.choice(on_problem, "on_problem", ON_PROBLEM)
         model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
+        model_low = inputs.patchable(model_low, "model_low")
         wrong = [f"Line {number} of the rows is not understood: {why}" for number, why in problems(read_rows(text))]
         if wrong and on_problem == "error":
             raise StrataError("\n".join(wrong))
@@ -251,18 +308,29 @@ class StrataLoraStack(io.ComfyNode):
         if lora_model is not None:
             trained = trained_lora(lora_model)
             before.append(StackEntry(trained.name, 1.0, 1.0, lora=trained))
-        own = [of_tag(tag) for tag in chosen.tags]
-        stack = [*before, *own]
-        applying = stack if (model, clip) != (None, None) else []
-        applied = apply_stack(model, clip, applying, on_problem, apply, getattr(cls.hidden, "unique_id", None))
-        used = (
-            [entry for entry, part in zip(stack, applied.parts, strict=True) if part.used] if applied.parts else stack
+        own, missed = _entries(chosen.tags, on_problem, read_mask(masks, "masks"))
+        wrong += missed
+        stack, names = (
+            [*before, *own.values()],
+            [*(entry[0] for entry in before), *(chosen.tags[at].name for at in own)],
         )
-        remember(cls, stack)
-        told = _told(applied, wrong, [*chosen.notes, *unsaid(used)], stack, (model, clip) == (None, None))
-        ui = {**told.ui(), "strata_rows": _by_name(applied, stack), "strata_used": [used_text(used)]}
-        ui["strata_family"] = [None if model is None else model_targets(model).family]
-        return io.NodeOutput(told.model, told.clip, stack, told.trigger_words, told.report, used_text(used), ui=ui)
+        nothing = (model, clip, model_low) == (None, None, None)
+        node = getattr(cls.hidden, "unique_id", None)
+        if model_low is None:
+            applied = apply_stack(model, clip, [] if nothing else stack, on_problem, apply, node)
+            parts = applied.parts or (applied,) * len(stack)
+            used = [entry for entry, part in zip(stack, parts, strict=True) if part.used]
+        else:
+            pair = pairs.apply_to_pair(model, model_low, clip, stack, on_problem, apply, node)
+            applied, model_low, used = pair.applied, pair.model_low, pair.used
+        remember(cls, [half for entry in stack for half in _files_of(entry)])
+        told = _told(applied, wrong, [*chosen.notes, *unsaid(used)], stack, nothing)
+        ui = {**told.ui(), "strata_rows": _by_name(applied, names), "strata_used": [used_text(used)]}
+        known = model if model is not None else model_low
+        ui["strata_noise"] = [noise_steps.remember(told.model)]
+        ui["strata_family"] = [None if known is None else model_targets(known).family]
+        outputs = told.model, told.clip, stack, told.trigger_words, told.report, used_text(used), model_low
+        return io.NodeOutput(*outputs, ui=ui)
 
 
 def _told(
@@ -280,9 +348,9 @@ def _told(
     )
 
 
-def _by_name(applied: Applied, stack: Sequence[StackEntry]) -> list[dict]:
-    """What each LoRA came to, for its row in the browser."""
+def _by_name(applied: Applied, names: Sequence[str]) -> list[dict]:
+    """What each LoRA came to, for its row in the browser, which knows it by these names."""
     return [
-        {"name": entry[0], "verdict": part.verdict, "warned": part.warned}
-        for entry, part in zip(stack, applied.parts, strict=False)
+        {"name": name, "verdict": part.verdict, "warned": part.warned}
+        for name, part in zip(names, applied.parts, strict=False)
     ]

@@ -20,6 +20,7 @@ def register(server) -> None:
     routes.post("/strata/presets")(_of("desk_routes", "keep_preset"))
     routes.delete("/strata/presets")(_of("desk_routes", "drop_preset"))
     routes.post("/strata/schedule")(_of("desk_routes", "strength_over_time"))
+    routes.post("/strata/noise")(_of("desk_routes", "noise_of_steps"))
     routes.post("/strata/rows")(_of("stack_routes", "rows"))
     routes.post("/strata/prompt")(_of("stack_routes", "prompt"))
     routes.post("/strata/tag")(_of("stack_routes", "tag"))

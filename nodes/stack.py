@@ -16,16 +16,18 @@ from ..lora_math.tags import LoraTag
 from .comfy.library import CACHE, Lora
 from .comfy.lora_names import locate
 from .fitting.block_spec import BlockSpec
+from .library.halves import halves
 
 
 class StackEntry(tuple):
     """(lora_name, strength_model, strength_clip) with ``block_weights``, ``keyframes`` and ``mask`` beside it; ``lora`` where it has no
-    file."""
+    file; ``low``: (file, strength) for the low-noise expert of a pair of models, None where the row does not say it."""
 
     block_weights: BlockSpec | None
     keyframes: object | None
     lora: Lora | None
     mask: object | None
+    low: tuple[str, float] | None
 
     def __new__(
         cls,
@@ -36,10 +38,23 @@ class StackEntry(tuple):
         keyframes: object | None = None,
         lora: Lora | None = None,
         mask: object | None = None,
+        low: tuple[str, float] | None = None,
     ):
         entry = super().__new__(cls, (name, strength_model, strength_clip))
         entry.block_weights, entry.keyframes, entry.lora, entry.mask = block_weights, keyframes, lora, mask
+        entry.low = low
         return entry
+
+    def renamed(self, name: str, strength_model: float, strength_clip: float, low: tuple[str, float] | None = None):
+        """Another file at other strengths, everything else as here."""
+        return StackEntry(
+            name, strength_model, strength_clip, self.block_weights, self.keyframes, self.lora, self.mask, low
+        )
+
+    def masked(self, where) -> StackEntry:
+        """The same in a part of the picture."""
+        name, *strengths = self
+        return StackEntry(name, *strengths, self.block_weights, self.keyframes, self.lora, where, self.low)
 
     def opened(self) -> Lora:
         """Raises StrataError for a file that cannot be read."""
@@ -47,9 +62,14 @@ class StackEntry(tuple):
 
 
 def of_tag(tag: LoraTag) -> StackEntry:
-    """The LoRA that a prompt's tag or a stack's row names."""
+    """The LoRA that a prompt's tag or a stack's row names, of a pair the high-noise half. Raises StrataError where the halves of a pair are
+    not found."""
     blocks = None if tag.block_weights is None else BlockSpec(tag.block_weights)
-    return StackEntry(tag.name, tag.strength_model, tag.strength_clip, blocks, tag.time)
+    name, low = tag.name, None
+    if tag.strength_low is not None:
+        name, low_name = halves(tag.name)
+        low = low_name, tag.strength_low
+    return StackEntry(name, tag.strength_model, tag.strength_clip, blocks, tag.time, mask=tag.region, low=low)
 
 
 def with_listed_names(entries: Iterable[StackEntry]) -> list[StackEntry]:
@@ -61,7 +81,7 @@ def with_listed_names(entries: Iterable[StackEntry]) -> list[StackEntry]:
             # Whoever applies it says what is wrong.
             with contextlib.suppress(StrataError):
                 name = locate(name).name
-        found.append(StackEntry(name, *strengths, entry.block_weights, entry.keyframes, entry.lora, entry.mask))
+        found.append(entry.renamed(name, *strengths, entry.low))
     return found
 
 
@@ -85,8 +105,8 @@ def read_stack(value) -> list[StackEntry]:
         if not isinstance(name, str) or not all(map(math.isfinite, strengths)):
             raise StrataError(_not_a_row(row))
         # What another pack's rows call by these names is not ours to read.
-        extras = (row.block_weights, row.keyframes, row.lora, row.mask) if isinstance(row, StackEntry) else ()
-        entries.append(StackEntry(name, *strengths, *extras))
+        own = isinstance(row, StackEntry)
+        entries.append(row.renamed(name, *strengths, row.low) if own else StackEntry(name, *strengths))
     return entries
 
 

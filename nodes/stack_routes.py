@@ -9,6 +9,7 @@ from aiohttp import web
 
 from ..lora_math.errors import StrataError
 from ..lora_math.families import RELATIVES
+from ..lora_math.regions import parse_region
 from ..lora_math.schedule import canonical
 from ..lora_math.tags import LoraTag, format_tag
 from .comfy.library import shown_path
@@ -44,13 +45,15 @@ async def prompt(request: web.Request) -> dict:
 
 @as_json
 async def tag(request: web.Request) -> dict:
-    """``{"name", "blocks" or null, "time" or null}``: what stands before and behind the strengths in a tag of these. Raises StrataError
-    for a strength over time that is none."""
+    """``{"name", "blocks", "time", "mask"}``, all but the name may be null: what stands before and behind the strengths in a tag of these.
+    Raises StrataError for a strength over time, or a mask, that is none."""
     body = await body_of(request)
-    blocks, time = ((optional_text(body, name) or "").strip() or None for name in ("blocks", "time"))
+    blocks, time, mask = ((optional_text(body, name) or "").strip() or None for name in ("blocks", "time", "mask"))
     name = text_of(body, "name")
     head = format_tag(LoraTag(name, 1.0, 1.0)).removesuffix(":1>")
-    whole = format_tag(LoraTag(name, 1.0, 1.0, blocks, time=None if time is None else canonical(time)))
+    region = None if mask is None else parse_region(mask)
+    over_time = None if time is None else canonical(time)
+    whole = format_tag(LoraTag(name, 1.0, 1.0, blocks, time=over_time, region=region))
     return {"head": head, "tail": whole[len(head) + 2 : -1]}
 
 

@@ -13,10 +13,13 @@ from .oft import OFT
 from .peft_boft import PeftBOFT
 from .peft_oft import PeftOFT
 from .sparse import Sparse
+from .tclora import TCLoRA
 from .tlora import TLoRA, TLoRAFromWeight
 
 # In the order in which a module's adapters are applied: factors first, then what is stored whole.
 WEIGHT_ADAPTERS: tuple[type[Adapter], ...] = (
+    # With a LoRA's factors among its own.
+    TCLoRA,
     LoRA,
     TLoRA,
     LoHa,
@@ -51,6 +54,7 @@ __all__ = [
     "Rule",
     "SetWeight",
     "Sparse",
+    "TCLoRA",
     "TLoRA",
     "TLoRAFromWeight",
     "from_record",

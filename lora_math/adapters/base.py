@@ -237,16 +237,25 @@ class Adapter:
         """
         raise NotImplementedError(f"{self.name} is no plain product")
 
-    # Whether the change is another one at each step of a sampling (T-LoRA). Such an adapter is a product, and a number that differs from
-    # step to step multiplies each of its rank columns. What all else here says of it is said with every one of these numbers at 1.
+    # Whether the change is another one at each step of a sampling (T-LoRA, TC-LoRA). Such an adapter is a product, and a number that
+    # differs from step to step multiplies each of its rank columns. What all else here says of it is said with every one of these
+    # numbers at 1.
     varies: ClassVar[bool] = False
 
     def columns_at(self, timestep: float) -> Tensor:
-        """[R] float32 on the CPU: what multiplies each column of ``product``'s up at this moment, none of them larger than 1.
+        """[R] float32 on the CPU: what multiplies each column of ``product``'s up at this moment; ``reach`` knows how large they get.
 
         timestep: how noisy the picture is, as trainers count it: from 1000, noise alone, down to 0. Only where ``varies``.
         """
         raise NotImplementedError(f"{self.name} is the same all the time")
+
+    # Whether it adds something to what a layer computes whatever the layer's input is (TC-LoRA), which no weight can hold.
+    adds_by_itself: ClassVar[bool] = False
+
+    def offsets_at(self, timestep: float) -> Tensor:
+        """[R] float32 on the CPU: what is added to each rank column, after ``columns_at`` has multiplied it. Only where
+        ``adds_by_itself``. timestep: as in ``columns_at``."""
+        raise NotImplementedError(f"{self.name} adds nothing by itself")
 
     def at(self, timestep: float) -> Adapter:
         """What this adapter is at one moment: one that does not vary. timestep: as in ``columns_at``."""

@@ -62,7 +62,7 @@ def into_patches(model) -> None:
     if changing := [lora.file for lora in loras if not lora.is_constant]:
         raise StrataError(
             f"{', '.join(changing)}: it changes while the model samples, over time or with the prompt, and a model that is merged or "
-            "saved stays as it is. Take the keyframes away, or, for a T-LoRA, load it after the merge."
+            "saved stays as it is. Take the keyframes away, or, for a T-LoRA or TC-LoRA, load it after the merge."
         )
     for kinds in model.model_options["transformer_options"]["wrappers"].values():
         kinds.pop(KEY, None)

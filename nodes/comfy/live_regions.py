@@ -1,18 +1,21 @@
 """Where in the picture each live LoRA acts: masks, handed through ComfyUI's conditionings and laid onto what every layer computes.
 
 Text tokens, padding, and layers that compute one vector for the whole picture (time, modulation) have no place: there a LoRA acts by the
-share of the picture that its mask covers. So a white mask is none, a black one no LoRA, and masks that add up to white are one LoRA.
+share of the picture that its mask covers. So a white mask is none, a black one no LoRA, and masks that add up to white are one LoRA. By
+choice text is changed fully instead.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...lora_math.errors import StrataError
+from ...lora_math.regions import Region
 from .internals import need
 
 # How arguments of a call of the model begin that are ours, by ComfyUI's conditionings.
@@ -32,6 +35,43 @@ _REFERENCES_BEHIND = frozenset({*_TEXT_FIRST, "qwen_image"})
 ROUNDING = 0.5 / 255
 # Of a U-Net, each half as large as the one before.
 _LEVELS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Where:
+    """pictures [batch, height, width]: a LoRA acts where they are 1; on_text: and fully on text."""
+
+    pictures: Tensor
+    on_text: bool = False
+
+
+def where_of(value) -> Where | None:
+    """What a stack's entry has for its mask: None for everywhere, a MASK, or a row's choice made of one. Raises StrataError for anything
+    else."""
+    if isinstance(value, Where):
+        return value
+    if isinstance(value, Region):
+        raise StrataError(
+            f"mask={value} chooses a mask, and none is here: connect one to the masks input of LoRA Stack (Strata), or take the word away."
+        )
+    pictures = read_mask(value)
+    return None if pictures is None else Where(pictures)
+
+
+def chosen(region: Region, masks: Tensor | None) -> Where:
+    """What a row's word means. masks: [count, height, width], None where none are connected. Raises StrataError where there is no such
+    mask."""
+    if masks is None:
+        raise StrataError(
+            f"mask={region} chooses a mask, and nothing is connected to masks. Connect a MASK, or take the word away."
+        )
+    if region.number > len(masks):
+        have = "1 picture" if len(masks) == 1 else f"{len(masks)} pictures"
+        raise StrataError(
+            f"mask={region} chooses mask {region.number}, and masks has {have}. Batch Masks puts several together."
+        )
+    picture = masks[region.number - 1 : region.number]
+    return Where(1 - picture if region.inverted else picture, region.on_text)
 
 
 def hand_over(
@@ -61,23 +101,23 @@ def hand_over(
             cond["model_conds"] = {**cond.get("model_conds", {}), argument: kind(whole)}
 
 
-def read_mask(value) -> Tensor | None:
-    """[batch, height, width] of what came as a MASK, None for everywhere. Raises StrataError for anything else."""
+def read_mask(value, name: str = "mask") -> Tensor | None:
+    """[batch, height, width] of what came as a MASK, None for everywhere. Raises StrataError for anything else, with the input's name."""
     if value is None:
         return None
     if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta):
         kind = "without numbers (meta)" if value.is_meta else "stored sparsely"
-        raise StrataError(f"mask is a tensor {kind}, which is no MASK: connect a mask of a picture.")
+        raise StrataError(f"{name} is a tensor {kind}, which is no MASK: connect a mask of a picture.")
     if not isinstance(value, Tensor) or value.ndim not in (2, 3) or not value.numel() or value.is_complex():
         shown = f"of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise StrataError(
-            f"mask is {shown}, which is no MASK: connect a mask of a picture, such as 'Load Image (as Mask)' gives."
+            f"{name} is {shown}, which is no MASK: connect a mask of a picture, such as 'Load Image (as Mask)' gives."
         )
     mask = value.detach().float().cpu()
     # What was blurred or resized is rounded.
     if not bool(((mask >= -ROUNDING) & (mask <= 1 + ROUNDING)).all()):
         raise StrataError(
-            "mask holds numbers outside 0 to 1. Where it is 1 the LoRA acts fully, where it is 0 not at all."
+            f"{name} holds numbers outside 0 to 1. Where it is 1 the LoRA acts fully, where it is 0 not at all."
         )
     mask = mask.clamp(0, 1)
     return mask if mask.ndim == 3 else mask[None]
@@ -110,8 +150,9 @@ def taken_out(kwargs: Mapping) -> tuple[dict, dict[str, Tensor]]:
 class Regions:
     """The masks in one call of a model."""
 
-    def __init__(self, masks: Tensor, model, arguments: Mapping):
-        """masks: [batch, LoRAs, (frames,) height, width] of the latent; arguments: of the call."""
+    def __init__(self, masks: Tensor, model, arguments: Mapping, on_text: Sequence[bool] = ()):
+        """masks: [batch, LoRAs, (frames,) height, width] of the latent; arguments: of the call; on_text: of each LoRA, whether it acts
+        fully on text."""
         self.masks = (masks[:, :, 0] if masks.ndim == 5 else masks).float()
         self.frames = masks.shape[2] if masks.ndim == 5 else 1
         config = model.model_config.unet_config
@@ -127,6 +168,9 @@ class Regions:
         self.grids = [(-(-height // size), -(-width // size)) for size in sizes]
         # [LoRAs, batch].
         self.shares = self.masks.mean((-2, -1)).T
+        self.text_shares = self.shares
+        if any(on_text):
+            self.text_shares = torch.where(torch.tensor(on_text, device=masks.device)[:, None], 1.0, self.shares)
         self._known: dict[tuple, Tensor] = {}
         # Layers whose places are not known.
         self.unplaced: set[str] = set()
@@ -136,8 +180,8 @@ class Regions:
         if len(y) % len(self.masks):
             self.unplaced.add(path)
             return None
-        found = None
-        if y.ndim > 2 and not _TEXT.search(path) and (is_conv or y.shape[1] > 1 or (1, 1) in self.grids):
+        found, is_text = None, _TEXT.search(path) is not None
+        if y.ndim > 2 and not is_text and (is_conv or y.shape[1] > 1 or (1, 1) in self.grids):
             if is_conv and y.ndim in (4, 5):
                 found = self._on_space(y.shape[2:])
             elif not is_conv and y.ndim == 3:
@@ -145,7 +189,9 @@ class Regions:
             if found is None:
                 self.unplaced.add(path)
         if found is None:
-            found = self.shares.reshape(*self.shares.shape, *[1] * (y.ndim - 2))
+            # One vector is the modulation of all text.
+            shares = self.text_shares if is_text and y.ndim > 2 and y.shape[1] > 1 else self.shares
+            found = shares.reshape(*shares.shape, *[1] * (y.ndim - 2))
         return found if found.shape[1] == len(y) else found.repeat_interleave(len(y) // found.shape[1], 1)
 
     def _on_space(self, space: Sequence[int]) -> Tensor:
@@ -181,6 +227,8 @@ class Regions:
             picture = resized(self.masks, grid).flatten(2).repeat(1, 1, self.frames).movedim(1, 0)
             if picture.shape[-1] != count:
                 whole = self.shares[..., None].repeat(1, 1, count)
+                # What stands in front of the picture is text.
+                whole[..., :start] = self.text_shares[..., None]
                 whole[..., start : start + picture.shape[-1]] = picture
                 picture = whole
             self._known[key] = picture

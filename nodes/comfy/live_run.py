@@ -44,7 +44,8 @@ class LiveLora:
 
     identity: the same for the same file and settings; keyframes: its strength over time, None for constant; prompts: what that is
     multiplied by for (the positive, the negative) prompt; file: its name, for messages; node: the loader's id, for what only shows while
-    the model samples; mask: [batch, height, width] where in the picture it acts, None for everywhere.
+    the model samples; mask: [batch, height, width] where in the picture it acts, None for everywhere; on_text: whether it then acts
+    fully on text tokens.
     """
 
     changes: Changes
@@ -54,6 +55,7 @@ class LiveLora:
     node: str | None = None
     prompts: tuple[float, float] = (1.0, 1.0)
     mask: Tensor | None = None
+    on_text: bool = False
 
     @cached_property
     def varies(self) -> bool:
@@ -277,7 +279,8 @@ class _Copy:
         # Of other runs with these conditionings too.
         kwargs, masks = taken_out(kwargs)
         mine = masks.get(self.run.argument)
-        self.regions = None if mine is None else Regions(mine, self.model, kwargs)
+        on_text = [lora.on_text for lora in self.run.loras]
+        self.regions = None if mine is None else Regions(mine, self.model, kwargs, on_text)
         self.without_masks += mine is None and bool(self.run.masked)
         if self.run.changing:
             self._follow(kwargs.get("transformer_options") or {}, len(args[0] if args else kwargs["x"]))
@@ -365,6 +368,11 @@ class _Hook:
         return not acted and self.watched.was_read()
 
     def go_into_the_weight(self) -> None:
+        if adding := [t for t in self.copy.run.layers[self.path] if t.adapter.adds_by_itself]:
+            raise StrataError(
+                f"{self.copy.run.loras[adding[0].group].file} is a {adding[0].adapter.name}, which adds to what a layer computes, and this "
+                f"model takes the weight of {self.path} itself, which cannot hold that. Take this LoRA out."
+            )
         self.stop_hook()
         terms = [replace(t, adapter=t.adapter.map_tensors(self._here)) for t in self.copy.run.layers[self.path]]
         for parameter, mine in (

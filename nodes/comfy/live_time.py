@@ -139,7 +139,7 @@ class Clock:
 
     def __init__(self, times: Sequence[Time | None], base_model):
         sampling = base_model.model_sampling
-        self.places = _Places(sampling.percent_to_sigma)
+        self.places = Places(sampling.percent_to_sigma)
         self.times = [value if value is None or isinstance(value, Schedule) else value.clone() for value in times]
         self.keyframes = [value for value in self.times if value is not None and not isinstance(value, Schedule)]
         for group in self.keyframes:
@@ -172,7 +172,7 @@ class Clock:
         return value.at(self.last) if isinstance(value, Schedule) else float(value.strength)
 
 
-class _Places:
+class Places:
     """Where a noise lies in a sampling."""
 
     def __init__(self, percent_to_sigma: Callable[[float], float]):
@@ -183,10 +183,10 @@ class _Places:
         """sigmas: those of the steps of this run, in order."""
         key = sigma, len(sigmas)
         if key not in self.known:
-            self.known[key] = Place(self._percent(sigma), _step(sigma, sigmas.tolist()), sigma)
+            self.known[key] = Place(self.percent(sigma), _step(sigma, sigmas.tolist()), sigma)
         return self.known[key]
 
-    def _percent(self, sigma: float) -> float:
+    def percent(self, sigma: float) -> float:
         """The inverse of ComfyUI's ``percent_to_sigma``, which falls."""
         low, high = 0.0, 1.0
         for _ in range(50):

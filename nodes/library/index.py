@@ -18,6 +18,7 @@ import torch
 
 from ...lora_math import family
 from ...lora_math.errors import StrataError
+from ...lora_math.experts import expert_of_header
 from ...lora_math.reading import files, state_dict
 from ...lora_math.reading.recommended import recommended
 from ...lora_math.reading.trigger_words import trigger_words
@@ -25,7 +26,7 @@ from ...lora_math.reading.xlabs import convert
 from ..comfy import library, lora_names, user_files
 
 FILE = "lora_index.json"
-VERSION = 2
+VERSION = 3
 MAX_FILES = 200_000
 # Seconds of learning between two writes.
 SAVE_EVERY = 20.0
@@ -41,7 +42,7 @@ _HASH = re.compile(r"[0-9a-fA-F]{64}")
 @dataclass(frozen=True)
 class Known:
     """Of one file. strength, low, high: as recommended; problem: why it is no LoRA that can be used, else empty. hash: SHA-256 of its
-    data as its header says, which nobody has checked, else empty; data: bytes of those."""
+    data as its header says, which nobody has checked, else empty; data: bytes of those; expert: as ``experts.expert_of_header`` says."""
 
     size: int
     # When the file was changed, in ns.
@@ -55,6 +56,7 @@ class Known:
     problem: str = ""
     hash: str = ""
     data: int = 0
+    expert: str | None = None
 
     @property
     def stamp(self) -> tuple[int, int]:
@@ -191,11 +193,11 @@ def _read(data) -> dict[str, Known]:
     found = {}
     for path, values in data["files"].items():
         if isinstance(values, list) and len(values) == len(Known.__dataclass_fields__):
-            size, modified, name, title, words, *strengths, problem, digest, held = values
+            size, modified, name, title, words, *strengths, problem, digest, held, expert = values
             if all(isinstance(n, int) for n in (size, modified, held)) and isinstance(words, list):
                 texts = tuple(str(word) for word in words)
                 numbers = [n if isinstance(n, (int, float)) else None for n in strengths]
-                of_data = str(digest), held
+                of_data = str(digest), held, expert if expert in ("high", "low") else None
                 found[path] = Known(
                     size, modified, name and str(name), str(title), texts, *numbers, str(problem), *of_data
                 )
@@ -225,6 +227,7 @@ def look_at(path: str) -> Known:
         problem,
         _told_hash(metadata),
         max((place.stop for place in header.tensors.values()), default=0),
+        expert_of_header(metadata),
     )
 
 

@@ -18,6 +18,7 @@ _BY_FORM = {
     "IA3": "IA3 is applied (ComfyUI does not know it)",
     "input OFT": "OFT of PEFT and OneTrainer is applied (ComfyUI does not know it)",
     "input BOFT": "BOFT of PEFT is applied (ComfyUI does not know it)",
+    "TC-LoRA": "TC-LoRA runs, its rank columns as the timestep says (ComfyUI applies its factors as a plain LoRA)",
     "T-LoRA": "T-LoRA runs, with more rank columns the less noise is left (ComfyUI does not know it)",
     "sparse": "LyCORIS's sparse remainder is applied (ComfyUI does not read it)",
     "DoRA by output": "DoRA on the output axis uses the norm of the trained weight (ComfyUI: of the base weight)",

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...lora_math.adapters import TLoRA
+from ...lora_math.adapters import TCLoRA, TLoRA
 from ...lora_math.blocks import ResolvedWeights
 from ...lora_math.families import related
 from ...lora_math.family import component
@@ -210,11 +210,16 @@ def rounded_lines(keys: Iterable[Key], targets: Targets | None) -> list[str]:
 
 
 def live_lines(
-    count: int, patched: Mapping[str, Sequence[str]], varies: str, masks: int = 0, unreached: Sequence[str] = ()
+    count: int,
+    patched: Mapping[str, Sequence[str]],
+    varies: str,
+    masks: int = 0,
+    unreached: Sequence[str] = (),
+    on_text: bool = False,
 ) -> list[str]:
     """What runs beside the layers. count: its weights; patched: reason -> weights that are patched instead; varies: how its strength
     does, empty where it is constant; masks: how many pictures say where it acts, 0 for everywhere; unreached: its points over time that
-    no sampling comes to."""
+    no sampling comes to; on_text: whether a mask leaves text alone."""
     over_time = f", its strength follows the keyframes: {varies}" if varies else ""
     lines = [f"Live: {_weights(count)} beside the model{over_time}"] if count else ["Live: nothing of this LoRA can be"]
     for reason, names in patched.items():
@@ -224,9 +229,13 @@ def live_lines(
     if unreached and count:
         lines.append(f"Keyframes: no sampling comes to {some(unreached)}, beyond its end")
     if masks and count:
-        lines.append(
-            "Mask: acts where it is white; on text tokens, time and modulation by the share of the picture that it covers"
+        share = "by the share of the picture that it covers"
+        text = (
+            f"fully on text tokens; on time and modulation {share}"
+            if on_text
+            else f"on text tokens, time and modulation {share}"
         )
+        lines.append(f"Mask: acts where it is white; {text}")
     if masks > 1 and count:
         lines.append(
             f"Mask: its {masks} pictures go round a batch, one for each of its pictures, or for all frames of each of its videos"
@@ -235,7 +244,9 @@ def live_lines(
 
 
 def rank_lines(changes: Mapping[Key, Sequence[Term]], stated: bool) -> list[str]:
-    """How a T-LoRA varies. stated: whether the file says how many rank columns act at the most noise."""
+    """How a T-LoRA or TC-LoRA varies. stated: whether the file says how many rank columns act at the most noise."""
+    if any(isinstance(a, TCLoRA) for terms in changes.values() for _, a in terms):
+        return ["TC-LoRA: each rank column is multiplied and added to as the timestep says, at every step"]
     found = [a for terms in changes.values() for _, a in terms if isinstance(a, TLoRA)]
     if not found:
         return []
@@ -262,6 +273,13 @@ def auto_lines(count: int, patched: int, cost: float | None = None) -> list[str]
     stored = "is" if count == 1 else "are"
     told = f"Live: {_weights(count)} that {stored} stored in 8 bits or fewer, where a patch would be rounded{others}"
     return [told, *cost_lines(cost)]
+
+
+def unused_half(low: tuple[str, float] | None) -> list[str]:
+    """What a row says for the second model of a pair where only one is there. low: (file, strength)."""
+    if low is None or low[1] == 0:
+        return []
+    return [f"Not used: {low[0]} at {number(low[1])}, which is for model_low of LoRA Stack (Strata)"]
 
 
 def order_lines(count: int, patched: Mapping[str, Sequence[str]]) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ...lora_math.errors import StrataError
+from ...lora_math.experts import Half, half_of
 from ...lora_math.rows_text import MAX_ROWS, FolderFiles, Row, lora_row, read_rows, reduced
 from ...lora_math.tags import LoraTag, find_parts, format_tag, read_tag
 from ..comfy.library import shown_path
 from ..comfy.lora_names import index_of, lora_names
 from ..desk.profile import preview
+from ..library.halves import in_header
 from ..library.index import INDEX
 from ..library.search import Nearness, head
 
@@ -69,17 +71,26 @@ def _plain(row: Row) -> dict:
 
 
 def _tag(tag: LoraTag) -> dict:
-    """``head`` and ``tail``: what stands before and behind the strengths in the tag; ``rest``: the tail behind its block weights."""
-    bare, blocks, whole = (
-        format_tag(LoraTag(tag.name, 1.0, 1.0, *fields)).removesuffix(">")
-        for fields in ((), (tag.block_weights,), (tag.block_weights, tag.more, tag.time))
+    """``head`` and ``tail``: what stands before and behind the strengths in the tag; ``front``: the tail before its block weights,
+    ``rest``: the tail behind those."""
+    bare, front, blocks, whole = (
+        format_tag(LoraTag(tag.name, 1.0, 1.0, *fields, region=region)).removesuffix(">")
+        for fields, region in (
+            ((), None),
+            ((), tag.region),
+            ((tag.block_weights,), tag.region),
+            ((tag.block_weights, tag.more, tag.time), tag.region),
+        )
     )
     return {
         "name": tag.name,
         "head": bare.removesuffix(":1"),
         "model": tag.strength_model,
+        "model_low": tag.strength_low,
         "clip": tag.strength_clip,
         "tail": whole[len(bare) :],
+        "front": front[len(bare) :],
+        "mask": None if tag.region is None else str(tag.region),
         "blocks": tag.block_weights,
         "time": tag.time,
         "rest": whole[len(blocks) :],
@@ -93,7 +104,7 @@ class _Files:
         names = lora_names()
         self.folders = FolderFiles(lambda: names)
         self._index, self._nearness = index_of(names), Nearness(names)
-        self._missing = 0
+        self._listed, self._missing = frozenset(names), 0
 
     def of(self, name: str) -> dict:
         """The file that a name stands for, with what is known of it; or why there is none."""
@@ -108,11 +119,19 @@ class _Files:
                 if suggest
                 else answer
             )
-        path = shown_path(file)
+        path, half = shown_path(file), self._half(file)
         known = None if path is None else INDEX.now(path)
         answer = {"file": file, "family": None, "words": [], "strength": None, "low": None, "high": None}
+        answer |= {"other": half.other, "expert": half.expert}
         answer["preview"] = None if path is None else preview(path, file)
         if known is not None:
             answer |= {"family": known.family, "words": list(known.words), "problem": known.problem}
             answer |= {"strength": known.strength, "low": known.low, "high": known.high}
         return answer
+
+    def _half(self, file: str) -> Half:
+        try:
+            return half_of(file, self._listed, in_header)
+        except StrataError:
+            # The node says it where it matters.
+            return Half()

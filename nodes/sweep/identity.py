@@ -115,7 +115,8 @@ def row_identity(row: StackEntry, file: object, blocks: str, variation: Variatio
     """One LoRA. file: what its contents are known by; blocks: its block weights as the model reads them; variation: its strength over
     time and prompts."""
     over_time = [_time(variation.time), variation.positive, variation.negative]
-    return [repr(file), row[1], row[2], blocks, over_time, tensor_digest(row.mask)]
+    found = [repr(file), row[1], row[2], blocks, over_time, tensor_digest(getattr(row.mask, "pictures", row.mask))]
+    return [*found, "on text"] if getattr(row.mask, "on_text", False) else found
 
 
 def _time(time) -> str | None:

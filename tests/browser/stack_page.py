@@ -50,7 +50,7 @@ def menu(page, node, at, item):
 
 
 def bar(page, node, at, which=0):
-    return row(page, node, at).locator(".strata-strength-bar").nth(which)
+    return row(page, node, at).locator(".strata-strength-bar:visible").nth(which)
 
 
 def sent(page, node):

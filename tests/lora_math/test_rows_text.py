@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given, settings
 
+from strata.lora_math.regions import Region
 from strata.lora_math.rows_text import (
     Acting,
     FolderFiles,
@@ -147,7 +148,8 @@ names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=1
 )
 numbers = st.floats(-100, 100).map(lambda value: round(value, 3) + 0.0)
 blocks = st.sampled_from([None, "OUT*=1,default=0", "1,0,0.5,R", "TE:clip_l=0, default=1"])
-tags = st.builds(LoraTag, names, numbers, numbers, blocks)
+regions = st.builds(Region, st.integers(1, 1000), st.booleans(), st.booleans())
+tags = st.builds(LoraTag, names, numbers, numbers, blocks, strength_low=st.none() | numbers, region=st.none() | regions)
 notes = st.text(string.printable, max_size=20)
 lora_rows = st.builds(lora_row, tags, st.booleans(), st.booleans(), st.booleans(), notes)
 words = st.sampled_from(["off ", "lock ", "pick ", "#", "// ", "<lora:", "a", ":0.5", ">", "\\", " ", "\t", "\r", "\n"])

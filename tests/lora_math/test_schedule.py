@@ -104,7 +104,8 @@ def schedules(draw):
     unit = draw(st.sampled_from(["percent", "step", "sigma"]))
     most = {"percent": 1.0, "step": 1e4, "sigma": 1e5}[unit]
     places = sorted(draw(st.lists(st.floats(0, most), min_size=1, max_size=12)), reverse=unit == "sigma")
-    return Schedule(tuple((place, draw(numbers)) for place in places), unit, draw(st.sampled_from(SHAPES)))
+    again = None if unit == "sigma" or draw(st.booleans()) else places[-1] + draw(st.floats(0.01, 100))
+    return Schedule(tuple((place, draw(numbers)) for place in places), unit, draw(st.sampled_from(SHAPES)), again)
 
 
 @given(schedules())
@@ -113,9 +114,43 @@ def test_text_and_schedule_are_inverse(schedule):
     read = parse(str(schedule))
     assert (read.unit, read.shape) == (schedule.unit, schedule.shape)
     assert [s for _, s in read.points] == [s for _, s in schedule.points]
+    assert (read.again is None) == (schedule.again is None)
+    assert read.again == schedule.again or math.isclose(read.again, schedule.again, rel_tol=1e-15)
     for (a, _), (b, _) in zip(read.points, schedule.points, strict=True):
         assert a == b or math.isclose(a, b, rel_tol=1e-15)
     assert str(parse(str(read))) == str(read)
+
+
+@pytest.mark.parametrize(
+    ("text", "strengths"),
+    [
+        ("hold: 1@0s, 0@2s, again@6s", [1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1]),
+        ("hold: 0@0s, 1@4s, again@6s", [0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0]),
+        ("0@0s, 1@2s, AGAIN@4s", [0, 0.5, 1, 1, 0, 0.5, 1, 1, 0]),
+        ("0@0,1@2,again@4", [0, 0.5, 1, 1, 0]),
+    ],
+)
+def test_points_that_come_again(text, strengths):
+    found = parse(text)
+    assert [found.at(Place(0.0, float(step), 1.0)) for step in range(len(strengths))] == strengths
+    assert found.at(Place(0.0, 6000.0, 1.0)) == strengths[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1@0s, again@0s", "again stands behind all points"),
+        ("1@0s, again@2s, 0@3s", "'again@2s' is no point: again stands once, behind all points"),
+        ("again@2s", "'again@2s' is no point"),
+        ("1@0s, again@2s, again@3s", "'again@2s' is no point"),
+        ("1@2sigma, again@1sigma", "Noise never comes again"),
+        ("1@0s, again@50%", "counts in one unit"),
+        ("1@0, again@nan", "no point"),
+    ],
+)
+def test_again_is_refused_where_it_means_nothing(text, words):
+    with pytest.raises(StrataError, match=words):
+        parse(text)
 
 
 @given(schedules(), st.floats(0, 1e5))

@@ -70,6 +70,24 @@ def test_a_strength_over_time(tag, model, clip, time):
     assert read_tag(format_tag(found)) == found
 
 
+@pytest.mark.parametrize(
+    ("tag", "model", "low", "clip"),
+    [
+        ("<lora:a:1;0.8>", 1, 0.8, 1),
+        ("<lora:a:1;1>", 1, 1, 1),
+        ("<lora:a: 0.5 ; -1 :0.2>", 0.5, -1, 0.2),
+        ("<lora:a:unet=0;0.5>", 0, 0.5, 1),
+        ("<lora:a:0.3:unet=0;0.5>", 0, 0.5, 0.3),
+        ("<lora:a:1;0:te=0.5:lbw=OUT*=1,default=0:at=fade in>", 1, 0, 0.5),
+    ],
+)
+@pytest.mark.parametrize("clip_first", [False, True])
+def test_strengths_for_a_pair_of_models(tag, model, low, clip, clip_first):
+    found = read_tag(tag)
+    assert (found.strength_model, found.strength_low, found.strength_clip) == (model, low, clip)
+    assert read_tag(format_tag(found, clip_first), clip_first) == found
+
+
 def test_a_list_in_the_second_place_is_the_models_where_the_text_encoder_comes_first():
     assert read_tag("<lora:a:1:0@5,1@6>", clip_first=True) == LoraTag("a", 1, 1, time="0@5s, 1@6s")
 
@@ -128,6 +146,12 @@ def test_names_keep_folders_and_spaces_and_order():
         ("<lora:a:1e30>", "1e30 is no strength"),
         ("<lora:a:te=101>", "101 is no strength"),
         ("<lora:a:1:2:3>", "3 numbers"),
+        ("<lora:a:1;2;3>", "'2;3' is not a number"),
+        ("<lora:a:1;>", "'' is not a number"),
+        ("<lora:a:;1>", "'' is not a number"),
+        ("<lora:a:1:1;2>", "two strengths of the text encoders"),
+        ("<lora:a:1;2:3;4>", "two strengths of the text encoders"),
+        ("<lora:a:1:te=1;2>", "two strengths of the text encoders"),
         ("<lora:a::0.3>", "an empty strength"),
         ("<lora:a:1:at=>", "is empty"),
         ("<lora:a:1:at=0@0, 1>", "'1' says no place"),

@@ -31,7 +31,7 @@ GOOD = {
     },
     StrataLoraFromPrompt: {"text": "<lora:a>", "two_numbers": "model:clip", "on_problem": "error"},
     StrataLoraBlockWeights: {"layout": "auto", "preset": "none", "weights": "", "seed": 0, "invert": False},
-    StrataLoraStack: {"rows": "<lora:a>", "seed": 0, "apply": "patch", "on_problem": "error"},
+    StrataLoraStack: {"rows": "<lora:a>", "seed": 0, "apply": "patch", "on_problem": "error", "masks": None},
     StrataLoraInspect: {"lora_name": "a.safetensors", "theme": "dark"},
     StrataLoraSchedule: {"strength": "0@0", "positive": 1.0, "negative": 1.0},
     StrataLoraSave: {
@@ -69,7 +69,9 @@ FITS = {
     **dict.fromkeys(("positive", "negative", "spectral_limit", "drop_seed"), (None, 5)),
     "amount": (5,),
     "keep_empty_layers": (None, True),
-    **dict.fromkeys(("method", "shrink", "folder", "precision", "layout", "density", "thumbnail", "mask"), (None,)),
+    **dict.fromkeys(
+        ("method", "shrink", "folder", "precision", "layout", "density", "thumbnail", "mask", "masks"), (None,)
+    ),
 }
 
 

@@ -116,9 +116,9 @@ def test_a_file_is_learned_once_and_again_when_it_changes(folder, index, monkeyp
         "[1",
         "[]",
         '{"version": 9, "files": {"a": []}}',
-        '{"version": 2, "files": {"a": [1]}}',
-        '{"version": 2, "files": {"a": ["x", 1, null, "", [], null, null, null, "", "", 0]}}',
-        '{"version": 2, "files": {"a": [1, 1, 3, null, ["x", 4], "y", null, 2, "", null, 7]}}',
+        '{"version": 3, "files": {"a": [1]}}',
+        '{"version": 3, "files": {"a": ["x", 1, null, "", [], null, null, null, "", "", 0, null]}}',
+        '{"version": 3, "files": {"a": [1, 1, 3, null, ["x", 4], "y", null, 2, "", null, 7, 5]}}',
         "\x00",
     ],
 )
@@ -291,6 +291,6 @@ def test_the_owner_comes_before_the_author(tmp_path):
 
 
 def test_a_kept_index_reads_back():
-    known = Known(1, 2, "SDXL", "t", ("a", "b"), 0.5, None, 1.0, "", "ab", 7)
-    row = [1, 2, "SDXL", "t", ["a", "b"], 0.5, None, 1.0, "", "ab", 7]
+    known = Known(1, 2, "SDXL", "t", ("a", "b"), 0.5, None, 1.0, "", "ab", 7, "high")
+    row = [1, 2, "SDXL", "t", ["a", "b"], 0.5, None, 1.0, "", "ab", 7, "high"]
     assert index_module._read({"version": index_module.VERSION, "files": {"p": row}}) == {"p": known}

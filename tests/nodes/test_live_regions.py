@@ -9,14 +9,18 @@ import comfy.sample
 import comfy_extras.nodes_torch_compile as compiling
 import pytest
 import torch
+from comfy.controlnet import ControlBase
 
 from strata.lora_math.errors import StrataError
+from strata.lora_math.rows_text import read_rows, reduced
 from strata.lora_math.schedule import parse
 from strata.nodes.comfy import patch
-from strata.nodes.comfy.live import LiveLora, attach, into_patches
+from strata.nodes.comfy.live import LiveLora, attach, into_patches, loras_of
 from strata.nodes.comfy.live_layers import layers_of
 from strata.nodes.comfy.live_regions import Regions, hand_over, read_mask, unused
 from strata.nodes.loader import StrataLoraLoader
+from strata.nodes.lora_stack import StrataLoraStack
+from strata.nodes.prompt import StrataLoraFromPrompt
 from strata.nodes.stack import StackEntry, read_stack
 from strata.tests.nodes.helpers import adapter_makers, lora_makers, sampling
 
@@ -60,10 +64,28 @@ def at(mask, size):
     return torch.nn.functional.interpolate(mask[:, None], size, mode="bilinear", antialias=True)[:, 0]
 
 
-def on(family: str, path: str, y: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | float:
+# Of those, the layers of text alone.
+ON_TEXT = (
+    "txt",
+    "text",
+    "context",
+    "cap_",
+    "attn2.to_k",
+    "attn2.to_v",
+    "cross_attn.k",
+    "cross_attn.v",
+    "add_",
+    "to_add_out",
+)
+
+
+def on(family: str, path: str, y: torch.Tensor, mask: torch.Tensor, on_text: bool) -> torch.Tensor | float:
     """What multiplies the change of a layer's output: a latent of 8 x 8, or of 8 x 12."""
     height, width = mask.shape[-2:]
     share = mask.mean((1, 2))
+    of_text = torch.ones_like(share) if on_text else share
+    if on_text and y.ndim == 3 and y.shape[1] > 1 and any(part in f"{path}." for part in ON_TEXT):
+        return 1.0
     if y.ndim == 2 or any(part in f"{path}." for part in NOWHERE):
         return share.reshape(-1, *[1] * (y.ndim - 1))
     if y.ndim == 4:
@@ -77,18 +99,18 @@ def on(family: str, path: str, y: torch.Tensor, mask: torch.Tensor) -> torch.Ten
     picture = at(mask, (height // 2, width // 2)).flatten(1)
     if family == "Wan":
         picture = picture.repeat(1, 2)  # two frames
-    rest = lambda count: share[:, None].expand(-1, count)  # noqa: E731
+    rest = lambda count, each=share: each[:, None].expand(-1, count)  # noqa: E731
     if family == "Z-Image" and "x_embedder" not in path:  # text and picture are each filled up to 32 tokens
         picture = torch.cat([picture, rest(32 - picture.shape[1])], 1)
     if family == "FLUX.1" and "single_blocks" in path:
-        picture = torch.cat([rest(TEXT), picture], 1)
+        picture = torch.cat([rest(TEXT, of_text), picture], 1)
     if family == "Z-Image" and path.startswith(("layers.", "final_layer.")):
-        picture = torch.cat([rest(32), picture], 1)
+        picture = torch.cat([rest(32, of_text), picture], 1)
     assert picture.shape[1] == y.shape[1], path
     return picture[..., None]
 
 
-def reference(model, family: str, masked: list, sample):
+def reference(model, family: str, masked: list, sample, on_text: bool = False):
     """sample(model) while each layer adds, for each (changes, mask), its mask times the dense change."""
     handles, used = [], set()
     layers = layers_of(model.model)
@@ -113,7 +135,7 @@ def reference(model, family: str, masked: list, sample):
                     more = torch.nn.functional.linear(x, change)
                 else:
                     more = module._conv_forward(x, change, None)
-                y = y + on(family, path.removeprefix("diffusion_model."), y, mask) * more
+                y = y + on(family, path.removeprefix("diffusion_model."), y, mask, on_text) * more
             return y
 
         return add
@@ -129,10 +151,10 @@ def reference(model, family: str, masked: list, sample):
     return result
 
 
-def with_masks(model, masked: list):
+def with_masks(model, masked: list, on_text: bool = False):
     clone = model.clone()
     for number, (changes, mask) in enumerate(masked):
-        attach(clone, LiveLora(changes, f"{number}", file=f"{number}.safetensors", mask=mask))
+        attach(clone, LiveLora(changes, f"{number}", file=f"{number}.safetensors", mask=mask, on_text=on_text))
     return clone
 
 
@@ -177,6 +199,20 @@ def test_two_loras_side_by_side_on_every_architecture(models, family):
     everywhere = sample(with_masks(model, [(one, None), (other, None)]))
     assert_same(sample(with_masks(model, masked)), expected, plain, everywhere)
     assert torch.equal(sample(model), plain)
+
+
+@pytest.mark.parametrize("family", sampling.MODELS)
+def test_text_tokens_without_the_mask_by_choice(models, family):
+    model, one, other = models(family)
+    masked = [(one, left()), (other, 1 - left())]
+    sample = lambda m: sampling.sample(m, family)  # noqa: E731
+    expected, plain = reference(model, family, masked, sample, on_text=True), sample(model)
+    found, by_share = sample(with_masks(model, masked, on_text=True)), sample(with_masks(model, masked))
+    assert (expected - plain).norm() > 1e-3 * plain.norm()
+    assert (found - expected).norm() < LATENT * expected.norm()
+    assert (expected - by_share).norm() > 50 * (found - expected).norm(), (
+        "text without the mask does next to nothing here"
+    )
 
 
 def sample_of(family, shape, cfg=3.0, positive=None, **options):
@@ -230,6 +266,34 @@ def test_areas_of_one_size(models):
     assert_same(
         sample(with_masks(model, [(one, mask)])), expected, sample(model), sample(with_masks(model, [(one, None)]))
     )
+
+
+class Control(ControlBase):
+    """Adds the same to the middle of the UNet at every step: a ControlNet by all that ComfyUI's sampler sees of it."""
+
+    def __init__(self, residual: torch.Tensor):
+        super().__init__()
+        self.residual, self.calls = residual, 0
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        self.calls += 1
+        return {"input": [], "middle": [self.residual.repeat(len(x_noisy), 1, 1, 1)], "output": []}
+
+
+def test_with_a_controlnet(models):
+    model, one, other = models("SD1.5")
+    masked, shapes = [(one, left()), (other, 1 - left())], []
+    middle = model.model.diffusion_model.middle_block[-1]
+    handle = middle.register_forward_hook(lambda module, args, y: shapes.append(y.shape[1:]))
+    without = sampling.sample(model, "SD1.5")
+    handle.remove()
+    control = Control(200 * torch.randn(1, *shapes[0], generator=torch.Generator().manual_seed(4)))
+    positive = sampling.prompt("SD1.5", 1, control=control, control_apply_to_uncond=True)
+    sample = lambda m: sampling.sample(m, "SD1.5", positive=positive)  # noqa: E731
+    expected, plain = reference(model, "SD1.5", masked, sample), sample(model)
+    assert control.calls and (plain - without).norm() > 1e-3 * plain.norm(), "the ControlNet does next to nothing"
+    everywhere = sample(with_masks(model, [(one, None), (other, None)]))
+    assert_same(sample(with_masks(model, masked)), expected, plain, everywhere)
 
 
 def test_biases_and_what_reads_the_weight(models):
@@ -420,3 +484,60 @@ def test_what_has_no_places_is_refused(models):
     clone = compiling.TorchCompileModel.execute(clone, "eager").result[0]
     with pytest.raises(StrataError, match=r"Disconnect the mask or remove torch\.compile"):
         sampling.sample(clone, "FLUX.1")
+
+
+class TestRows:
+    """Masks of a LoRA Stack, chosen by its rows."""
+
+    @pytest.fixture
+    def files(self, models, lora_folder):
+        model, _, _ = models("SD1.5")
+        for seed, name in enumerate(("one", "two")):
+            lora_folder.save(
+                f"{name}.safetensors", lora_makers.full_lora(model, None, seed=seed, dtype=torch.float32, rank=2)
+            )
+        return model
+
+    @pytest.mark.parametrize(
+        ("word", "mask", "on_text"),
+        [("1", left(), False), ("-1", 1 - left(), False), ("2", left().mT, False), ("-2 + Text", 1 - left().mT, True)],
+    )
+    def test_a_row_acts_where_its_mask_says(self, files, word, mask, on_text):
+        masks = torch.cat([left(), left().mT])
+        rows = f"<lora:one:1>\n<lora:two:0.5:mask={word}:lbw=M*=0.5,default=1>"
+        found = StrataLoraStack.execute(rows, model=files, masks=masks, apply="live").result
+        first, second = loras_of(found[0])
+        assert first.mask is None
+        assert torch.equal(second.mask, mask)
+        assert second.on_text == on_text
+        assert ("fully on text tokens" in found[4]) == on_text
+        again = StrataLoraStack.execute(reduced(read_rows(rows)), model=files, masks=masks, apply="live").result
+        assert torch.equal(loras_of(again[0])[1].mask, mask)
+        (_, handed) = read_stack(found[2])
+        by_loader = StrataLoraLoader.execute("one", 0.0, 0.0, model=files, lora_stack=[handed]).result[0]
+        assert torch.equal(loras_of(by_loader)[0].mask, mask)
+
+    @pytest.mark.parametrize(
+        ("word", "masks", "says"),
+        [
+            ("1", None, "nothing is connected to masks"),
+            ("3", torch.ones(2, 8, 8), "chooses mask 3, and masks has 2 pictures"),
+            ("0", torch.ones(8, 8), "takes the number of a mask, not '0'"),
+            ("left", torch.ones(8, 8), "takes the number of a mask, not 'left'"),
+            ("1", torch.full((8, 8), 3.0), "masks holds numbers outside 0 to 1"),
+        ],
+    )
+    def test_what_no_mask_is_meant_by_is_said(self, files, word, masks, says):
+        with pytest.raises(StrataError, match=says):
+            StrataLoraStack.execute(f"<lora:two:1:mask={word}>", model=files, masks=masks)
+
+    def test_with_warn_the_row_is_left_out(self, files):
+        found = StrataLoraStack.execute(
+            "<lora:one:1>\n<lora:two:1:mask=2>", model=files, masks=left(), on_problem="warn"
+        )
+        assert [entry[0] for entry in found.result[2]] == ["one"]
+        assert "<lora:two:1:mask=2>: mask=2 chooses mask 2, and masks has 1 picture" in found.result[4]
+
+    def test_a_prompt_has_no_masks(self, files):
+        with pytest.raises(StrataError, match="mask=1 chooses a mask, and none is here"):
+            StrataLoraFromPrompt.execute("<lora:two:1:mask=1>", model=files)

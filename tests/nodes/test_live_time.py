@@ -8,6 +8,7 @@ import functools
 import comfy.hooks
 import comfy.model_management
 import comfy.sample
+import comfy.samplers
 import comfy_extras.nodes_custom_sampler as custom
 import pytest
 import torch
@@ -352,3 +353,20 @@ def test_a_constant_curve_is_a_strength(models, lora_folder, apply):
 def test_the_node_refuses_in_words(wrong, words):
     with pytest.raises(StrataError, match=words):
         StrataLoraSchedule.execute(wrong)
+
+
+@pytest.mark.parametrize(("steps", "turns"), [(1, (0, 1, 0, 1)), (2, (0, 0, 1, 1)), (3, (0, 0, 0, 1))])
+def test_loras_that_take_turns(models, lora_folder, steps, turns):
+    """LoRA Switch: as a model that is patched anew at every step with the LoRA whose turn it is."""
+    model, _ = models("SD1.5")
+    both = [scaled(adapter_makers.everywhere(model, adapter_makers.lora, seed=seed), 8.0) for seed in (3, 4)]
+    clone = model.clone()
+    for changes, text in zip(both, (f"1@0s, 0@{steps}s", f"0@0s, 1@{steps}s"), strict=True):
+        attach(clone, LiveLora(changes, text, parse(f"hold: {text}, again@{2 * steps}s")))
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS).tolist()
+
+    def turn(sigma):
+        return both[turns[min(range(STEPS), key=lambda at: abs(sigmas[at] - sigma))]]
+
+    expected = reference(model, "SD1.5", lambda sigma, is_negative: 1.0, turn)
+    assert_same(sample(clone, "SD1.5"), expected, sample(model, "SD1.5"))

@@ -132,7 +132,7 @@ def test_nothing_that_is_on_changes_nothing(folder, models, rows):
     found = stack(rows, models).result
     assert found[0] is models[0]
     assert found[1] is models[1]
-    assert found[2:] == ([], "", "No LoRA: nothing changed", "")
+    assert found[2:] == ([], "", "No LoRA: nothing changed", "", None)
 
 
 def test_an_incoming_stack_comes_first(folder, models):
@@ -271,7 +271,7 @@ def test_what_no_tag_says_is_said(folder, models):
         StackEntry("sub/three.safetensors", 1, 1, None, hooks),
         StackEntry("sub/deep/four.safetensors", 1, 1, mask=torch.ones(8, 8)),
     ]
-    report, text = stack("", models, lora_stack=entries).result[4:]
+    report, text = stack("", models, lora_stack=entries).result[4:6]
     assert (
         text
         == "<lora:one:0.4:0.3:lbw=invert(M*=1,default=0.25):at=0@0%, 1@50%> <lora:two:1> <lora:three:1> <lora:four:1>"
@@ -300,7 +300,7 @@ def test_a_strength_over_time_in_a_row_goes_where_the_row_goes(folder, models):
         models,
         apply="patch",
     )
-    model, _, handed, _, report, text = found.result
+    model, _, handed, _, report, text = found.result[:6]
     assert [entry.keyframes for entry in handed] == ["hold: 0@0s, 1@1s, 0@3s", "fade in", None]
     assert [lora.keyframes for lora in loras_of(model)] == [parse("hold: 0@0s, 1@1s, 0@3s"), parse("0@0%, 1@100%")]
     assert report.count("its strength follows the keyframes") == 2

@@ -184,8 +184,8 @@ export class CurveEditor {
     if (round !== this.#round) return
     this.#error = found.error ?? ''
     if (!found.error) {
-      const { points, unit, shape } = found
-      this.curve = { points, unit, shape }
+      const { points, unit, shape, again } = found
+      this.curve = { points, unit, shape, again }
       this.#presets = found.presets
     } else if (!this.#presets.length) this.#presets = (await getSchedule('1')).presets ?? []
     this.enabled = !this.#linked && !this.#error
@@ -354,8 +354,8 @@ export class CurveEditor {
   #use(text, curve) {
     this.#error = ''
     this.enabled = !this.#linked
-    const { points, unit, shape } = curve
-    oneStep(() => this.change({ points, unit, shape }, null))
+    const { points, unit, shape, again } = curve
+    oneStep(() => this.change({ points, unit, shape, again }, null))
   }
 
   /** @param {ClipboardEvent} event */

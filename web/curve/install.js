@@ -2,7 +2,7 @@
 // Puts the curve under the widgets of a StrataLoraSchedule node.
 import { SELECT_ON } from '../lib/canvas.js'
 import { chain, follow } from '../lib/comfy.js'
-import { isLinked, setWidget, valueOf, widgetOf } from '../lib/graph.js'
+import { isLinked, loaderBehind, setWidget, valueOf, widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { leave, takePlace } from '../lib/place.js'
 import { unwatch, watch } from '../lib/watch.js'
@@ -26,6 +26,7 @@ export function installCurve(node) {
       if (!node.graph) return
       takePlace(node, editor.element)
       editor.show({ text: String(valueOf(node, 'strength') ?? ''), linked: isLinked(node, 'strength') })
+      editor.plot.noise.tick(loaderBehind(node)?.node)
     },
   }
   const widget = node.addDOMWidget('strata_curve', 'STRATA_CURVE', editor.element, {

@@ -7,6 +7,7 @@ import { t } from '../lib/i18n.js'
 import { isPlain } from '../lib/keys.js'
 import { bounded, snapTo } from '../lib/numbers.js'
 import { oneStep, UndoStep } from '../lib/undo.js'
+import { NoiseLine } from './noise_line.js'
 import { added, along, axisOf, height, moved, nudge, path, placeAt, rangeOf, removed } from './points.js'
 
 /** @typedef {import('./points.js').Curve} Curve */
@@ -65,6 +66,7 @@ export class Plot {
       this.dots,
     )
     this.element = el('div', { class: 'strata-curve-plot' }, this.surface, this.ticks)
+    this.noise = new NoiseLine(this)
   }
 
   get held() {
@@ -82,6 +84,7 @@ export class Plot {
       level.style.bottom = `${100 * height(this.range, strength)}%`
     }
     this.surface.classList.toggle('tall', this.range.high - this.range.low > 8)
+    this.noise.draw()
     this.#drawTicks(curve)
     this.#drawDots(curve, enabled, selected)
   }
@@ -137,6 +140,7 @@ export class Plot {
   dispose() {
     this.#drag.stop()
     this.#repeating.end()
+    this.noise.dispose()
   }
 
   /** @param {PointerEvent} event */

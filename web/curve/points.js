@@ -6,7 +6,13 @@ import { formatNumber } from '../lib/numbers.js'
 /** @typedef {'percent' | 'step' | 'sigma'} Unit */
 /** @typedef {'linear' | 'smooth' | 'hold'} Shape */
 /** @typedef {[place: number, strength: number]} Point */
-/** @typedef {{points: Point[], unit: Unit, shape: Shape}} Curve points in the order of the sampling; a percent is a number from 0 to 100 */
+/**
+ * @typedef {object} Curve
+ * @property {Point[]} points in the order of the sampling; a percent is a number from 0 to 100
+ * @property {Unit} unit
+ * @property {Shape} shape
+ * @property {number} [again] the place behind all points from which on they come again and again
+ */
 /** @typedef {{from: number, to: number}} Axis the places at its left and its right end; noise falls */
 
 /** @type {Record<Unit, string>} */
@@ -17,20 +23,23 @@ const GRID = { percent: [1, 0.1], step: [1, 0.5], sigma: [0.05, 0.01] }
 export const STEPS = 20
 /** The end of an axis in noise beyond 1: what Stable Diffusion begins with. */
 const NOISE = 15
+/** More rounds than can be told apart. */
+const MOST_ROUNDS = 200
 /** How exact places of another unit are told: as good as each other. @type {Record<Unit, number>} */
 const EXACT = { percent: 0.1, step: 0.01, sigma: 0.0001 }
 /** Strengths that are always in reach; more where a point lies outside. */
 const USUAL = { low: -0.5, high: 1.5 }
 
 /** @param {Curve} curve */
-export function write({ points, unit, shape }) {
+export function write({ points, unit, shape, again }) {
   const written = points.map(([place, strength]) => `${formatNumber(strength)}@${formatNumber(place)}${SUFFIX[unit]}`)
+  if (again !== undefined) written.push(`again@${formatNumber(again)}${SUFFIX[unit]}`)
   return (shape === 'linear' ? '' : `${shape}: `) + written.join(', ')
 }
 
 /** @param {Curve} curve @returns {Axis} */
-export function axisOf({ points, unit }) {
-  const most = Math.max(...points.map(([place]) => place))
+export function axisOf({ points, unit, again = 0 }) {
+  const most = Math.max(again, ...points.map(([place]) => place))
   if (unit === 'percent') return { from: 0, to: Math.max(100, most) }
   if (unit === 'step') return { from: 0, to: Math.max(STEPS, Math.ceil(most)) }
   return { from: most <= 1 ? 1 : Math.max(NOISE, Math.ceil(most)), to: 0 }
@@ -62,14 +71,21 @@ export function moved(curve, at, place, strength) {
   const [before, after] = [points[at - 1]?.[0], points[at + 1]?.[0]]
   const [low, high] = curve.unit === 'sigma' ? [after, before] : [before, after]
   points[at] = [Math.min(high ?? Infinity, Math.max(low ?? 0, place)), strength]
-  return { ...curve, points }
+  return beginsBehind({ ...curve, points })
+}
+
+/** A curve that comes again does so behind its last point. @param {Curve} curve @returns {Curve} */
+function beginsBehind(curve) {
+  const { points, unit, again } = curve
+  const last = points[points.length - 1][0]
+  return again === undefined || again > last ? curve : { ...curve, again: last + GRID[unit][0] }
 }
 
 /** One more point, in order. @param {Curve} curve @param {number} place @param {number} strength @returns {{curve: Curve, at: number}} */
 export function added(curve, place, strength) {
   const later = curve.points.findIndex(([other]) => (curve.unit === 'sigma' ? other < place : other > place))
   const at = later < 0 ? curve.points.length : later
-  return { curve: { ...curve, points: spliced(curve.points, at, 0, [place, strength]) }, at }
+  return { curve: beginsBehind({ ...curve, points: spliced(curve.points, at, 0, [place, strength]) }), at }
 }
 
 /** A curve has one point at least. @param {Curve} curve @param {number} at @returns {Curve} */
@@ -103,11 +119,11 @@ export function inUnit(curve, unit, { steps, noise }) {
     curve.unit === 'percent' ? place / 100 : curve.unit === 'step' ? place / steps : shareOf(place, noise ?? [])
   const place = (/** @type {number} */ part) =>
     unit === 'percent' ? 100 * part : unit === 'step' ? steps * part : noiseAt(part, noise ?? [])
-  return {
-    ...curve,
-    unit,
-    points: curve.points.map(([old, strength]) => [snap(place(share(old)), EXACT[unit]), strength]),
-  }
+  const there = (/** @type {number} */ old) => snap(place(share(old)), EXACT[unit])
+  const found = { ...curve, unit, points: curve.points.map(([old, strength]) => [there(old), strength]) }
+  if (curve.again === undefined) return /** @type {Curve} */ (found)
+  // Noise never comes again.
+  return unit === 'sigma' ? null : beginsBehind(/** @type {Curve} */ ({ ...found, again: there(curve.again) }))
 }
 
 /** The noise at a part of the sampling, straight between the places that are known. @param {number} part @param {number[]} noise */
@@ -134,7 +150,7 @@ function shareOf(sigma, noise) {
  * @param {{low: number, high: number}} [range]
  */
 export function path(curve, axis = axisOf(curve), range = rangeOf(curve)) {
-  const spots = curve.points.map(([place, strength]) => ({
+  const spots = everywhere(curve, axis).map(([place, strength]) => ({
     x: 100 * along(axis, place),
     y: 100 - 100 * height(range, strength),
   }))
@@ -148,6 +164,20 @@ export function path(curve, axis = axisOf(curve), range = rangeOf(curve)) {
     else parts.push(`C${[a.x + third, a.y, b.x - third, b.y, b.x, b.y].map(round).join(' ')}`)
   }
   return `${parts.join('')}H100`
+}
+
+/** The points with those that come again, up to the end of the axis. @param {Curve} curve @param {Axis} axis @returns {Point[]} */
+function everywhere({ points, again }, { to }) {
+  if (again === undefined) return points
+  const rounds = Math.min(MOST_ROUNDS, Math.ceil(to / again))
+  return Array.from({ length: Math.max(1, rounds) }, (_, round) => {
+    const at = round * again
+    const moved = points.map(([place, strength]) => /** @type {Point} */ ([at + place, strength]))
+    // It begins with the first strength, whatever it ended with.
+    const [first, last] = [points[0][1], points[points.length - 1][1]]
+    const jump = /** @type {Point[]} */ (round ? [[at, last], [at, first]] : [])
+    return [...jump, ...moved]
+  }).flat().filter(([place]) => place <= to)
 }
 
 /** How far up a strength stands, 0 to 1. @param {{low: number, high: number}} range @param {number} strength */

@@ -81,6 +81,7 @@ const SHEETS = [
   '../picker/picker.css',
   '../stack/stack.css',
   '../stack/details.css',
+  '../stack/pair.css',
   '../curve/curve.css',
   '../inspect/inspect.css',
   '../sweep/sweep.css',

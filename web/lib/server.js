@@ -60,6 +60,9 @@ export const getLayout = (family) =>
 /** @param {Question} question @returns {Promise<Settings>} */
 export const getSettings = (question) => once(settingsKey(question), () => send('POST', '/strata/weights', question))
 
+/** The noise of a sampler's steps, for the model of a node's last run. @param {object} question @returns {Promise<{steps?: [sigma: number, percent: number][] | null}>} */
+export const getNoise = (question) => send('POST', '/strata/noise', question)
+
 /** What is known already, without asking. @param {Question} question */
 export const knownSettings = (question) => /** @type {Settings | undefined} */ (settled(settingsKey(question)))
 
@@ -87,9 +90,10 @@ export const getRows = (text) => once(`rows ${text}`, () => send('POST', '/strat
 export const getPromptTags = (text, clipFirst) =>
   once(`prompt ${clipFirst} ${text}`, () => send('POST', '/strata/prompt', { text, clip_first: clipFirst }))
 
-/** How a tag for a name begins, and how it ends with block weights and a strength over time.
- * @param {string} name @param {string | null} blocks @param {string | null} [time] @returns {Promise<{head: string, tail: string, error?: string}>} */
-export const getTag = (name, blocks, time = null) => send('POST', '/strata/tag', { name, blocks, time })
+/** How a tag for a name begins, and how it ends with block weights, a strength over time and a mask.
+ * @param {string} name @param {string | null} blocks @param {string | null} [time] @param {string | null} [mask] @returns {Promise<{head: string, tail: string, error?: string}>} */
+export const getTag = (name, blocks, time = null, mask = null) =>
+  send('POST', '/strata/tag', { name, blocks, time, mask })
 
 /** What a text says of a strength over time. @param {string} text @returns {Promise<Schedule>} */
 export const getSchedule = (text) => once(scheduleKey(text), () => send('POST', '/strata/schedule', { text }))

@@ -3,6 +3,7 @@
 import { t } from '../lib/i18n.js'
 import { getTag } from '../lib/server.js'
 import { chooseLora } from '../picker/picker.js'
+import { paired } from './pair.js'
 import { acting, changed, groupAt, headingOf, isPlainTime, isPlainWeights, rowOf } from './text.js'
 
 /** @typedef {import('./text.js').Row} Row */
@@ -27,7 +28,7 @@ export class Edits {
     this.change(at, { on: !this.stack.rows[at].on })
   }
 
-  /** @param {number} at @param {'model' | 'clip'} which @param {number} value */
+  /** @param {number} at @param {'model' | 'model_low' | 'clip'} which @param {number} value */
   setStrength(at, which, value) {
     const { model, clip } = this.stack.rows[at]
     const both = which === 'model' && model === clip && !this.stack.clips.has(at)
@@ -58,19 +59,30 @@ export class Edits {
       if (this.stack.rows[at] !== row) return ''
       tail = answer.tail
     }
-    this.change(at, { tail: tail + (row.rest ?? ''), blocks: text || null })
+    this.change(at, { tail: (row.front ?? '') + tail + (row.rest ?? ''), blocks: text || null })
     return ''
   }
 
   /** A strength over time as text. @param {number} at @param {string} value @returns {Promise<string>} as of block weights */
   async setTime(at, value) {
     const row = this.stack.rows[at]
-    const { tail, error } = await getTag('x', row.blocks ?? null, value.trim() || null)
+    const { tail, error } = await getTag('x', row.blocks ?? null, value.trim() || null, row.mask ?? null)
     if (error) return error
     if (this.stack.rows[at] !== row) return ''
     this.change(at, { tail, rest: tail.slice(blocksOf(row).length), time: value.trim() || null })
     // It is always written so.
     this.stack.refresh()
+    return ''
+  }
+
+  /** Which of the connected masks says where the row acts. @param {number} at @param {string} value @returns {Promise<string>} as of block weights */
+  async setMask(at, value) {
+    const row = this.stack.rows[at]
+    const { tail: front, error } = await getTag('x', null, null, value.trim() || null)
+    if (error) return error
+    if (this.stack.rows[at] !== row) return ''
+    const { tail = '', front: before = '' } = row
+    this.change(at, { tail: front + tail.slice(before.length), front, mask: front.slice(':mask='.length) || null })
     return ''
   }
 
@@ -109,10 +121,12 @@ export class Edits {
       several: at === null,
       choose: (found) => {
         const made = rowOf(found)
-        if (at === null) return this.#append(made)
+        if (at === null) return void paired(stack, made).then((row) => this.#append(row))
         const { head, name, file, family, words, strength, low, high, preview } = made
-        const known = { head, name, file, family, words, strength, low, high, preview }
+        const known = { head, name, file, family, words, strength, low, high, preview, other: null, expert: null }
         this.change(at, { ...known, pick: false, missing: '', near: [], problem: '' })
+        // Whether the file is half of a pair is not known yet.
+        if (stack.hasPair) stack.refresh()
       },
     })
   }

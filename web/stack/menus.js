@@ -5,6 +5,8 @@ import { t } from '../lib/i18n.js'
 import { Menu } from '../lib/menu.js'
 import { NumberField } from '../lib/number_field.js'
 import { deleteSet, getSets, saveSet } from '../lib/server.js'
+import { canPair, togglePair } from './pair.js'
+import { takeTurns } from './turns.js'
 
 /** @typedef {import('./stack.js').StackView} StackView */
 
@@ -26,6 +28,9 @@ export class RowMenu extends Menu {
       ...(isLora ? [this.item(t('chooseOther'), () => stack.edits.choose(at, opener))] : []),
       ...(isLora && !row.pick ?
         [this.item(t(row.model === row.clip ? 'clipApart' : 'clipTogether'), () => stack.edits.separate(at))] :
+        []),
+      ...(isLora && canPair(stack, row) ?
+        [this.item(t(row.model_low == null ? 'lowApart' : 'lowTogether'), () => togglePair(stack, at))] :
         []),
       ...(isLora || isGroup ?
         [this.item(t(row.locked ? 'unlock' : 'lock'), () => stack.edits.change(at, { locked: !row.locked }))] :
@@ -54,9 +59,11 @@ export class StackMenu extends Menu {
     this.total = this.#number('normaliseTo', (value) => stack.scaling.normalise(value))
     this.energy = this.#number('normaliseEnergy', (value) => stack.scaling.normaliseEnergy(value))
     attribute(this.energy.element, 'title', t('normaliseEnergyHint'))
+    this.turns = this.#number('takeTurns', (value) => takeTurns(stack, value))
+    attribute(this.turns.element, 'title', t('takeTurnsHint'))
   }
 
-  /** @param {'multiplyBy' | 'normaliseTo' | 'normaliseEnergy'} label @param {(value: number) => void} run */
+  /** @param {'multiplyBy' | 'normaliseTo' | 'normaliseEnergy' | 'takeTurns'} label @param {(value: number) => void} run */
   #number(label, run) {
     const field = new NumberField({
       label: t(label),
@@ -74,6 +81,7 @@ export class StackMenu extends Menu {
     this.times.field.show(null)
     this.total.field.show(null)
     this.energy.field.show(null)
+    this.turns.field.show(null)
     this.show(opener, [
       this.item(t('addHeading'), () => stack.edits.addHeading()),
       this.item(t('allOn'), () => stack.edits.switchAll(true)),
@@ -83,6 +91,7 @@ export class StackMenu extends Menu {
       this.times.element,
       this.total.element,
       this.energy.element,
+      this.turns.element,
     ])
   }
 }

@@ -9,6 +9,7 @@ import { TriggerWords } from '../lib/trigger_words.js'
 import { Badge } from '../picker/badge.js'
 import { FileName, parts } from '../picker/file_name.js'
 import { Said } from '../picker/said.js'
+import { pairOf } from './pair.js'
 import { shortTime } from './text.js'
 
 /** @typedef {import('./text.js').Row} Row */
@@ -18,6 +19,8 @@ const LOCK = 'M6 11h12v9H6ZM8.5 11V8a3.5 3.5 0 0 1 7 0v3'
 const BARS = 'M6 20V10M12 20V4M18 20v-7'
 const PEN = 'M4 20l1-4L16 5l3 3L8 19Z'
 const WAVE = 'M3 20C11 20 12 5 21 5'
+const PAIR = 'M15 12a6 6 0 1 1-12 0a6 6 0 0 1 12 0M9 12a6 6 0 1 1 12 0a6 6 0 0 1-12 0'
+const MASK = 'M4 5h16v14H4ZM12 5v14M15 9h2M15 12h2M15 15h2'
 const REACH = 2
 
 export class RowView {
@@ -62,8 +65,11 @@ export class RowView {
       refuse,
     })
     this.clip = new Strength({ label: 'CLIP', set: (value) => stack.edits.setStrength(this.at, 'clip', value), refuse })
-    // One bar needs no name.
-    this.model.name.hidden = true
+    this.low = new Strength({
+      label: t('lowNoise'),
+      set: (value) => stack.edits.setStrength(this.at, 'model_low', value),
+      refuse,
+    })
     this.marks = el('span', { class: 'strata-marks' })
     this.time = el('button', {
       type: 'button',
@@ -87,6 +93,7 @@ export class RowView {
       this.time,
       this.badge.element,
       this.model.element,
+      this.low.element,
       this.clip.element,
       this.more,
     )
@@ -122,6 +129,7 @@ export class RowView {
     element.classList.toggle('idle', !look.acts)
     element.classList.toggle('wrong', wrong)
     element.classList.toggle('grouped', look.inGroup)
+    element.classList.toggle('pair', isLora && row.model_low != null)
     attribute(this.switch, 'hidden', isText ? true : null)
     flag(this.switch, 'aria-checked', row.on)
     attribute(this.switch, 'aria-label', t(row.on ? 'rowOn' : 'rowOff'))
@@ -135,13 +143,21 @@ export class RowView {
       row.pick && isLora ? t('oneOf', { count: row.count ?? 0 }) : row.pick ? t('oneOfGroup') : family,
       isLora && !row.pick ? look.misfit : null,
     )
-    const marks = [row.locked ? LOCK : '', row.blocks ? BARS : '', row.note && isLora ? PEN : ''].filter(Boolean)
+    const pair = pairOf(row)
+    const mask = row.mask ? t('maskOfRow', { mask: row.mask }) : ''
+    const marks = [
+      row.locked ? LOCK : '',
+      pair ? PAIR : '',
+      mask ? MASK : '',
+      row.blocks ? BARS : '',
+      row.note && isLora ? PEN : '',
+    ].filter(Boolean)
     if (this.#marks !== marks.join()) this.marks.replaceChildren(...marks.map(icon))
     this.#marks = marks.join()
     attribute(
       this.marks,
       'title',
-      [row.locked ? t('locked') : '', row.blocks ?? '', row.note].filter(Boolean).join('\n') || null,
+      [row.locked ? t('locked') : '', pair, mask, row.blocks ?? '', row.note].filter(Boolean).join('\n') || null,
     )
     const time = isLora ? row.time ?? '' : ''
     setText(this.time, shortTime(time))
@@ -150,12 +166,17 @@ export class RowView {
     const apart = isLora && row.model !== row.clip
     attribute(this.model.element, 'hidden', isLora ? null : true)
     attribute(this.clip.element, 'hidden', apart || (isLora && this.stack.clips.has(at)) ? null : true)
+    const { model = 1, model_low = null, clip = 1 } = row
+    // One bar needs no name.
+    this.model.name.hidden = model_low === null
+    attribute(this.low.element, 'hidden', isLora && model_low !== null ? null : true)
     if (isLora) {
-      const { model = 1, clip = 1 } = row
       const hint = row.strength ?? undefined
-      for (const [bar, value] of /** @type {const} */ ([[this.model, model], [this.clip, clip]])) {
+      const bars = /** @type {const} */ ([[this.model, model], [this.low, model_low ?? 0], [this.clip, clip]])
+      for (const [bar, value] of bars) {
         bar.show({ value, reach: Math.max(REACH, Math.ceil(Math.abs(value))), enabled: look.enabled, hint })
       }
+      setText(this.model.name, t('highNoise'))
       const told = [
         hint === undefined ? '' : t('recommended', { strength: hint }),
         row.low == null && row.high == null ? '' : t('recommendedRange', { low: row.low ?? '', high: row.high ?? '' }),
@@ -182,9 +203,9 @@ export class RowView {
     return this.said.element.offsetHeight + this.behind.offsetHeight + this.under.offsetHeight
   }
 
-  /** Begins typing into a field of what is open. @param {'blocks' | 'time' | 'note'} name */
+  /** Begins typing into a field of what is open. @param {'blocks' | 'time' | 'note' | 'mask'} name */
   typeInto(name) {
-    const field = this.behind.querySelectorAll('input')[['blocks', 'time', 'note'].indexOf(name)]
+    const field = this.behind.querySelectorAll('input')[['blocks', 'time', 'note', 'mask'].indexOf(name)]
     field?.focus({ preventScroll: true })
     field?.select()
   }
@@ -250,9 +271,11 @@ export class RowView {
     if (row.file) blocks.append(this.#opener('desk', 'openDesk', BARS))
     const time = this.#field(t('timeLabel'), row.time ?? '', 'fade in', (value) => stack.edits.setTime(this.at, value))
     time.append(this.#opener('curve', 'openCurve', WAVE))
+    const mask = this.#field(t('maskLabel'), row.mask ?? '', '1', (value) => stack.edits.setMask(this.at, value))
+    attribute(mask, 'title', t('maskHint'))
     const note = this.#field(t('noteLabel'), row.note, '', (value) => stack.edits.change(this.at, { note: value }))
     /** @type {HTMLElement[]} */
-    const found = [blocks, time, note]
+    const found = [blocks, time, note, mask]
     if (row.words?.length) {
       this.words.show(row.words)
       found.push(this.words.element)
@@ -341,8 +364,7 @@ export class RowView {
 
   dispose() {
     this.file.hide()
-    this.model.dispose()
-    this.clip.dispose()
+    for (const bar of [this.model, this.low, this.clip]) bar.dispose()
   }
 }
 

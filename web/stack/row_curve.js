@@ -31,6 +31,7 @@ export class RowCurve {
   tick() {
     const row = this.stack.rows[this.at]
     if (row) this.editor.show({ text: row.time || CONSTANT, linked: false })
+    this.editor.plot.noise.tick(this.stack.node)
   }
 
   /** @param {KeyboardEvent} event */

@@ -67,9 +67,10 @@ export const times = (value, by) => snapTo(value * by, FINEST)
 /** Rows whose strengths are multiplied; locked ones stay. @param {Row[]} rows @param {number} by @param {boolean[]} [which] all without */
 export function scaled(rows, by, which) {
   return rows.map((row, at) => {
-    const { model = 1, clip = model } = row
+    const { model = 1, model_low = null, clip = model } = row
     const change = (!which || which[at]) && isFree(row)
-    return change ? changed(row, { model: times(model, by), clip: times(clip, by) }) : row
+    const low = model_low === null ? null : times(model_low, by)
+    return change ? changed(row, { model: times(model, by), model_low: low, clip: times(clip, by) }) : row
   })
 }
 

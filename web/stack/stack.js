@@ -269,6 +269,11 @@ export class StackView {
     return typeof found === 'string' && found ? found : null
   }
 
+  /** Whether there are two models, each with strengths of its own. */
+  get hasPair() {
+    return isLinked(this.node, 'model_low')
+  }
+
   reserve() {
     const height = `${this.minHeight}px`
     if (this.element.style.minHeight === height) return false

@@ -15,14 +15,19 @@ import { formatNumber } from '../lib/numbers.js'
  * @property {string} [name] as the tag has it
  * @property {string} [head] the tag up to its strengths
  * @property {number} [model]
+ * @property {number | null} [model_low] of the low-noise model where the row is for a pair of models
  * @property {number} [clip]
  * @property {string} [tail] the tag behind its strengths, without its >
+ * @property {string} [front] the tail before its block weights
+ * @property {string | null} [mask] the mask that the front chooses
  * @property {string | null} [blocks] the block weights in the tail
  * @property {string} [rest] the tail behind those
  * @property {string | null} [time] the strength over time in the tail
  * @property {string | null} [file] what the name stands for here, null where it stands for nothing
  * @property {string} [missing] why
  * @property {{name: string, tag: string}[]} [near] files of almost that name
+ * @property {string | null} [other] the file of the other half of a pair
+ * @property {'high' | 'low' | null} [expert] which model of a pair its file is for
  * @property {number} [count] of the files that a row picks from
  * @property {string | null} [family]
  * @property {string[]} [words]
@@ -52,10 +57,11 @@ function lineOf(row) {
 }
 
 /** @param {Partial<Row>} row @param {boolean} [clipFirst] in which order two different strengths are written */
-export function tagOf({ head = '', tail = '', model = 1, clip = model }, clipFirst = false) {
-  const strengths = [model, clip].slice(0, model === clip ? 1 : 2)
+export function tagOf({ head = '', tail = '', model = 1, model_low = null, clip = model }, clipFirst = false) {
+  const low = model_low === null ? '' : `;${formatNumber(model_low)}`
+  const strengths = [formatNumber(model) + low, formatNumber(clip)].slice(0, model === clip ? 1 : 2)
   if (clipFirst) strengths.reverse()
-  return `${head}:${strengths.map(formatNumber).join(':')}${tail}>`
+  return `${head}:${strengths.join(':')}${tail}>`
 }
 
 /** @param {string} text */
@@ -118,5 +124,6 @@ export const isPlainTime = (text) => /^(?:[a-z]+: )?[\w@%., +-]*$/.test(text)
 export function shortTime(time) {
   const values = [...time.matchAll(/(-?[\d.]+(?:e-?\d+)?)@/g)].map((match) => match[1])
   if (!values.length) return time
+  if (time.includes('again@')) return `${values.join('\u2192')} \u21bb`
   return values.length > 3 ? `${values[0]}→…→${values[values.length - 1]}` : values.join('→')
 }
