@@ -242,7 +242,7 @@ def _factors(pairs: list[tuple[LiveTerm, Adapter]], layer: Layer, gains: Gains, 
         ups = []
         for term, adapter in some:
             up, down, scale = adapter.product()
-            if dtype == torch.float16 != torch.promote_types(dtype, up.dtype):
+            if dtype == torch.float16 and up.dtype.itemsize >= 2 and up.dtype != dtype:
                 up, down = _balanced(up, down)
             ups.append(up if rows is None else rows(up))
             # It reads some of the inputs: the others get zeros.

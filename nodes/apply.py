@@ -175,6 +175,8 @@ def _apply_lora(
         layout = layout_for(*targets)
         blocks = resolved(entry.block_weights, layout)
     model_side = _side(lora, targets[0], strength_model, blocks)
+    if mask is not None and not mask.any():
+        model_side = replace(model_side, hidden=True)
     clip_side = _side(lora, targets[1], strength_clip, blocks)
     sides = (model_side, clip_side)
     if strength_model == 0 and strength_clip == 0:
@@ -206,7 +208,8 @@ def _apply_lora(
 def _applied(lora: Lora, sides: tuple[Side, Side], found: list[str], used: bool, notes: Sequence[str] = ()) -> Applied:
     text = "\n".join([report.text(lora, *sides, found, used), *notes])
     verdict, words = report.verdict(lora, *sides, found, used), ", ".join(lora.trigger_words)
-    return Applied(None, None, text, verdict, bool(found), words, used=used or not found)
+    warned = bool(found) or report.second_model(lora) is not None
+    return Applied(None, None, text, verdict, warned, words, used=used or not found)
 
 
 def _side(lora: Lora, targets: Targets | None, strength: float, blocks: ResolvedWeights | None) -> Side:

@@ -67,10 +67,13 @@ async def body_of(request: web.Request, limit: int = MAX_BODY) -> dict:
         raise BadRequest("This is too long.", 413)
     raw = bytearray()
     # There are as many pieces as the network made of it.
-    async for piece in request.content.iter_any():
-        raw += piece
-        if len(raw) > limit:
-            raise BadRequest("This is too long.", 413)
+    try:
+        async for piece in request.content.iter_any():
+            raw += piece
+            if len(raw) > limit:
+                raise BadRequest("This is too long.", 413)
+    except web.RequestPayloadError:
+        raise BadRequest("The body is not packed as its Content-Encoding says.") from None
     try:
         body = json.loads(bytes(raw))
     except (ValueError, RecursionError):

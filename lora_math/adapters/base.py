@@ -179,6 +179,11 @@ class Adapter:
         """Whether its factors make no change at all. Of an adapter over another one, that one."""
         return self.reach == 0
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it changes no weight, whatever that is, where that is known at once: nothing was trained, or its alpha is 0."""
+        return False
+
     def squared_norm(self, shape: tuple[int, ...]) -> float | None:
         """||delta W||_F^2 at strength 1 for a weight of this shape; None where it depends on W itself (OFT, IA3).
 

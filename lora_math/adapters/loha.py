@@ -103,6 +103,10 @@ class LoHa(Adapter):
         tensors = [t for t in (self.w1_a, self.w1_b, self.w2_a, self.w2_b, self.t1, self.t2) if t is not None]
         return abs(self.scale) * self.rank ** (len(tensors) - 2) * prod(map(largest, tensors))
 
+    @property
+    def is_idle(self) -> bool:
+        return self.reach == 0
+
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         for a, b, core in ((self.w1_a, self.w1_b, self.t1), (self.w2_a, self.w2_b, self.t2)):
             rank = b.shape[0]

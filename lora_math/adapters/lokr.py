@@ -123,6 +123,10 @@ class LoKr(Adapter):
         )
         return abs(self.scale) * terms * prod(map(largest, (*self.w1, *self.w2)))
 
+    @property
+    def is_idle(self) -> bool:
+        return self.reach == 0
+
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         for side in (self.w1, self.w2):
             ranks = {side[0].shape[0] if len(side) == 3 else prod(side[0].shape[1:]), *(t.shape[0] for t in side[1:])}

@@ -127,6 +127,11 @@ class LoRA(Adapter):
         terms = len(self.down) ** (len(factors) - 1)
         return abs(self.scale) * terms * prod(map(largest, factors))
 
+    @property
+    def is_idle(self) -> bool:
+        # One row of nearly any file tells.
+        return self.scale == 0 or (largest(self.up[:1]) == 0 and self.reach == 0)
+
     def reach_within(self, largest: float) -> float:
         factors = 2 if self.mid is None else 3
         # A factor may be the product of two of the file's (``lora_E``).

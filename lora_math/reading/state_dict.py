@@ -17,7 +17,7 @@ from ..errors import StrataError
 from . import split_qkv as quirks
 from .peft_config import Rules
 from .rank_mask import rank_mask
-from .unsupported import bundled_embedding, method_of
+from .unsupported import bundled_embedding, is_scale, method_of
 
 _SUFFIXES: dict[str, str] = {
     ".alpha": "alpha",
@@ -164,11 +164,12 @@ def _rows_of_fused(
         offset = tensors[roles["row_offset"]] if "row_offset" in roles else None
         if offset is not None and offset.numel() == 1 and offset.isfinite().all():
             starts.setdefault(module[:-1], {})[module] = int(offset)
-    return {
-        module: (start, min((other for other in of_fused.values() if other > start), default=None))
-        for of_fused in starts.values()
-        for module, start in of_fused.items()
-    }
+    found: dict[str, tuple[int, int | None]] = {}
+    for of_fused in starts.values():
+        firsts = sorted(set(of_fused.values()))
+        ends = dict(zip(firsts, [*firsts[1:], None], strict=True))
+        found |= {module: (start, ends[start]) for module, start in of_fused.items()}
+    return found
 
 
 def _group(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, str]], dict[str, str], dict[str, str]]:
@@ -180,7 +181,8 @@ def _group(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, str]], di
         if tensor.is_complex():
             leftovers[key] = "complex numbers, which no adapter has"
             continue
-        found = split_key(key)
+        # An adapter of PEFT may be called anything but that.
+        found = None if is_scale(key) else split_key(key)
         method = method_of(key) if found is None else None
         if method is not None:
             refused[method[0]] = method[1]

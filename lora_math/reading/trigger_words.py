@@ -59,19 +59,32 @@ def _published(path: str, stem: str) -> Iterator[str]:
 
 
 def _phrase(metadata: Mapping[str, str]) -> Iterator[str]:
-    yield from _split(metadata.get("modelspec.trigger_phrase"))
+    yield from _spoken(metadata.get("modelspec.trigger_phrase"))
 
 
 def _trained_words(metadata: Mapping[str, str]) -> Iterator[str]:
     """Civitai's list, as some trainers and editors write it into the header: JSON or words between commas."""
     for key in ("trained_words", "trainedWords", "trigger_words", "ss_trigger_words"):
-        text = metadata.get(key)
-        listed = read_json_text(text)
-        if isinstance(listed, list):
-            for words in listed:
-                yield from _split(words)
-        else:
-            yield from _split(text)
+        yield from _spoken(metadata.get(key))
+
+
+def _spoken(text) -> Iterator[str]:
+    """The words of a text in a header: lists and texts of JSON, however deep, or the text itself. Other JSON names none."""
+    if not isinstance(text, str):
+        return
+    try:
+        waiting = [json.loads(text)] if len(text) <= MAX_SIDECAR else []
+    except (ValueError, RecursionError):
+        yield from _split(text)
+        return
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += reversed(value)
+        elif isinstance(value, str):
+            yield from _split(value)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield from _split(str(value))
 
 
 def _class_tokens(metadata: Mapping[str, str]) -> Iterator[str]:

@@ -45,7 +45,13 @@ _NAMES = {
     "modules_to_save": "a whole layer that PEFT saved beside the LoRA",
     "bm": "GLoRA with a Tucker core",
     "internal_xlora_classifier": "X-LoRA",
+    "lora_a": "LoRA as MLX writes it, whose factors are the other way round",
+    "lora_b": "LoRA as MLX writes it, whose factors are the other way round",
+    "smooth_factor": "LoRA converted for Nunchaku's 4-bit models",
 }
+# What stands behind a factor's own name where it is to be multiplied first.
+_SCALES = ("weight_scale", "scale_weight", "scale")
+_FACTORS = ("lora_A", "lora_B", "lora_up", "lora_down")
 
 
 def method_of(key: str) -> tuple[str, str] | None:
@@ -55,6 +61,8 @@ def method_of(key: str) -> tuple[str, str] | None:
     ('base_model.model.blocks.0.attn', 'VeRA')
     """
     segments = key.split(".")
+    if is_scale(key):
+        return ".".join(segments[:-2]), "LoRA in few bits with scales of its own"
     for back in range(1, min(len(segments), 4) + 1):
         name = segments[-back]
         prefix, underscore, _ = name.partition("_")
@@ -62,6 +70,12 @@ def method_of(key: str) -> tuple[str, str] | None:
         if method is not None:
             return ".".join(segments[:-back]), method
     return None
+
+
+def is_scale(key: str) -> bool:
+    """Whether a key holds what a factor in few bits is to be multiplied by."""
+    segments = key.rsplit(".", 2)
+    return len(segments) == 3 and segments[2] in _SCALES and segments[1] in _FACTORS
 
 
 def bundled_embedding(key: str) -> str | None:

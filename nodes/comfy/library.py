@@ -11,6 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import folder_paths
@@ -76,6 +77,11 @@ class Lora:
     @property
     def identity(self) -> str:
         return repr(self.key)
+
+    @cached_property
+    def idle(self) -> frozenset[state_dict.Entry]:
+        """Entries that change nothing: they were not trained, or their alpha is 0."""
+        return frozenset(entry for entry in self.contents.entries if entry.adapter.is_idle)
 
     def energy(self, entry: state_dict.Entry, shape: tuple[int, ...], part=None) -> float | None:
         """Squared norm of an entry's change of a weight of this shape; None where it depends on the weight or overflows.
@@ -291,6 +297,8 @@ _OTHER_KINDS = (
         "it is a whole checkpoint",
         "Move it to models/checkpoints and load it with Load Checkpoint.",
     ),
+    ("lora_controlnet", "it is a control LoRA", "Move it to models/controlnet and load it with Load ControlNet Model."),
+    ("lllite_unet", "it is a ControlNet-LLLite", "Move it to where the nodes for ControlNet-LLLite look for it."),
     ("control_model.", "it is a ControlNet", "Move it to models/controlnet."),
     ("decoder.up", "it is a VAE", "Move it to models/vae."),
     ("string_to_param", "it is a textual inversion embedding", "Move it to models/embeddings."),

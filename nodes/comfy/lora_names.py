@@ -166,12 +166,11 @@ def locate(name: str, suggest: bool = True) -> Found:
     """The file that a name in a workflow means. An absolute path into one of the ``loras`` folders means that very file, also where
     another folder has one of the same name. suggest: as ``NameIndex.name_of``. Raises StrataError as ``resolve`` does."""
     names, roots = lora_names(), folder_paths.get_folder_paths("loras")
-    inside = _inside(name, roots) if os.path.isabs(name) and "\0" not in name else None
     index = index_of(names)
-    if inside is not None and (listed := inside.replace("/", os.sep)) in index:
-        path = os.path.normpath(name)
-        shown = folder_paths.get_full_path("loras", listed)
-        if os.path.isfile(path):
+    if (path := _file_at(name)) is not None and (inside := _inside(path, roots)) is not None:
+        listed = inside.replace("/", os.sep)
+        if listed in index:
+            shown = folder_paths.get_full_path("loras", listed)
             same = shown is not None and os.path.realpath(shown) == os.path.realpath(path)
             return Found(listed if same else path, path)
     found = index.name_of(name, map(os.path.basename, roots), suggest)
@@ -189,16 +188,32 @@ def path_of(name: str, suggest: bool = True) -> str:
 def is_another(asked: str, used: str) -> bool:
     """Whether the file that was used is not obviously the one that was asked for: in another folder, or of another spelling."""
     wanted, listed = _plain(asked), (_plain(used), _plain(_without_extension(used)))
-    return wanted not in listed and not (os.path.isabs(asked) and wanted.endswith(tuple(f"/{name}" for name in listed)))
+    if wanted in listed:
+        return False
+    if (path := _file_at(asked)) is not None:
+        of_used = used if os.path.isabs(used) else folder_paths.get_full_path("loras", used)
+        return of_used is None or os.path.realpath(of_used) != os.path.realpath(path)
+    return not (os.path.isabs(asked) and wanted.endswith(tuple(f"/{name}" for name in listed)))
+
+
+def _file_at(name: str) -> str | None:
+    """The file of this machine that an absolute path means, also without its extension, as prompt tags are written."""
+    if not os.path.isabs(name) or "\0" in name or len(name) > MAX_NAME:
+        return None
+    path = os.path.normpath(name)
+    known = folder_paths.folder_names_and_paths["loras"][1]
+    endings = ("", *sorted(ending for ending in known if ending.startswith(".")))
+    return next((path + ending for ending in endings if os.path.isfile(path + ending)), None)
 
 
 def _inside(path: str, roots: Iterable[str]) -> str | None:
-    """The path within the folder of LoRAs that it leads into, with slashes."""
-    normal = os.path.normpath(path)
-    for root in roots:
-        for folder in (os.path.normpath(root), os.path.realpath(root)):
-            if normal.startswith(folder.rstrip(os.sep) + os.sep):
-                return os.path.relpath(normal, folder).replace(os.sep, "/")
+    """The path within the folder of LoRAs that it leads into, links followed, with slashes."""
+    folder, file = os.path.split(path)
+    for way in dict.fromkeys((path, os.path.join(os.path.realpath(folder), file), os.path.realpath(path))):
+        for root in roots:
+            for folder in (os.path.normpath(root), os.path.realpath(root)):
+                if way.startswith(folder.rstrip(os.sep) + os.sep):
+                    return os.path.relpath(way, folder).replace(os.sep, "/")
     return None
 
 

@@ -102,6 +102,9 @@ def match(entries: Iterable[Entry], targets: Targets) -> Fit:
         for target in found:
             name, span, _ = taken_apart(target.patch_key)
             owners.setdefault(name, []).append((span, entry))
+    for entry, reason in _half_resized(accepted, targets).items():
+        del accepted[entry]
+        refused.append((entry, reason))
     pieces = ((target, entry) for entry, found in accepted.items() for target in found)
     return Fit(tuple(pieces), tuple(refused), tuple(strangers), tuple(repeated))
 
@@ -126,6 +129,24 @@ def _refusal(adapter: Adapter, target: Target) -> str | None:
     if adapter.shape_after is not None and not isinstance(target.patch_key, str):
         return "it widens a weight of which it holds only a part"
     return adapter.mismatch(target.shape)
+
+
+def _half_resized(accepted: Mapping[Entry, Sequence[Target]], targets: Targets) -> dict[Entry, str]:
+    """Entries that would leave a layer with one number of outputs in its weight and another in its bias, with the reason."""
+    after: dict[str, tuple[int, Entry]] = {}
+    for entry, found in accepted.items():
+        for target in found:
+            shape = target.of(entry.adapter).shape_after
+            if shape and shape[0] != target.shape[0]:
+                after[target.key] = shape[0], entry
+    refused = {}
+    for key, (outputs, entry) in after.items():
+        module, _, parameter = key.rpartition(".")
+        other = f"{module}.{'bias' if parameter == 'weight' else 'weight'}"
+        there = after[other][0] if other in after else targets.shapes.get(other, (outputs,))[0]
+        if there != outputs:
+            refused[entry] = f"its {parameter} would have {outputs} outputs, and {other.rpartition('.')[2]} has {there}"
+    return refused
 
 
 def text_encoder_of(target: Target) -> str:

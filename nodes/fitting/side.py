@@ -11,15 +11,21 @@ from .fit import EMPTY, Fit
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """The model or the text encoders as one LoRA meets them. ``fit`` is EMPTY and ``targets`` None where nothing is connected."""
+    """The model or the text encoders as one LoRA meets them. ``fit`` is EMPTY and ``targets`` None where nothing is connected.
+
+    hidden: whether the LoRA's mask is black everywhere.
+    """
 
     fit: Fit
     targets: Targets | None
     strength: float
     blocks: ResolvedWeights | None = None
+    hidden: bool = False
 
     def coefficient(self, key: str) -> float:
         """What the LoRA's delta of this weight is multiplied by: the strength, times the weight of its block."""
+        if self.hidden:
+            return 0.0
         return self.strength if self.blocks is None else self.strength * self.blocks.weight(key)
 
 

@@ -112,7 +112,11 @@ def _is_foreign(lora: Lora, model: Side) -> bool:
     theirs = model.targets.family
     if not model.targets.certain or not lora.families or theirs in lora.families:
         return False
-    return not (model.fit.pieces and any(related(theirs, ours) for ours in lora.families))
+    if not any(related(theirs, ours) for ours in lora.families):
+        return True
+    # One layer of the whole model may have the same size by chance.
+    fitting = {entry for _, entry in model.fit.pieces} | set(model.fit.repeated)
+    return 2 * len(fitting) < sum(not entry.is_text_encoder for entry in lora.contents.entries)
 
 
 def _fits_nothing(lora: Lora, model: Side, family: str | None) -> str:
@@ -128,6 +132,18 @@ def _fits_nothing(lora: Lora, model: Side, family: str | None) -> str:
     )
 
 
+def second_model(lora: Lora) -> str | None:
+    """What a file holds besides, where it is of two diffusion models at once (diffusers' ``transformer`` and ``transformer_2``)."""
+    names = {entry.module.partition(".")[0] for entry in lora.contents.entries if not entry.is_text_encoder}
+    second = sorted(name for name in names if name.removesuffix("_2") in names and name.endswith("_2"))
+    if not second:
+        return None
+    return (
+        f"Two LoRAs in one file: {second[0].removesuffix('_2')} is for the first model of a pair (Wan 2.2: high noise) and acts here, "
+        f"{second[0]} is for the second (low noise) and is left out. Save each as a file of its own, and give each model its own."
+    )
+
+
 def verdict(lora: Lora, model: Side, clip: Side, found: Sequence[str], applied: bool) -> str:
     """One line: what happened."""
     if not applied:
@@ -138,6 +154,8 @@ def verdict(lora: Lora, model: Side, clip: Side, found: Sequence[str], applied: 
         return f"{lora.name}: nothing acts, {_why_not(lora, model, clip)}"
     if acting < used:
         return f"{lora.name}: {acting} of {connected} tensors act, {_why_not(lora, model, clip)}"
+    if second_model(lora) is not None:
+        return f"{lora.name}: two LoRAs in one file, {used} of {connected} tensors applied"
     if used == connected:
         return f"{lora.name}: all {used} tensors applied"
     return f"{lora.name}: {used} of {connected} tensors applied"
@@ -150,10 +168,20 @@ def _why_not(lora: Lora, model: Side, clip: Side) -> str:
         keys = [target.key for target, _ in side.fit.pieces]
         if keys and side.strength == 0:
             reasons.append(f"{name} is 0")
+        elif keys and side.hidden:
+            reasons.append("the mask is black everywhere")
         elif idle := [key for key in keys if side.coefficient(key) == 0]:
             reasons.append(
                 "all block weights are 0" if len(idle) == len(keys) else "the block weight of the others is 0"
             )
+    idle = [e for side in (model, clip) for t, e in side.fit.pieces if e in lora.idle and side.coefficient(t.key) != 0]
+    if idle:
+        which = (
+            "nothing in it was trained"
+            if len(idle) == len(lora.contents.entries)
+            else f"{tensors(count(idle))} untrained"
+        )
+        reasons.append(f"{which} (factors or alpha of 0)")
     if not clip.fit.pieces and model.strength == 0 and clip.targets is not None:
         reasons.append("it has no text encoder part")
     return " and ".join(dict.fromkeys(reasons))
@@ -163,6 +191,8 @@ def text(lora: Lora, model: Side, clip: Side, found: Sequence[str], applied: boo
     """The whole report."""
     lines = [verdict(lora, model, clip, found, applied), f"File: {describe(lora)}"]
     lines += [f"Problem: {line}" for line in found if applied or line != found[0]]
+    if (besides := second_model(lora)) is not None:
+        lines.append(besides)
     if applied:
         lines += _side_lines(lora, model, clip)
         lines += _block_lines(lora, model, clip)
@@ -396,7 +426,9 @@ def _acting(lora: Lora, model: Side, clip: Side) -> int:
         entry
         for side in (model, clip)
         for target, entry in side.fit.pieces
-        if not (lora.broken and lora.broken.intersection(entry.keys)) and side.coefficient(target.key) != 0
+        if not (lora.broken and lora.broken.intersection(entry.keys))
+        and side.coefficient(target.key) != 0
+        and entry not in lora.idle
     }
     return count(unique)
 

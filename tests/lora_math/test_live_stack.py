@@ -10,6 +10,7 @@ import torch
 
 from strata.lora_math import stack
 from strata.lora_math.adapters import IA3, OFT, Diff, DoRA, GLoRA, LoHa, LoKr, LoRA
+from strata.lora_math.layer import Layer
 from strata.lora_math.stack import Gains, LiveTerm
 
 CPU = torch.device("cpu")
@@ -262,3 +263,17 @@ def test_half_precision_inputs_of_any_layout(dtype):
 def test_the_size_of_the_factors():
     adapter = lora((16, 12), 4)
     assert stack.nbytes([LiveTerm(1.0, adapter)] * 2, torch.bfloat16) == 2 * 2 * (16 * 4 + 4 * 12)
+
+
+@pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16])
+def test_factors_of_any_type_run_live_on_a_model_in_half(stored):
+    generator = torch.Generator().manual_seed(0)
+    up, down = (torch.randn(size, generator=generator).to(stored) for size in ((24, 4), (4, 16)))
+    gains = Gains()
+    layer = Layer(lambda x: torch.zeros(*x.shape[:-1], 24), (24, 16))
+    steps = stack.build([LiveTerm(0.5, LoRA(up, down))], layer, gains, torch.device("cpu"), torch.float16)
+    gains.complete(torch.device("cpu"))
+    x = torch.randn(5, 16, generator=generator)
+    found = stack.run(steps, layer, x.half(), torch.zeros(5, 24, dtype=torch.float16))
+    meant = x.double() @ (0.5 * up.double() @ down.double()).T
+    torch.testing.assert_close(found.double(), meant, rtol=5e-3, atol=2e-2)

@@ -9,6 +9,7 @@ import json
 
 import pytest
 import torch
+from deadline import deadline
 from torch import nn
 from torch.nn import Linear
 
@@ -141,6 +142,12 @@ def test_fused_qkv_that_comfyui_has_cut():
     for entry, (start, stop) in zip(contents.entries, rows.values(), strict=True):
         base = torch.zeros(stop - start, 12, dtype=torch.float64)
         torch.testing.assert_close(entry.adapter.delta(base), whole[start:stop])
+
+
+def test_any_number_of_parts_of_one_fused_layer_is_read_in_proportion():
+    tensors = {f"a{chr(0x4E00 + i)}.row_offset": torch.tensor(float(i)) for i in range(20_000)}
+    with deadline(20):
+        assert not parse(tensors).entries
 
 
 @pytest.mark.parametrize("offset", [-1, 18, 1000])

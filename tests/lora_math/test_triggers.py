@@ -41,6 +41,24 @@ def test_the_order_of_trust(lora):
     assert words(HEADER) == ["typed by hand"]
 
 
+@pytest.mark.parametrize("key", ["modelspec.trigger_phrase", "trained_words"])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ohwx woman, sks", ["ohwx woman", "sks"]),
+        ('["ohwx", ["sks, dog"], null, {"a": 1}]', ["ohwx", "sks", "dog"]),
+        ('"ohwx"', ["ohwx"]),
+        ("2001", ["2001"]),
+        ("null", []),
+        ("true", []),
+        ('{"a": 1}', []),
+        ("[ohwx", ["[ohwx"]),
+    ],
+)
+def test_words_in_a_header_are_text_or_json(lora, key, text, expected):
+    assert trigger_words(str(lora), {key: text}) == expected
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [

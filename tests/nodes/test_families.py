@@ -116,11 +116,14 @@ def test_no_two_layers_of_a_model_share_a_name():
 
 
 # LTX-Video and LTX-2 are relatives too, at LTX-Video's 13 billion, which has the same widths.
-RELATED = [("FLUX.1", "Chroma"), ("Anima", "Cosmos Predict2 2B"), ("Z-Image", "Lumina 2")]
+RELATED = [("FLUX.1", "Chroma"), ("Anima", "Cosmos Predict2 2B")]
+# Alike by name: one layer has the same size by chance.
+ALIKE = [("Z-Image", "Lumina 2"), ("Lumina 2", "Z-Image")]
 
 
 @pytest.mark.parametrize(
-    ("owner", "model", "fits"), [*((*pair, True) for pair in RELATED), ("FLUX.1", "Wan 14B", False)]
+    ("owner", "model", "fits"),
+    [*((*pair, True) for pair in RELATED), *((*pair, False) for pair in ALIKE), ("FLUX.1", "Wan 14B", False)],
 )
 def test_a_relatives_lora_is_applied_as_far_as_it_goes(owner, model, fits):
     """Models that were built on each other share layers, and people use their LoRAs on both; on any other model it is an error."""
@@ -134,7 +137,7 @@ def test_a_relatives_lora_is_applied_as_far_as_it_goes(owner, model, fits):
     side = Side(fit(lora, targets), targets, 1.0)
     assert found not in (None, targets.family)
     assert side.fit.strangers or side.fit.refused, "all of it fits: the test would prove nothing"
-    assert bool(side.fit.pieces) == fits
+    assert (len(side.fit.pieces) > 1) == fits and bool(side.fit.pieces) == (fits or (owner, model) in ALIKE)
     assert (report.problems(lora, report.misfit(lora, side, NOTHING)) == []) == fits
 
 

@@ -14,7 +14,7 @@ from strata.lora_math.errors import StrataError
 from strata.lora_math.reading import files
 from strata.lora_math.reading.files import LoraFileError
 from strata.nodes.comfy.library import LoraCache, file_key, open_lora
-from strata.nodes.comfy.lora_names import NameIndex, locate, resolve
+from strata.nodes.comfy.lora_names import NameIndex, is_another, locate, resolve
 from strata.nodes.loader import StrataLoraLoader
 
 NAMES = [
@@ -114,6 +114,12 @@ def test_threads_share_one_reading(lora_folder):
         ("model.diffusion_model.input_blocks.0.0.weight", "whole checkpoint"),
         ("control_model.x.weight", "ControlNet"),
         ("emb_params", "textual inversion"),
+        ("lora_controlnet", "control LoRA"),
+        ("lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight", "ControlNet-LLLite"),
+        ("transformer.blocks.0.to_q.lora_a", "LoRA as MLX writes it"),
+        ("blocks.0.to_q.smooth_factor", "Nunchaku"),
+        ("diffusion_model.blocks.0.to_q.lora_A.weight_scale", "scales of its own"),
+        ("lora_unet_blocks_0_to_q.lora_up.scale_weight", "scales of its own"),
         ("something.weight", "no LoRA that this pack knows"),
     ],
 )
@@ -192,6 +198,23 @@ def test_an_absolute_path_into_the_second_folder_is_that_file(two_folders):
     assert locate(str(second / "only.safetensors")).name == "only.safetensors"
     hidden = locate(str(second / "r.safetensors"))
     assert hidden.name == hidden.path == str(second / "r.safetensors"), "no name of the list means it"
+    # As tags write it, and through a link.
+    link = second.parent / f"{second.name}_link"
+    link.symlink_to(second)
+    for asked in (second / "r", link / "r.safetensors", link / "r"):
+        assert up(str(asked)) == 3 and not is_another(str(asked), locate(str(asked)).name), asked
+
+
+def test_a_file_outside_of_the_folders_is_another_one_than_its_namesake_inside(two_folders):
+    _, second = two_folders
+    outside = second.parent / "elsewhere"
+    outside.mkdir(exist_ok=True)
+    save_file(LORA, outside / "only.safetensors")
+    for asked in (outside / "only.safetensors", outside / "only"):
+        used = locate(str(asked)).name
+        assert used == "only.safetensors" and is_another(str(asked), used)
+    # Of another machine: what ends like it is what was meant.
+    assert not is_another("/models/loras/only.safetensors", "only.safetensors")
 
 
 def test_an_absolute_path_to_anything_else_is_no_lora(two_folders):

@@ -274,6 +274,7 @@ ZERO = [
     ({"strength": 0.0, "clip": 1.0}, "nothing acts, strength_model is 0"),
     ({"block_weights": "default=0"}, "nothing acts, all block weights are 0"),
     ({"block_weights": "S*=0"}, r"\d+ of \d+ tensors act, the block weight of the others is 0"),
+    ({"mask": torch.zeros(1, 8, 8)}, "nothing acts, the mask is black everywhere"),
     ({"block_weights": "S*=0.5"}, r"all \d+ tensors applied"),
 ]
 
@@ -285,4 +286,23 @@ def test_the_verdict_says_what_acts(flux, files, settings, words):
     strength = settings.pop("strength", 1.0)
     for apply in ("patch", "live"):
         report = StrataLoraLoader.execute(files[1], strength, clip, model=flux, apply=apply, **settings).result[3]
+        assert re.search(words, report.splitlines()[0]), report
+
+
+UNTRAINED = [
+    (lambda key: key.endswith("lora_up.weight"), r"nothing acts, nothing in it was trained \(factors or alpha of 0\)"),
+    (lambda key: key.endswith(".alpha"), r"nothing acts, nothing in it was trained \(factors or alpha of 0\)"),
+    (
+        lambda key: key.endswith("lora_up.weight") and "single" in key,
+        r"\d+ of \d+ tensors act, \d+ tensors untrained \(factors or alpha of 0\)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("which", "words"), UNTRAINED)
+def test_what_was_never_trained_does_not_act(flux, lora_folder, which, words):
+    tensors = lora_makers.full_lora(flux)
+    name = lora_folder.save("one.safetensors", {k: t * (0 if which(k) else 1) for k, t in tensors.items()})
+    for apply in ("patch", "live"):
+        report = StrataLoraLoader.execute(name, 1.0, 0.0, model=flux, apply=apply).result[3]
         assert re.search(words, report.splitlines()[0]), report

@@ -6,6 +6,7 @@ import torch
 from strata.lora_math.errors import StrataError
 from strata.nodes.loader import StrataLoraLoader
 from strata.tests.nodes.helpers import lora_makers, small_models
+from strata.tests.nodes.helpers.saved_loras import family_models, weights
 
 
 def load(name, model=None, clip=None, strength_model=1.0, strength_clip=1.0, **settings):
@@ -80,6 +81,48 @@ def test_a_lora_of_another_family_is_refused_by_name(lora_folder, lora_of, model
     assert message in output.result[3]
     assert message in output.ui["strata_verdict"][0]
     assert output.ui["strata_warned"] == [True]
+
+
+def test_a_layer_never_has_one_number_of_outputs_in_its_weight_and_another_in_its_bias(lora_folder, sd15):
+    """Each alone would end the sampling with an error of PyTorch; both together may be what the file is for."""
+    layer = "diffusion_model.time_embed.0"
+    outputs, inputs = sd15.model.state_dict()[f"{layer}.weight"].shape
+    weight, bias = torch.zeros(outputs + 5, inputs), torch.zeros(outputs + 5)
+    other = {"lora_unet_mid_block_attentions_0_proj_in.diff_b": torch.ones(128)}
+    for tensors, problem in (
+        ({f"{layer}.set_weight": weight}, f"its weight would have {outputs + 5} outputs, and bias has {outputs}"),
+        ({f"{layer}.set_bias": bias}, f"its bias would have {outputs + 5} outputs, and weight has {outputs}"),
+        ({f"{layer}.set_weight": weight, f"{layer}.set_bias": bias}, None),
+    ):
+        name = lora_folder.save("resized.safetensors", tensors | other)
+        changed, _, _, report, _ = StrataLoraLoader.execute(name, 1.0, 0.0, model=sd15).result
+        assert (problem in report) if problem else "Does not fit" not in report
+        assert any(key.startswith(layer) for key in changed.patches) == (problem is None)
+
+
+def test_a_file_of_two_models_says_which_one_acts(lora_folder):
+    wan = family_models()["Wan 14B"]()
+    tensors = {
+        f"{model}.blocks.{n}.attn1.to_q.lora_{factor}.weight": torch.randn(4, 96)
+        if factor == "A"
+        else torch.randn(96, 4)
+        for model in ("transformer", "transformer_2")
+        for n in range(2)
+        for factor in "AB"
+    }
+    name = lora_folder.save("both.safetensors", tensors)
+    output = StrataLoraLoader.execute(name, 1.0, 0.0, model=wan)
+    assert output.ui["strata_warned"] == [True]
+    first, second = (tensors[f"{m}.blocks.0.attn1.to_q.lora_B.weight"] for m in ("transformer", "transformer_2"))
+    own = wan.model.state_dict()
+    key = "diffusion_model.blocks.0.self_attn.q.weight"
+    change = (weights(output.result[0])[key] - own[key]).double()
+    meant = first.double() @ tensors["transformer.blocks.0.attn1.to_q.lora_A.weight"].double()
+    assert float((change - meant).norm()) < 1e-4 * float(meant.norm()) and not torch.equal(first, second)
+    assert "transformer is for the first model of a pair" in output.result[3]
+    only = lora_folder.save("one.safetensors", {k: t for k, t in tensors.items() if k.startswith("transformer_2")})
+    output = StrataLoraLoader.execute(only, 1.0, 0.0, model=wan)
+    assert output.ui["strata_warned"] == [False] and "all 4 tensors" in output.result[3]
 
 
 def test_a_lora_of_unknown_names_fits_nothing(lora_folder, sd15, sd15_clip):

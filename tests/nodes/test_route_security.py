@@ -380,6 +380,13 @@ def test_what_a_form_can_send_is_refused(server, method, path, kind):
     assert b"Formed" not in ask(server, "GET", "/strata/presets")[1]
 
 
+@pytest.mark.parametrize(("method", "path"), CHANGING)
+@pytest.mark.parametrize("packed", ["gzip", "deflate"])
+def test_a_body_that_is_not_packed_as_it_says_is_refused(server, method, path, packed):
+    status, answer = ask(server, method, path, {"name": "x"}, **JSON, **{"Content-Encoding": packed})
+    assert status == 400 and b"Traceback" not in answer
+
+
 def test_a_preset_is_written_nowhere_else(server):
     before = {path for path in server.base.rglob("*") if path.suffix != ".log"}
     bodies = [{"name": name, "weights": "IN*=0.3", "family": "SDXL"} for name in ("../evil", "C:\\evil", "/tmp/evil")]
