@@ -437,10 +437,14 @@ def _schedule(model, name: str, latent: int, rounds: int, ways: Collection[str])
     return alternate(rounds, **{name: make for name, make in candidates.items() if name.split("_")[0] in ways})
 
 
+# (model, latent, rounds).
+VARIATION = [("SD1.5", 16, 3), ("SD1.5", 64, 3), ("FLUX", 64, 3)]
+
+
 def variation(quick: bool) -> str:
     """A step with a live LoRA whose strength varies, against the same LoRA at one strength."""
     rows = []
-    for name, latent in [("SD1.5", 16)] if quick else [("SD1.5", 16), ("SD1.5", 64), ("FLUX", 64)]:
+    for name, latent, rounds in [("SD1.5", 16, 1)] if quick else VARIATION:
         model = models.build(name, *TYPES[name])
         adapters = _adapters(model, models.lora(model, 16))
         run = _Sampler(model, name, latent, 2, cfg=3.0)
@@ -458,7 +462,7 @@ def variation(quick: bool) -> str:
         makers = {way: (adapters, settings) for way, settings in ways.items()}
         makers |= {"constant, rank 32": (of_twice, {}), "T-LoRA": (of_each_step, {})}
         second: dict[str, list[float]] = {way: [] for way in makers}
-        for _ in range(1 if quick else 3):
+        for _ in range(rounds):
             for way, (own, settings) in makers.items():
                 make = lambda settings=settings, model=model, own=own: _live(model, own, 0.8, **settings)  # noqa: E731
                 second[way].append(run(make)[1])

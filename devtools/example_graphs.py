@@ -22,8 +22,12 @@ class Model:
     directory: str
 
 
-def _hugging_face(directory: str, repository: str, name: str) -> Model:
-    return Model(name, f"{HUGGING_FACE}/{repository}/resolve/main/{name}", directory)
+def _hugging_face(directory: str, repository: str, name: str, folder: str = "") -> Model:
+    return Model(name, f"{HUGGING_FACE}/{repository}/resolve/main/{folder}{name}", directory)
+
+
+def _wan(directory: str, name: str) -> Model:
+    return _hugging_face(directory, "Comfy-Org/Wan_2.2_ComfyUI_Repackaged", name, f"split_files/{directory}/")
 
 
 SD15 = _hugging_face("checkpoints", "Comfy-Org/stable-diffusion-v1-5-archive", "v1-5-pruned-emaonly-fp16.safetensors")
@@ -39,6 +43,13 @@ PIXEL_ART_XL = _hugging_face("loras", "nerijs/pixel-art-xl", "pixel-art-xl.safet
 FLUX_DETAIL = _hugging_face(
     "loras", "Shakker-Labs/FLUX.1-dev-LoRA-add-details", "FLUX-dev-lora-add_details.safetensors"
 )
+SPEED = _hugging_face("loras", "ByteDance/Hyper-SD", "Hyper-SD15-8steps-lora.safetensors")
+WAN_HIGH = _wan("diffusion_models", "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors")
+WAN_LOW = _wan("diffusion_models", "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors")
+WAN_TEXT = _wan("text_encoders", "umt5_xxl_fp8_e4m3fn_scaled.safetensors")
+WAN_VAE = _wan("vae", "wan_2.1_vae.safetensors")
+WAN_SPEED_HIGH = _wan("loras", "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors")
+WAN_SPEED_LOW = _wan("loras", "wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors")
 
 
 @dataclass(frozen=True)
@@ -224,6 +235,83 @@ def over_time() -> Graph:
     lora = replace(lora, at=(LOADER + 110, TOP))
     graph = unet_graph(SD15, PIXEL_PROMPT, "strata_time", {"curve": curve, "lora": lora}, "lora")
     return {**_shifted(graph, 110, keep=("checkpoint", "curve", "lora")), "note": words}
+
+
+def speed_first() -> Graph:
+    words = note(
+        "Speed LoRA on the first steps",
+        "A speed LoRA finds the composition in a few steps, and takes away detail and variety in the later ones.",
+        "Here it acts on the first four steps of twelve, by the curve in **steps**; the model finishes by itself.",
+        "**cfg** stays low while a speed LoRA acts. Drag the jump of the curve to let it act longer.",
+    )
+    curve = Node("StrataLoraSchedule", (LEFT, 290), (340, 0), {"strength": "hold: 1@0s, 0@4s"})
+    lora = loader(SPEED, strength_model=1.0, strength_clip=0.0, keyframes=("curve", "LORA_SCHEDULE"))
+    lora = replace(lora, at=(LOADER + 110, TOP))
+    graph = unet_graph(SD15, PIXEL_PROMPT.removeprefix("pixel art, PixArFK, "), "strata_speed", {}, "lora")
+    sampler = graph["sampler"]
+    graph["sampler"] = replace(sampler, values={**sampler.values, "steps": 12, "cfg": 3.0, "scheduler": "sgm_uniform"})
+    graph = {"checkpoint": graph.pop("checkpoint"), "curve": curve, "lora": lora, **graph}
+    return {**_shifted(graph, 110, keep=("checkpoint", "curve", "lora")), "note": words}
+
+
+def wan_pair() -> Graph:
+    words = note(
+        "A pair of LoRAs for Wan 2.2",
+        "Wan 2.2 is two models: **model** takes the one for much noise, **model_low** the one for little.",
+        "One row holds both files of a LoRA: the one is found by the other's name, and each acts on its own model.",
+        "The row has a strength for each; 0 switches one side off. A file that is for both models acts on both.",
+        "Both samplers count the same steps: the first ends where the second begins.",
+        height=160,
+    )
+    rows = f"<lora:{_stem(WAN_SPEED_HIGH)}:1;1>"
+    models = {
+        "high": Node("UNETLoader", (LEFT, TOP), (340, 0), {"unet_name": WAN_HIGH.name}, model=WAN_HIGH),
+        "low": Node("UNETLoader", (LEFT, 270), (340, 0), {"unet_name": WAN_LOW.name}, model=WAN_LOW),
+        "text": Node("CLIPLoader", (LEFT, 420), (340, 0), {"clip_name": WAN_TEXT.name, "type": "wan"}, model=WAN_TEXT),
+        "vae": Node("VAELoader", (LEFT, 600), (340, 0), {"vae_name": WAN_VAE.name}, model=WAN_VAE),
+    }
+    wires = {"model": ("high", "MODEL"), "model_low": ("low", "MODEL"), "clip": ("text", "CLIP")}
+    stack = Node(
+        "StrataLoraStack", (LOADER + 20, TOP), (420, 0), {"rows": rows}, wires,
+        model=WAN_SPEED_HIGH, more_models=(WAN_SPEED_LOW,),
+    )  # fmt: skip
+    shifts = {
+        f"shift_{name}": Node("ModelSamplingSD3", (880, top), (300, 0), {"shift": 5.0}, {"model": ("stack", output)})
+        for name, top, output in (("high", TOP, "MODEL"), ("low", 240, "MODEL_LOW"))
+    }
+    prompts = {
+        "positive": replace(
+            text("a paper boat drifts down a stream in the rain, close to the water", 380, "stack", "Prompt", GREEN),
+            at=(880, 380),
+        ),
+        "negative": replace(text("blurry, static, text", 600, "stack", "Negative prompt", RED), at=(880, 600)),
+    }
+    latent = Node("EmptyHunyuanLatentVideo", (880, 830), (420, 0), {"width": 640, "height": 640, "length": 49})
+    plain = {
+        "noise_seed": 42, "control_after_generate": "fixed", "steps": 4, "cfg": 1.0, "sampler_name": "euler",
+        "scheduler": "simple",
+    }  # fmt: skip
+    wires = {"positive": ("positive", "CONDITIONING"), "negative": ("negative", "CONDITIONING")}
+    samplers = {
+        "first": Node(
+            "KSamplerAdvanced", (1340, TOP), (320, 0),
+            {**plain, "add_noise": "enable", "start_at_step": 0, "end_at_step": 2, "return_with_leftover_noise": "enable"},
+            {"model": ("shift_high", "MODEL"), **wires, "latent_image": ("latent", "LATENT")},
+        ),
+        "second": Node(
+            "KSamplerAdvanced", (1340, 560), (320, 0),
+            {**plain, "add_noise": "disable", "start_at_step": 2, "end_at_step": 10000, "return_with_leftover_noise": "disable"},
+            {"model": ("shift_low", "MODEL"), **wires, "latent_image": ("first", "LATENT")},
+        ),
+    }  # fmt: skip
+    end = {
+        "decode": Node("VAEDecode", (1700, TOP), inputs={"samples": ("second", "LATENT"), "vae": ("vae", "VAE")}),
+        "video": Node("CreateVideo", (1700, 240), values={"fps": 16.0}, inputs={"images": ("decode", "IMAGE")}),
+        "save": Node(
+            "SaveVideo", (1700, 380), (400, 0), {"filename_prefix": "strata_wan"}, {"video": ("video", "VIDEO")}
+        ),
+    }
+    return {**models, "stack": stack, **shifts, **prompts, "latent": latent, **samplers, **end, "note": words}
 
 
 def by_mask() -> Graph:
@@ -470,6 +558,8 @@ GRAPHS: dict[str, Graph] = {
     "Block weights": block_weights(),
     "Live strength": live(),
     "Strength over time": over_time(),
+    "Speed LoRA on the first steps": speed_first(),
+    "A pair of LoRAs for Wan 2.2": wan_pair(),
     "Two LoRAs by mask": by_mask(),
     "Bake block weights into a file": bake_blocks(),
     "Merge two LoRAs": merge_two(),

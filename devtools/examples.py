@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 
 from . import desk_picture, pictures
 from .browser import launch, open_editor, put
-from .example_graphs import FLUX_DETAIL, GRAPHS, PIXEL_ART_XL, Graph
+from .example_graphs import FLUX_DETAIL, GRAPHS, PIXEL_ART_XL, WAN_SPEED_HIGH, WAN_SPEED_LOW, Graph
 from .model_cache import demo_models, link_models, toy_models
 from .models import LORAS
 from .served_toy import ServedToy
@@ -36,6 +37,8 @@ VIEW = (1760, 1000)
 LAYERS = {
     PIXEL_ART_XL.name: ("input_blocks_4_1_transformer_blocks_0_attn2_to_k", 640, 2048, "stable-diffusion-xl-v1-base"),
     FLUX_DETAIL.name: ("double_blocks_0_img_attn_proj", 3072, 3072, "flux-1-dev"),
+    WAN_SPEED_HIGH.name: ("blocks_0_self_attn_q", 5120, 5120, "wan2.2-t2v-a14b"),
+    WAN_SPEED_LOW.name: ("blocks_0_self_attn_q", 5120, 5120, "wan2.2-t2v-a14b"),
 }
 
 
@@ -59,11 +62,12 @@ def finish(workflow: dict[str, Any], name: str, server: ComfyServer) -> dict[str
 
 def stand_ins(base: Path) -> None:
     """Small files under the names of the real ones, of the right families."""
-    models = [node.model for graph in GRAPHS.values() for node in graph.values() if node.model]
-    for model in models:
+    named = [(node.model, *node.more_models) for graph in GRAPHS.values() for node in graph.values() if node.model]
+    for model in (model for several in named for model in several):
         path = base / "models" / model.directory / model.name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
-        if model.directory == "checkpoints":
+        if model.directory != "loras":
             path.touch()
         elif model.name in LAYERS:
             layer, out, into, family = LAYERS[model.name]
@@ -74,11 +78,13 @@ def stand_ins(base: Path) -> None:
             path.hardlink_to(base / "models" / "loras" / LORAS[0])
 
 
-def write_workflows(server: ComfyServer) -> None:
+def write_workflows(server: ComfyServer, only: Sequence[str] | None = None) -> None:
     with sync_playwright() as playwright, launch(playwright) as browser:
         page = browser.new_page(viewport={"width": VIEW[0], "height": VIEW[1]})
         open_editor(page, server)
         for name, graph in GRAPHS.items():
+            if only and name not in only:
+                continue
             workflow = finish(build(page, graph), name, server)
             (FOLDER / f"{name}.json").write_text(json.dumps(workflow, indent=2, ensure_ascii=False) + "\n", "utf-8")
             print(name, flush=True)
@@ -99,10 +105,23 @@ def write_pictures(server: ComfyServer) -> None:
             print(f"{name}.jpg", flush=True)
 
 
+def write_thumbnails(server: ComfyServer, names: Sequence[str]) -> None:
+    """Of those that can be drawn alone."""
+    DRAWN.mkdir(parents=True, exist_ok=True)
+    toy = ServedToy(server, DRAWN)
+    for name in names:
+        if name in pictures.THUMBNAILS:
+            pictures.save(pictures.THUMBNAILS[name](toy), FOLDER / f"{name}.jpg")
+            print(f"{name}.jpg", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py examples")
     parser.add_argument("--comfyui", type=Path, required=True)
     parser.add_argument("--pictures", action="store_true", help="only what the toy draws, which needs no browser")
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", help="only the workflow of this name and its picture"
+    )
     parser.add_argument("--desk", action="store_true", help="only the picture of the desk")
     options = parser.parse_args()
     stop_on_sigterm()
@@ -113,7 +132,10 @@ def main() -> int:
     with server:
         everything = not (options.pictures or options.desk)
         if everything:
-            write_workflows(server)
+            write_workflows(server, options.only)
+        if options.only:
+            write_thumbnails(server, options.only)
+            return 0
         if everything or options.desk:
             write_desk(server)
         if everything or options.pictures:

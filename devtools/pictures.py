@@ -84,6 +84,7 @@ def thumbnails(toy: ServedToy) -> dict[str, Image.Image]:
     made["Block weights"] = quarters([toy.with_blocks(STRAWBERRY, weights)[0] for weights in blocks])
     made["Live strength"] = side_by_side([toy.at(BOAT, strength) for strength in (0.0, 0.4, 0.7, 1.0)])
     made["Strength over time"] = side_by_side([toy.from_start(CASTLE, percent) for percent in (0.0, 0.3, 0.5, 1.0)])
+    made |= {name: draw(toy) for name, draw in THUMBNAILS.items()}
     made["Two LoRAs by mask"] = toy.half(BOAT).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     half = toy.saved(OWL, "S2-3=0, default=1")
     made["Bake block weights into a file"] = side_by_side([toy.alone(OWL), toy.at(half, 1.0), toy.at(OWL, 1.0)])
@@ -95,6 +96,22 @@ def thumbnails(toy: ServedToy) -> dict[str, Image.Image]:
     made["Find the right strength"] = quarters([toy.at(BOAT, strength) for strength in (0.0, 0.4, 0.8, 1.2)])
     made["Inspect a LoRA"] = toy.inspected(FOX).crop((0, 0, SIDE, SIDE))
     return made
+
+
+def _speed_first(toy: ServedToy) -> Image.Image:
+    """With the LoRA at no step, at the first steps, at all of them."""
+    first = toy.over_time(OWL, "hold: 1@0s, 0@4s")
+    return side_by_side([toy.alone(OWL), first, toy.at(OWL, 1.0)])
+
+
+def _pair(toy: ServedToy) -> Image.Image:
+    """Four drawings: a LoRA on neither, one, the other, and both halves of a sampling."""
+    halves = ("hold: 1@0s, 0@6s", "hold: 0@0s, 1@6s")
+    return quarters([toy.alone(CAR), *(toy.over_time(CAR, half) for half in halves), toy.at(CAR, 1.0)])
+
+
+# Template -> what draws its picture, for those that can be drawn alone.
+THUMBNAILS = {"Speed LoRA on the first steps": _speed_first, "A pair of LoRAs for Wan 2.2": _pair}
 
 
 def strips(toy: ServedToy) -> dict[str, Image.Image]:
@@ -113,4 +130,4 @@ def strips(toy: ServedToy) -> dict[str, Image.Image]:
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    picture.save(path.with_suffix(".jpg"), "JPEG", quality=80, optimize=True, subsampling=1)
+    picture.save(path.with_suffix(".jpg"), "JPEG", quality=70, optimize=True, subsampling=1)

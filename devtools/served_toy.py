@@ -77,6 +77,16 @@ class ServedToy:
         picture, shown = self.draw(prompt, f"{row.words}_{row.lora}_{name}")
         return picture, shown["StrataLoraBlockWeights"]["strata_weights"][0]
 
+    def over_time(self, row: Row, text: str) -> Image.Image:
+        """With a strength over time, as a text."""
+        prompt = changed(self.asked(row.words), LOADER, lora_name=row.file, strength_model=1.0, strength_clip=0.0)
+        prompt["curve"] = {
+            "class_type": "StrataLoraSchedule",
+            "inputs": {"strength": text, "positive": 1.0, "negative": 1.0},
+        }
+        name = "".join(c if c.isalnum() else "_" for c in text)
+        return self.draw(changed(prompt, LOADER, keyframes=["curve", 0]), f"{row.words}_{row.lora}_{name}")[0]
+
     def half(self, row: Row) -> Image.Image:
         """With the LoRA in the right half of the picture only, by a mask."""
         prompt = changed(self.asked(row.words), LOADER, lora_name=row.file, strength_model=1.0, strength_clip=0.0)

@@ -78,6 +78,17 @@ def test_strength_over_time(server):
     assert run(server, off)[0] == run(server, without_loader(prompt))[0]
 
 
+def test_a_speed_lora_on_the_first_steps(server):
+    prompt = example(server, "Speed LoRA on the first steps")
+    (curve,) = nodes_of(prompt, "StrataLoraSchedule")
+    assert prompt[curve]["inputs"]["strength"] == "hold: 1@0s, 0@4s"
+    # Of the four steps that are drawn here.
+    first = changed(prompt, "StrataLoraSchedule", strength="hold: 1@0s, 0@2s")
+    pixels, (report,) = run(server, first)
+    assert "its strength follows the keyframes: hold: 1@0s, 0@2s" in report
+    assert pixels not in (run(server, changed(prompt, keyframes=None))[0], run(server, without_loader(prompt))[0])
+
+
 def test_two_loras_by_mask(server):
     prompt = example(server, "Two LoRAs by mask")
     pixels, reports = run(server, prompt)
