@@ -299,3 +299,13 @@ def test_a_tag_is_written_with_block_weights_and_a_strength_over_time(server):
     assert send(server, "POST", "/strata/tag", {"name": "a"}) == (200, {"head": "<lora:a", "tail": ""})
     _, answer = send(server, "POST", "/strata/tag", {"name": "a", "time": "1@x"})
     assert "no point of a strength over time" in answer["error"]
+    masked = {"name": "a", "blocks": "M*=1", "time": "fade in", "mask": " -2 + TEXT "}
+    assert send(server, "POST", "/strata/tag", masked)[1]["tail"] == ":mask=-2+text:lbw=M*=1:at=fade in"
+    _, answer = send(server, "POST", "/strata/tag", {"name": "a", "mask": "left"})
+    assert "takes the number of a mask" in answer["error"]
+
+
+def test_the_noise_of_a_run_that_nobody_knows(server):
+    asked = {"run": "gone", "sampler": "euler", "scheduler": "normal", "steps": 4, "denoise": 1.0}
+    assert send(server, "POST", "/strata/noise", asked) == (200, {"steps": None})
+    assert send(server, "POST", "/strata/noise", {**asked, "steps": "4"})[0] == 400
