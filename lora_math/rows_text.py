@@ -25,7 +25,9 @@ from functools import cached_property
 from typing import Literal
 
 from .errors import StrataError
-from .tags import LoraTag, find_tags, format_tag, read_tag, refuse_more_than_words
+from .tag_places import find_tags
+from .tag_surroundings import refuse_more_than_words
+from .tags import LoraTag, format_tag, read_tag
 
 VERSION = 1
 # The most lines; more is no stack that anybody made.

@@ -19,32 +19,25 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from . import schedule, tag_time
 from .errors import StrataError
 from .numbers import is_number, show_number
 from .regions import Region, parse_region
 from .schedule import Schedule
+from .tag_places import Placed, cut, find_tags
+from .tag_surroundings import refuse_more_than_words
 
 # The widgets have the same bound.
 MAX_STRENGTH = 100.0
 # Between the strengths of the two experts of a pair of models.
 PAIR = ";"
-# How many letters of a tag a message shows.
-_SHOWN = 120
 
 # Everything here is one pass over the text: no two parts of an expression can match the same letter in turn.
-_START = re.compile(r"[<\uff1c][ \t]*(?:lora|lyco)[ \t]*[:\uff1a]", re.IGNORECASE)
-_ENDS = re.compile(r"\\|[<>]")
-_LEFT_OPEN = re.compile(r"[,<>\n]")
 _COLON_OR_ESCAPE = re.compile(r"\\|:")
 _MARKS = "\\<>:()[]{}|\uff1a"
 _ESCAPE = re.compile(rf"\\(?:#([0-9a-fA-F]{{1,6}});|([{re.escape(_MARKS)}]))")
 _MUST_ESCAPE = frozenset("<>:{}\uff1a")
-# The most letters between a schedule's last colon and its bracket.
-_LONGEST_TIME = 40
-_SCHEDULE_TIME = re.compile(r"[-+]?[0-9.,][0-9.,\s]*[%s]?")
 
 _ALIASES = {"te": "clip", "unet": "model", "w": "lbw"}
 _KEYS = frozenset({"te", "clip", "unet", "model", "lbw", "w", "x", "dyn", "lbwe", "mask", *tag_time.KEYS})
@@ -71,13 +64,6 @@ class LoraTag:
     region: Region | None = None
 
 
-class Placed(NamedTuple):
-    """Where a tag stands: ``text[start:stop]``."""
-
-    start: int
-    stop: int
-
-
 def read_tags(text: str, clip_first: bool = False) -> tuple[str, list[LoraTag]]:
     """(the text without its tags, the tags in order).
 
@@ -92,71 +78,16 @@ def read_tags(text: str, clip_first: bool = False) -> tuple[str, list[LoraTag]]:
     return _without(text, places), tags
 
 
-def find_tags(text: str) -> list[Placed]:
-    """The places of the tags, in order. Raises StrataError for one that is not closed, or nearly a tag."""
-    found: list[Placed] = []
-    for place, problem in _placed(text):
-        if problem is not None:
-            raise problem
-        found.append(place)
-    return found
-
-
-def find_parts(text: str) -> list[tuple[Placed, StrataError | None]]:
-    """As ``find_tags``, with what is wrong with a tag in place of raising it: such a tag ends at the first comma or bracket, or with its
-    line, as the words behind it are the prompt's."""
-    return list(_placed(text))
-
-
-def _placed(text: str) -> Iterator[tuple[Placed, StrataError | None]]:
-    at = 0
-    while match := _START.search(text, at):
-        start, problem = match.start(), None
-        if match[0].lower() not in ("<lora:", "<lyco:"):
-            at = match.end()
-            problem = StrataError(
-                f"{_cut(text[start:])} is nearly a tag. Write <lora:name:strength>, without a space in front of the first "
-                "colon and with the plain characters < : >."
-            )
-        else:
-            at, is_closed = _end(text, match)
-            if not is_closed:
-                problem = StrataError(
-                    rf"{_cut(text[start:])} is not closed. Write > behind the strength; in a name, write \< and \> for these characters."
-                )
-        if problem is None:
-            yield Placed(start, at), None
-            continue
-        left = _LEFT_OPEN.search(text, match.end())
-        stop = len(text) if left is None else left.end() if left[0] == ">" else left.start()
-        yield Placed(start, match.end() + len(text[match.end() : stop].rstrip())), problem
-        # What was looked through for its end is not looked through again: it holds no tag.
-        at = max(at, stop)
-
-
-def _end(text: str, start: re.Match[str]) -> tuple[int, bool]:
-    """(behind the ``>`` that closes a tag, True), or (how far it was looked for, False)."""
-    at = start.end()
-    while match := _ENDS.search(text, at):
-        if match[0] == ">":
-            return match.end(), True
-        if match[0] == "<":
-            return match.start(), False
-        # An escaped character closes nothing.
-        at = match.end() + 1
-    return len(text), False
-
-
 def read_tag(tag: str, clip_first: bool = False, also: Collection[str] = ()) -> LoraTag:
     """The one tag that is all of this text. ``also``: keys (lower case) of fields that the caller understands; they come back in ``more``.
 
     Raises StrataError, showing the tag, for whatever is not wholly understood.
     """
     if find_tags(tag) != [(0, len(tag))]:
-        raise StrataError(f"{_cut(tag)} is not a tag. Write <lora:name:strength>.")
+        raise StrataError(f"{cut(tag)} is not a tag. Write <lora:name:strength>.")
     name, *fields = _fields(tag[tag.index(":") + 1 : -1])
     if not name:
-        raise StrataError(f"{_cut(tag)} names no LoRA. Write <lora:name:strength>.")
+        raise StrataError(f"{cut(tag)} names no LoRA. Write <lora:name:strength>.")
     _refuse_wide_colons(tag, name)
     numbers, keyed = _sorted(tag, fields, {key.lower() for key in also})
     own = {key: text for key, text in keyed.items() if key.lower() not in map(str.lower, also)}
@@ -216,20 +147,20 @@ def _sorted(tag: str, fields: Sequence[str], also: Collection[str]) -> tuple[lis
         if separator and (key in _KEYS or key in also):
             last = key if key in also else _ALIASES.get(key, key)
             if last in keyed:
-                raise StrataError(f"{_cut(tag)} gives {written.strip()} twice.")
+                raise StrataError(f"{cut(tag)} gives {written.strip()} twice.")
             keyed[last] = [value.strip()]
         elif last in _COLONS_INSIDE or last in also:
             keyed[last].append(field)
         elif not field:
             raise StrataError(
-                f"{_cut(tag)} has an empty strength between two colons. Write both, such as <lora:name:1:0.3>."
+                f"{cut(tag)} has an empty strength between two colons. Write both, such as <lora:name:1:0.3>."
             )
         else:
             numbers.append(field)
     unknown = keyed.keys() - {"clip", "model", "lbw", "x", "mask", *tag_time.KEYS, *also}
     if unknown:
         raise StrataError(
-            f"{_cut(tag)}: {min(unknown)}= is not known. Known are model=, clip=, unet=, te=, lbw=, mask=, at=, start=, stop= and step=."
+            f"{cut(tag)}: {min(unknown)}= is not known. Known are model=, clip=, unet=, te=, lbw=, mask=, at=, start=, stop= and step=."
         )
     return numbers, {key: _plain(":".join(parts)) for key, parts in keyed.items()}
 
@@ -242,7 +173,7 @@ def _strengths(
     they have no own strength, and of a pair the first.
     """
     if len(numbers) > 2:
-        raise StrataError(f"{_cut(tag)} has {len(numbers)} numbers; at most two have a meaning.")
+        raise StrataError(f"{cut(tag)} has {len(numbers)} numbers; at most two have a meaning.")
     first = numbers[0] if numbers else "1"
     second = numbers[1] if len(numbers) > 1 else first
     model, clip = (second, first) if clip_first else (first, second)
@@ -250,14 +181,14 @@ def _strengths(
     if "@" not in model:
         if "@" in clip:
             raise StrataError(
-                f"{_cut(tag)}: {_cut(clip)} would be the strength of the text encoders, which run once, before the sampling. Write one "
+                f"{cut(tag)}: {cut(clip)} would be the strength of the text encoders, which run once, before the sampling. Write one "
                 "number for them with te=, and what changes over time with unet=."
             )
         high, pair, low = (part.strip() for part in model.partition(PAIR))
         clip = high if pair and clip == model else clip
         if PAIR in clip:
             raise StrataError(
-                f"{_cut(tag)}: {_cut(clip)} would be two strengths of the text encoders, which are no pair. Write one number for them, "
+                f"{cut(tag)}: {cut(clip)} would be two strengths of the text encoders, which are no pair. Write one number for them, "
                 "and two for the models, such as <lora:name:1;0.8:1>."
             )
         return _number(tag, high), _number(tag, clip), _number(tag, low) if pair else None, None
@@ -266,7 +197,7 @@ def _strengths(
     if clip == model:
         return 1.0, listed.points[0][1], None, listed
     if "@" in clip:
-        raise StrataError(f"{_cut(tag)}: the text encoders run once, before the sampling. Write one number for them.")
+        raise StrataError(f"{cut(tag)}: the text encoders run once, before the sampling. Write one number for them.")
     return 1.0, _number(tag, clip), None, listed
 
 
@@ -276,18 +207,18 @@ def _showing(tag: str) -> Iterator[None]:
     try:
         yield
     except StrataError as problem:
-        raise StrataError(f"{_cut(tag)}: {problem}") from None
+        raise StrataError(f"{cut(tag)}: {problem}") from None
 
 
 def _block_weights(tag: str, keyed: dict[str, str]) -> str | None:
     lbw = keyed.get("lbw")
     if lbw == "":
         raise StrataError(
-            f"{_cut(tag)}: nothing stands behind lbw=. Write block weights, such as lbw=OUT*=1,default=0, or leave it out."
+            f"{cut(tag)}: nothing stands behind lbw=. Write block weights, such as lbw=OUT*=1,default=0, or leave it out."
         )
     if "x" in keyed:
         if lbw is None:
-            raise StrataError(f"{_cut(tag)}: x= is the X of an lbw= vector, and there is none.")
+            raise StrataError(f"{cut(tag)}: x= is the X of an lbw= vector, and there is none.")
         return f"lbw={lbw}:x={keyed['x']}"
     return lbw
 
@@ -295,12 +226,12 @@ def _block_weights(tag: str, keyed: dict[str, str]) -> str | None:
 def _number(tag: str, text: str) -> float:
     if not is_number(text):
         raise StrataError(
-            f"{_cut(tag)}: '{_cut(text)}' is not a number. Write <lora:name:strength>, such as <lora:style:0.8>."
+            f"{cut(tag)}: '{cut(text)}' is not a number. Write <lora:name:strength>, such as <lora:style:0.8>."
         )
     value = float(text)
     if abs(value) > MAX_STRENGTH:
         raise StrataError(
-            f"{_cut(tag)}: {_cut(text)} is no strength. Strengths go from {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}."
+            f"{cut(tag)}: {cut(text)} is no strength. Strengths go from {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}."
         )
     return value
 
@@ -311,77 +242,8 @@ def _refuse_wide_colons(tag: str, name: str) -> None:
     piece = rest.rpartition("\uff1a")[2].strip() if "\uff1a" in rest else ""
     if is_number(piece) or piece.partition("=")[0].strip().lower() in _KEYS:
         raise StrataError(
-            f"{_cut(tag)} has a full-width colon in front of {_cut(piece)}. Write a plain one, or \\\uff1a where it belongs to the name."
+            f"{cut(tag)} has a full-width colon in front of {cut(piece)}. Write a plain one, or \\\uff1a where it belongs to the name."
         )
-
-
-def refuse_more_than_words(text: str, places: Sequence[Placed]) -> None:
-    """Raises StrataError for what a program would do with the text around tags, and which does not happen here: applied as if it did not
-    stand there, they would be another picture.
-
-    ``[<lora:a:1>:<lora:b:1>:0.5]`` and ``[<lora:a:1>|<lora:b:1>]`` change LoRAs while sampling, ``{<lora:a:1>|<lora:b:1>}`` chooses one,
-    and what stands behind ``//`` or between ``/*`` and ``*/`` is a comment, also with full-width signs. Brackets that only weaken a word
-    may hold tags.
-    """
-    # Each open bracket: [its kind, where it starts, whether it holds a tag, whether it holds a |, where its last colon is]
-    opened: list[list] = []
-    # Where a comment began, and what ends it.
-    comment, end = -1, ""
-    for at, mark in _marks(text, places):
-        if comment >= 0:
-            if mark == end:
-                comment = -1
-            elif mark == "tag":
-                shown = at if "\n" in text[comment:at] else comment
-                raise StrataError(
-                    f"{_cut(text[shown:])} is in a comment, which programs do not apply. Take the tag or the "
-                    f"{text[comment : comment + 2]} away."
-                )
-        elif mark in ("//", "/*"):
-            comment, end = at, "\n" if mark == "//" else "*/"
-        elif mark == "tag":
-            if opened:
-                opened[-1][2] = True
-        elif mark in "[({":
-            opened.append([mark, at, False, False, -1])
-        elif not opened or mark in ("\n", "*/"):
-            continue
-        elif mark == "|":
-            opened[-1][3] = True
-        elif mark == ":":
-            opened[-1][4] = at
-        elif opened[-1][0] == {"]": "[", ")": "(", "}": "{"}[mark]:
-            _, start, tagged, alternates, colon = opened.pop()
-            scheduled = 0 <= colon >= at - _LONGEST_TIME and _SCHEDULE_TIME.fullmatch(text[colon + 1 : at].strip())
-            if mark == "]" and tagged and (alternates or scheduled):
-                raise StrataError(
-                    f"{_cut(text[start : at + 1])} changes a LoRA while sampling, which brackets cannot do here. Take them away and write "
-                    "it into the tag, such as <lora:name:1:stop=0.5>."
-                )
-            if mark == "}" and tagged and alternates:
-                raise StrataError(
-                    f"{_cut(text[start : at + 1])} chooses one of several, which braces do only in the text box of a node. Choose one, or "
-                    "use the pick rows of LoRA Stack (Strata)."
-                )
-            if opened:
-                opened[-1][2] |= tagged
-
-
-# A // behind a colon belongs to an address.
-_MARK = re.compile(r"\\.?|[\[\](){}:|\n]|(?<!:)//|/\*|\*/|[\uff08\uff09\uff1a\uff3b\uff3d\uff5b-\uff5d]", re.DOTALL)
-_NARROW = str.maketrans("\uff08\uff09\uff1a\uff3b\uff3d\uff5b\uff5c\uff5d", "():[]{|}")
-
-
-def _marks(text: str, places: Sequence[Placed]) -> Iterator[tuple[int, str]]:
-    """Brackets, colons, bars and comments outside of tags, and "tag" for each of those, in order."""
-    start = 0
-    for place in (*places, Placed(len(text), len(text))):
-        for match in _MARK.finditer(text, start, place.start):
-            if match[0][0] != "\\":
-                yield match.start(), match[0].translate(_NARROW)
-        if place.start < len(text):
-            yield place.start, "tag"
-        start = place.stop
 
 
 def _without(text: str, places: Sequence[Placed]) -> str:
@@ -460,9 +322,3 @@ def _escaped_value(text: str) -> str:
         written += [":" if goes_on else "\\:", piece]
         before = piece
     return "".join(written)
-
-
-def _cut(text: str) -> str:
-    """A tag or a part of one, for a message."""
-    line = text[: 4 * _SHOWN].partition("\n")[0]
-    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."

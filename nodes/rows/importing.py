@@ -14,14 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from ...lora_math.errors import StrataError
 from ...lora_math.numbers import finite
 from ...lora_math.rows_text import Row, lora_row, read_rows
-from ...lora_math.tags import MAX_STRENGTH, LoraTag, find_tags, format_tag
+from ...lora_math.tag_places import find_tags, has_tags
+from ...lora_math.tags import MAX_STRENGTH, LoraTag, format_tag
 from ..loader import NO_LORA
 
 MAX_TEXT = 1_000_000
 _NEGATIVE = "Negative prompt:"
 # A heading behind which no group goes on.
 _END_OF_GROUP = "#"
-_TAG_LIKE = re.compile(r"[<\uff1c]\s*(?:lora|lyco)\b", re.IGNORECASE)
 # The most letters of what is no strength.
 _SHOWN = 40
 _DEPTH = 12
@@ -83,7 +83,7 @@ def _is_prompt(rows: Iterable[Row]) -> bool:
 
 
 def _is_nearly_a_tag(row: Row) -> bool:
-    return row.kind == "unread" and _TAG_LIKE.search(row.line) is not None
+    return row.kind == "unread" and has_tags(row.line)
 
 
 def _of_prompt(rows: Iterable[Row]) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ...lora_math.errors import StrataError
 from ...lora_math.experts import Half, half_of
 from ...lora_math.rows_text import MAX_ROWS, FolderFiles, Row, lora_row, read_rows, reduced
-from ...lora_math.tags import LoraTag, find_parts, format_tag, read_tag
+from ...lora_math.tag_places import find_parts
+from ...lora_math.tags import LoraTag, format_tag, read_tag
 from ..comfy.library import shown_path
 from ..comfy.lora_names import index_of, lora_names
 from ..desk.profile import preview

@@ -7,7 +7,8 @@ from hypothesis import given
 
 from strata.lora_math.errors import StrataError
 from strata.lora_math.schedule import PRESETS, SHAPES, SUFFIXES, Schedule
-from strata.lora_math.tags import LoraTag, find_tags, format_tag, read_tag, read_tags
+from strata.lora_math.tag_places import find_parts, find_tags
+from strata.lora_math.tags import LoraTag, format_tag, read_tag, read_tags
 
 
 @pytest.mark.parametrize(
@@ -187,6 +188,22 @@ def test_names_keep_folders_and_spaces_and_order():
         ("<\tLyco:a>", "nearly a tag"),
         ("\uff1clora:a:0.8\uff1e", "nearly a tag"),
         ("<lora\uff1aa:0.8>", "nearly a tag"),
+        ("<\u3000lora:a:0.8>", r"\(with U\+3000 in it\) is nearly a tag"),
+        ("<\u00a0lora:a:0.8>", r"\(with U\+00A0 in it\) is nearly a tag"),
+        ("<\u200blora:a:0.8>", r"\(with U\+200B in it\) is nearly a tag"),
+        ("<lora\u3000:a:0.8>", r"\(with U\+3000 in it\) is nearly a tag"),
+        ("<lora\u2003a:0.8>", "nearly a tag"),
+        ("<lora a:0.8>", "nearly a tag"),
+        ("\u300alora:a:0.8\u300b", "nearly a tag"),
+        ("\u2039lora:a:0.8\u203a", "nearly a tag"),
+        ("<\uff4c\uff4f\uff52\uff41:a:0.8>", "nearly a tag"),
+        ("&lt;lora:a:0.8&gt;", "nearly a tag"),
+        ("<lora;a;0.8>", "nearly a tag"),
+        ("<lora=a:0.8>", "nearly a tag"),
+        ("<lora\uff1ba\uff1b0.8>", "nearly a tag"),
+        ("<loras:a:0.8>", "nearly a tag"),
+        ("<loha:a:0.8>", "nearly a tag"),
+        ("<LyCORIS:a:0.8>", "nearly a tag"),
         ("<lora:a\uff1a0.8>", "a full-width colon in front of 0.8"),
         ("<lora:a\uff1ate=0.8>", "a full-width colon in front of te=0.8"),
         ("<lora:a:0.8\uff1a0.3>", "is not a number"),
@@ -207,6 +224,18 @@ def test_names_keep_folders_and_spaces_and_order():
         ("\uff5b<lora:a:1>\uff5c<lora:b:1>\uff5d", "chooses one"),
         ("// <lora:a:1>", "comment"),
         ("/* [x| <lora:a:1> */", "comment"),
+        ("# <lora:a:1>", "comment.* the # away"),
+        ("#<lora:a:1>, a dog", "comment"),
+        ("# off: (a <lora:a:1>:1.2)", "comment"),
+        ("<!-- <lora:a:1> -->", "comment"),
+        ("<comment:old <lora:a:1>>", "comment"),
+        ("<alternate:<lora:a:1>||<lora:b:1>>", "while sampling, which <alternate:>"),
+        ("<fromto[0.5]:<lora:a:1>|<lora:b:1>>", "while sampling, which <fromto:>"),
+        ("<random:<lora:a:1>|<lora:b:1>>", "<random:> around a LoRA"),
+        ("<random[1-2]:x, <lora:b:1>>", "<random:> around a LoRA"),
+        ("<wildcard:x,not=<lora:a:1>>", "<wildcard:> around a LoRA"),
+        ("<repeat:3,<alternate:b||c> <lora:a:1>>", "<repeat:> around a LoRA"),
+        ("\uff1crandom\uff1a<lora:a:1>\uff1e", "<random:> around a LoRA"),
     ],
 )
 def test_a_tag_that_is_not_understood_is_shown(tag, message):
@@ -235,6 +264,14 @@ def test_an_open_tag_does_not_swallow_the_next_one():
         "/* a|b */ <lora:x:1>",
         "https://x.y <lora:x:1>",
         "[(a:0.5] <lora:x:1> ]",
+        "<lora:x:1> # note",
+        "a # note\n<lora:x:1>",
+        "\\# <lora:x:1>",
+        "/* # */ <lora:x:1>",
+        "<random:a|b> <lora:x:1> <segment:face>",
+        "a <3 <lora:x:1> -> b",
+        "<b> <lora:x:1> </b>",
+        "<!-- a --> <lora:x:1>",
     ],
 )
 def test_other_brackets_around_a_tag_are_a_prompts_own(text):
@@ -280,6 +317,50 @@ def test_a_name_may_hold_any_character(written, name):
 def test_how_a_tag_is_written(tag, text):
     assert format_tag(tag) == text
     assert read_tag(text, also=["note"]) == tag
+
+
+def test_a_beginning_on_two_lines_is_shown_on_one():
+    with pytest.raises(StrataError, match=r"^<lora :a:0.8> \(with U\+000A in it\) is nearly a tag"):
+        read_tags("a cat <lora\n:a:0.8>, b")
+
+
+@pytest.mark.parametrize(
+    "text", ["<Dora the explorer>", "<lora>", "a <lora> b: c", "explora: <b:c>", "a lora: b", "x<lorax:1>"]
+)
+def test_other_words_are_a_prompts_own(text):
+    assert read_tags(text) == (text, [])
+
+
+def test_parts_that_are_wrong_end_with_their_bracket():
+    text = "a \u300alora:x:1\u300b, <loha:y:1> b, <lora:z:1>, <lora:v:1\uff1e w"
+    found = [(text[place.start : place.stop], problem is None) for place, problem in find_parts(text)]
+    assert found == [
+        ("\u300alora:x:1\u300b", False),
+        ("<loha:y:1>", False),
+        ("<lora:z:1>", True),
+        ("<lora:v:1\uff1e", False),
+    ]
+
+
+class Counted(str):
+    """A text that counts how much of it is copied."""
+
+    copied = 0
+
+    def __getitem__(self, part):
+        found = super().__getitem__(part)
+        Counted.copied += len(found)
+        return found
+
+
+@pytest.mark.parametrize("piece", ["<lora:", "< lora:", "<lora: ", "<loha:x ", "\u300alora:"])
+def test_many_wrong_parts_cost_in_proportion_to_their_number(piece):
+    copied = []
+    for times in (1000, 2000):
+        Counted.copied = 0
+        assert len(find_parts(Counted(piece * times))) == times
+        copied.append(Counted.copied)
+    assert copied[1] <= 2.1 * copied[0]
 
 
 def test_other_keys_are_the_callers():
@@ -354,8 +435,13 @@ def test_reading_and_writing_are_inverse(name, model, clip, blocks, notes, time,
         "<lora:x:at=" + "1@0," * 50_000 + ">",
         "<lora:x:" + "1@0," * 50_000 + ">",
         "<lora:x:step=" + "1-" * 100_000 + ">",
+        "<lora" + " " * 200_000,
+        "<lora a" * 30_000,
+        "<lora:x> " + "<random[" * 30_000,
+        "<a:" * 50_000 + "<lora:x>" + ">" * 50_000,
+        "<" + "\u3000" * 200_000 + "lora",
     ],
-    ids=range(16),
+    ids=range(21),
 )
 def test_a_long_text_is_read_in_one_pass(text):
     with deadline():
