@@ -118,8 +118,6 @@ async def keep_preset(request: web.Request) -> dict:
     """``{"name", "weights", "family" or null, "about"}``"""
     body = await body_of(request)
     name, family = text_of(body, "name").strip(), optional_text(body, "family")
-    if name.lower() == "none":
-        raise BlockTextError("'none' stands for no preset: choose another name.")
     about = body.get("about", "")
     if not isinstance(about, str):
         raise BadRequest("about is a text.")

@@ -19,7 +19,7 @@ from . import grammar
 from .builtin import FAMILIES, builtin_layout
 from .commented_json import without_comments
 from .errors import BlockTextError
-from .text import parse
+from .text import begins_a_call, parse
 from .vectors import forms, looks_like_vector
 
 BUILTIN = Path(__file__).with_name("presets")
@@ -29,6 +29,8 @@ MAX_FILE = 1_000_000
 # The most presets in one file.
 MAX_PRESETS = 2000
 MAX_NAME = 100
+# What inputs of nodes have for "nothing chosen", and what a program's null becomes.
+_NO_PRESET = ("none", "null", "auto", "")
 
 # Where a preset stands, in words for a message; worked out only when there is one.
 Place = Callable[[], str]
@@ -220,6 +222,11 @@ def name_problem(name: str) -> str:
         return f"the name {_cut(name)} holds characters that cannot be shown; choose another one."
     if "=" in name or ";" in name or name[0] in "{%<" or looks_like_vector(name):
         return f"the name {_cut(name)} reads as block weights; choose one without = and ; that is no list of numbers."
+    if "*" in name or begins_a_call(name):
+        return f"the name {_cut(name)} reads as block weights; choose one without * and without invert(, seed(, even( and odd(."
+    # The pack's own NONE turns every block off.
+    if name.strip("()[]<> ").lower() in _NO_PRESET and name != "NONE":
+        return f"the name {_cut(name)} stands for no preset at all; choose another one."
     return ""
 
 

@@ -150,7 +150,7 @@ def _spans(spans: Spans) -> str:
     return parts[0] if len(parts) == 1 else "{" + ",".join(parts) + "}" if parts else ""
 
 
-_PARITY = re.compile(r"(even|odd)\((.*?)\)(.*)", re.IGNORECASE)
+PARITY = re.compile(r"(even|odd)\((.*?)\)(.*)", re.IGNORECASE)
 _PERCENT = re.compile(r"([A-Za-z]*?)([0-9]{1,3}(?:\.[0-9]{1,3})?)%-([0-9]{1,3}(?:\.[0-9]{1,3})?)%(\..*)?")
 _RANGE = re.compile(r"([A-Za-z]+)([0-9]{1,4})-([A-Za-z]+)([0-9]{1,4})((?:\..*)?)")
 _GROUP = re.compile(r"([A-Za-z]+)(\*|\{[^{}]*\}|[0-9]{1,4}(?:-[0-9]{1,4})?)?((?:\..*)?)")
@@ -162,7 +162,7 @@ _SPAN = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 def parse_selector(text: str) -> Selector:
     """Read one left side. Raises BlockTextError. Letters, filters and encoders are read in any case."""
-    if match := _PARITY.fullmatch(text):
+    if match := PARITY.fullmatch(text):
         inner = parse_selector(match[2])
         if (
             inner.kind == "other"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from . import grammar, legacy, vectors
+from . import grammar, legacy, selector, vectors
 from .errors import BlockTextError
 from .layout import Layout
 from .weights import BlockWeights
@@ -89,7 +89,7 @@ def seed_text(seed: int, text: str) -> str:
     return f"seed({seed}, {text})"
 
 
-def _wrapped(text: str, seed: int) -> tuple[str, int, bool] | None:
+def _wrapped(text: str, seed: int | None) -> tuple[str, int | None, bool] | None:
     """(the text inside, the seed for it, whether to invert it) of ``invert(...)`` and ``seed(5, ...)``; None for anything else."""
     match = _WRAPPER.match(text)
     if match is None or "=" in text[: match.end()]:
@@ -105,31 +105,57 @@ def _wrapped(text: str, seed: int) -> tuple[str, int, bool] | None:
     return inner[number.end() :], int(number[1]), False
 
 
-def unwrapped(text: str) -> str:
-    """What stands inside ``invert(...)`` and ``seed(5, ...)``. Raises BlockTextError."""
-    for _ in range(MAX_WRAPPED):
-        if (found := _wrapped(text.strip(), 0)) is None:
-            break
-        text = found[0]
-    return text
+def begins_a_call(text: str) -> bool:
+    """Whether a text begins as ``invert(...)``, ``seed(...)``, ``even(...)`` or ``odd(...)`` do."""
+    return bool(_WRAPPER.match(text) or selector.PARITY.match(text))
 
 
 def preset_name(text: str) -> str:
     """What may be a preset's name in a text of any form: ``MIDD``, ``lbw=MIDD``, ``invert(MIDD)``; empty where rules or numbers stand.
     Raises BlockTextError.
     """
-    name = unwrapped(text.strip())
-    if legacy.looks_like_lbw(name):
-        found: list[str] = []
-        legacy.parse_lbw(name, lambda value, placeholders: found.append(value) or BlockWeights())
-        name = unwrapped(found[0])
-    name = name.partition(";")[0].strip()
+    name = innermost(text)[0]
     return "" if "=" in name or vectors.looks_like_vector(name) else name
 
 
-def is_random(text: str) -> bool:
-    """Whether a vector has an entry that a seed decides."""
-    return any(entry.strip()[:1].upper() in ("R", "U") for entry in text.partition(":")[2 * (":" in text)].split(","))
+def is_random(text: str, presets: Mapping[str, str]) -> bool:
+    """Whether a seed decides what a text of any form means: it is a vector with an R or U, or names one of ``presets`` that is, and says no
+    seed of its own. False for what cannot be read."""
+    try:
+        inner, seeded = innermost(text)
+        name = _find_name(inner, presets)
+        if name is not None:
+            inner, within = innermost(presets[name])
+            seeded |= within
+    except BlockTextError:
+        return False
+    entries = [entry.strip().upper() for entry in inner.split(",")]
+    return not seeded and len(entries) > 1 and bool({"R", "U"} & set(entries))
+
+
+def innermost(text: str) -> tuple[str, bool]:
+    """(the name, vector or rules that a text of any form is about, whether a seed is written around it). Raises BlockTextError."""
+    seeded = False
+    # Wrappers stand around lbw= and inside of it; a tag has an lbw= of its own.
+    for _ in range(2 * MAX_WRAPPED + 2):
+        text = text.strip()
+        if (wrapped := _wrapped(text, None)) is not None:
+            text, seed, _ = wrapped
+            seeded |= seed is not None
+        elif legacy.looks_like_lbw(text):
+            text = _value_of_lbw(text)
+        else:
+            break
+    value = text.partition(";")[0].strip()
+    if "=" in value:
+        return text, seeded
+    return value.partition(":")[2].strip() if _labelled(value) else value, seeded
+
+
+def _value_of_lbw(text: str) -> str:
+    found: list[str] = []
+    legacy.parse_lbw(text, lambda value, placeholders: found.append(value) or BlockWeights())
+    return found[0]
 
 
 def _labelled(text: str) -> bool:

@@ -22,7 +22,7 @@ from ...lora_math.blocks import (
     texts,
 )
 from ...lora_math.blocks.presets import PresetFile, builtin_presets, read_preset_file, with_builtin
-from ...lora_math.blocks.text import invert_text, is_random, preset_name, seed_text, unwrapped
+from ...lora_math.blocks.text import innermost, invert_text, is_random, preset_name, seed_text
 from ...lora_math.blocks.vectors import is_vector
 from ...lora_math.errors import StrataError
 from ..comfy.targets import Targets
@@ -93,7 +93,7 @@ class BlockSpec:
             except BlockTextError as problem:
                 problems.append(problem)
         # A model of unusual depth takes vectors that no family does.
-        if not found and not is_vector(unwrapped(self.text)):
+        if not found and not is_vector(innermost(self.text)[0]):
             raise BlockTextError(problems[0].anywhere or str(problems[0]))
         return found.pop() if len(found) == 1 else self._unread_text()
 
@@ -109,8 +109,13 @@ class BlockSpec:
     def _unread_text(self) -> str:
         """The text itself, with its seed and inversion written into it where they matter."""
         text = self.text.strip()
-        named = [preset_texts(family).get(text, "") for family in FAMILIES]
-        text = seed_text(self.seed, text) if any(map(is_random, (text, *named))) else text
+        try:
+            needs_seed = any(is_random(text, preset_texts(family)) for family in FAMILIES)
+        except BlockTextError:
+            # The person's own presets cannot be read.
+            needs_seed = is_random(text, {})
+        if needs_seed:
+            text = seed_text(self.seed, text)
         return invert_text(text) if self.invert else text
 
 

@@ -4,8 +4,10 @@ import json
 import os
 import threading
 
+import hypothesis.strategies as st
 import pytest
 from deadline import deadline
+from hypothesis import given
 
 from strata.lora_math.blocks import FAMILIES, BlockTextError, builtin_layout, parse
 from strata.lora_math.blocks.preset_saving import delete_preset, save_preset
@@ -399,6 +401,101 @@ def test_deleting_is_for_one_family(tmp_path):
     assert not delete_preset(tmp_path / "none.json", None, "b")
 
 
+@pytest.mark.parametrize(
+    ("sections", "family", "seen"),
+    [
+        ({"SDXL": {"other": "IN=0"}, "*": {"mine": "default=0.5"}}, "SDXL", {"SDXL": "IN=0.25", "Wan": "default=0.5"}),
+        (
+            {"SDXL": {"other": "IN=0"}, "SDXL, SD1.5": {"mine": "IN=0.5"}},
+            "SDXL",
+            {"SDXL": "IN=0.25", "SD1.5": "IN=0.5"},
+        ),
+        ({"*": {"other": "default=0"}, "SDXL": {"mine": "IN=0.5"}}, None, {"SDXL": "IN=0.25", None: "IN=0.25"}),
+        ({"SDXL": {"mine": "IN=0.5", " mine ": "IN=0.75"}}, "SDXL", {"SDXL": "IN=0.25"}),
+    ],
+)
+def test_what_was_saved_acts(tmp_path, sections, family, seen):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(sections), encoding="utf-8")
+    save_preset(path, family, "mine", "IN=0.25")
+    assert {known: load_presets(known, [path])["mine"].weights for known in seen} == seen
+    # No other program reads a key that comes twice, so none is written where it can be avoided.
+    assert len(json.loads(path.read_text(encoding="utf-8"))) == len(sections) + (
+        family == "SDXL" and "SDXL" not in sections
+    )
+
+
+def test_deleting_for_one_family_leaves_another_ones_own(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"SDXL, SD1.5": {"mine": "IN=0.1"}, "SD1.5": {"mine": "IN=0.9"}}', encoding="utf-8")
+    assert delete_preset(path, "SDXL", "mine")
+    assert load_presets("SD1.5", [path])["mine"].weights == "IN=0.9"
+    assert "mine" not in load_presets("SDXL", [path])
+
+
+SEEN_BY = ("SDXL", "SD1.5", "FLUX.1", "Wan", None)
+own_sections = st.lists(
+    st.tuples(
+        st.sampled_from(["SDXL", "SD1.5", "*", "SDXL, SD1.5", "SD1.5,SDXL , FLUX.1", "FLUX.1, SDXL", "SD1.5, SD1.5"]),
+        st.lists(st.sampled_from(["a", " a", "b", "c "]), max_size=3, unique=True),
+    ),
+    max_size=6,
+)
+
+
+def stacks(sections) -> dict:
+    """(family, name) -> every text that a file holds for it, the one that counts last, and whether it is one for all families."""
+    found = {}
+    for title, entries in sections:
+        # Spaces around a name make no other one of it.
+        for name, text in {name.strip(): text for name, text in entries}.items():
+            for family in SEEN_BY:
+                if title == "*" or family in [known.strip() for known in title.split(",")]:
+                    found.setdefault((family, name), []).append((text, title == "*"))
+    return found
+
+
+def own_texts(path) -> dict:
+    return {(f, n): p.weights for f in SEEN_BY for n, p in load_presets(f, [path]).items() if p.user}
+
+
+@given(
+    own_sections,
+    st.lists(st.tuples(st.booleans(), st.sampled_from(SEEN_BY), st.sampled_from("abc")), min_size=1, max_size=4),
+)
+def test_saving_and_deleting_change_what_they_are_asked_to_and_nothing_else(tmp_path_factory, written, steps):
+    path = tmp_path_factory.getbasetemp() / "law.json"
+    sections = [(t, [(n, f"default=0.{at}{i}") for i, n in enumerate(names)]) for at, (t, names) in enumerate(written)]
+    bodies = (
+        f"{json.dumps(t)}: {{{', '.join(f'{json.dumps(n)}: {json.dumps(w)}' for n, w in e)}}}" for t, e in sections
+    )
+    path.write_text(f"{{{', '.join(bodies)}}}", encoding="utf-8")
+    known = stacks(sections)
+    expected = {key: texts[-1][0] for key, texts in known.items()}
+    assert own_texts(path) == expected
+    for number, (saves, family, name) in enumerate(steps):
+        if saves:
+            save_preset(path, family, name, f"default=7.{number}")
+            asked = SEEN_BY if family is None else (family,)
+            expected |= {(seen, name): f"default=7.{number}" for seen in asked}
+            assert own_texts(path) == expected
+        else:
+            before = own_texts(path)
+            mine = load_presets(family, [path]).get(name)
+            assert delete_preset(path, family, name) == ((family, name) in before)
+            after = own_texts(path)
+            asked = {(family, name)}
+            if mine is not None and not mine.families:
+                asked = {(seen, name) for seen in SEEN_BY if before.get((seen, name)) == mine.weights}
+            assert {key: text for key, text in after.items() if key not in asked} == {
+                key: text for key, text in before.items() if key not in asked
+            }
+            assert all(key not in before or after.get(key) != before[key] for key in asked)
+            if number == 0 and asked == {(family, name)} and (family, name) in known:
+                assert after.get((family, name)) == next((text for text, _ in known[family, name][-2::-1]), None)
+            expected = after
+
+
 def test_names_with_spaces_around_are_one_name(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text('{"SDXL": {" mine ": "IN=0"}}', encoding="utf-8")
@@ -442,6 +539,21 @@ BAD_NAMES = [
     "\x7f",
     "\ud800",
     "x" * 101,
+    "invert(MIDD)",
+    "Invert (x",
+    "seed(1, MIDD)",
+    "even(IN)",
+    "odd(D0-10)",
+    "*",
+    "IN*",
+    "none",
+    "None",
+    "(none)",
+    "<none>",
+    "[]",
+    "null",
+    "auto",
+    "Auto",
 ]
 
 
@@ -457,7 +569,19 @@ def test_a_name_that_reads_as_something_else_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["MIDD 2", "a: b", "\u4eba\u50cf", "\u4eba \u50cf\u3000x", "\U0001f469\u200d\U0001f3a8", "1", "50%"],
+    [
+        "MIDD 2",
+        "a: b",
+        "\u4eba\u50cf",
+        "\u4eba \u50cf\u3000x",
+        "\U0001f469\u200d\U0001f3a8",
+        "1",
+        "50%",
+        "Face (2-4)",
+        "evening (x)",
+        "NONE",
+        "face(2)",
+    ],
 )
 def test_other_names_are_the_persons_own(tmp_path, name):
     save_preset(tmp_path / "mine.json", "SDXL", name, "IN=0")
