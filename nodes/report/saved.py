@@ -30,8 +30,9 @@ def ranks(layers: Sequence[Stored]) -> str:
 
 
 def verdict(name: str, saved: Saved, layers: Sequence[Stored]) -> str:
+    """One line, which a node shows two narrow rows of: a long name comes last."""
     found = quality(list(layers))
-    return f"Saved {name}: {show_size(saved.size)}, {ranks(layers)}, error {percent(found.error)}"
+    return f"Saved, error {percent(found.error)}, {show_size(saved.size)}, {ranks(layers)}: {name}"
 
 
 def unmet(budget: Budget, found: Quality, precision: torch.dtype, advice: str) -> list[str]:
