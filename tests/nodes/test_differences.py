@@ -41,6 +41,15 @@ CASES = {
         },
         ["Tucker LoRA on 1- and 3-dimensional"],
     ),
+    "output-axis DoRA of Tucker in 3 dimensions": (
+        {
+            "lora_up.weight": make(8, 2, *ONE),
+            "lora_down.weight": make(2, 6, *ONE),
+            "lora_mid.weight": make(2, 2, 3, 3, 3),
+            "dora_scale": make(8, 1, *ONE),
+        },
+        ["DoRA on the output axis", "Tucker LoRA on 1- and 3-dimensional"],
+    ),
     "LoKr": ({"lokr_w1": make(2, 2), "lokr_w2": make(4, 3)}, []),
     "LoKr Tucker": (
         {"lokr_w1": make(2, 2), "lokr_w2_a": make(2, 4), "lokr_w2_b": make(2, 3), "lokr_t2": make(2, 2, 3, 3)},

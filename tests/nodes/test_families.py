@@ -5,6 +5,8 @@ The expectations come from diffusers' conversions, ComfyUI's own weights and nam
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from strata.lora_math import families, family, noise
@@ -113,6 +115,20 @@ def test_no_two_layers_of_a_model_share_a_name():
     for model in naming_files.CASES:
         layers = [key.removesuffix(".weight") for key in diffusers_names.weights_of(model)]
         assert len({layer.replace(".", "_") for layer in layers}) == len(layers), model
+
+
+def test_a_last_block_alone_is_not_a_whole_model():
+    """Block 4 is the last that FLUX.2 klein 4B has of a list, and every longer model has one too."""
+    possible = [
+        set(family.candidates(entries_of(f"transformer.transformer_blocks.{n}.attn.to_q", outputs=3072, inputs=3072)))
+        for n in range(60)
+    ]
+    # Whoever has a block has those before it.
+    assert all(longer <= shorter for shorter, longer in pairwise(possible))
+    ends = {name: max(n for n, names in enumerate(possible) if name in names) for name in set().union(*possible)}
+    # Blocks of two streams, as the models' own configurations have them.
+    assert ends["FLUX.2"] == 4 and ends["FLUX.1"] == ends["Chroma"] == 18 and ends["Qwen-Image"] == 59
+    assert {"FLUX.1", "FLUX.2", "Qwen-Image"} <= possible[4]
 
 
 # LTX-Video and LTX-2 are relatives too, at LTX-Video's 13 billion, which has the same widths.

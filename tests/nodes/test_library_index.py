@@ -294,3 +294,5 @@ def test_a_kept_index_reads_back():
     known = Known(1, 2, "SDXL", "t", ("a", "b"), 0.5, None, 1.0, "", "ab", 7, "high")
     row = [1, 2, "SDXL", "t", ["a", "b"], 0.5, None, 1.0, "", "ab", 7, "high"]
     assert index_module._read({"version": index_module.VERSION, "files": {"p": row}}) == {"p": known}
+    # Another version may have meant something else by the same fields.
+    assert index_module._read({"version": index_module.VERSION + 1, "files": {"p": row}}) == {}

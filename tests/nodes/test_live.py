@@ -9,7 +9,7 @@ import comfy_extras.nodes_custom_sampler as custom
 import pytest
 import torch
 
-from strata.lora_math.adapters import Diff, DoRA
+from strata.lora_math.adapters import Diff, DoRA, SetWeight
 from strata.nodes.comfy import patch
 from strata.nodes.comfy.live import LiveLora, attach
 from strata.nodes.comfy.live_layers import split
@@ -85,6 +85,25 @@ def test_every_adapter(models, family, kind):
     live = with_live(model, changes, all_of_it=not only_linear)
     assert_same(sampling.sample(live, family), sampling.sample(with_patches(model, changes), family), base)
     assert torch.equal(sampling.sample(model, family), base)
+
+
+def test_a_replaced_bias_is_patched(models):
+    """Beside a layer there is a sum only: what takes a bias's place is no such."""
+    model, base = models("FLUX.1")
+    shapes = {key: value.shape for key, value in model.model.state_dict().items()}
+    biases = [key for key in shapes if key.endswith("_mod.lin.bias")]
+    assert biases
+    replaced = {key: [(0.7, SetWeight(0.5 * torch.randn(shapes[key], generator=_seeded(3))))] for key in biases}
+    added = {key: [(0.7, Diff(0.5 * torch.randn(shapes[key], generator=_seeded(4))))] for key in biases[1:]}
+    changes = {key: [*replaced.get(key, ()), *added.get(key, ())] for key in biases}
+    assert split(model, changes) == ({}, changes, {"replaced biases": biases})
+    lora = adapter_makers.everywhere(model, adapter_makers.lora)
+    live = with_live(model, {**lora, **changes}, all_of_it=False)
+    assert_same(sampling.sample(live, "FLUX.1"), sampling.sample(with_patches(model, lora, changes), "FLUX.1"), base)
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def test_chained_adapters_keep_their_order(models):

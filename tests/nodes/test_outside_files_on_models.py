@@ -257,7 +257,10 @@ def test_dora_by_input_of_krea2s_fused_qkv(lora_folder, placeholders):
             tensors[f"{stem}.lora_down.weight"] = torch.ones(4, 96)
             tensors[f"{stem}.lora_up.weight"] = torch.zeros(len(state[key]), 4)
     name = lora_folder.save("krea.safetensors", tensors)
-    patched = StrataLoraLoader.execute(name, 0.8, 0.0, model=model).result[0]
+    patched, _, _, text, *_ = StrataLoraLoader.execute(name, 0.8, 0.0, model=model).result
+    # In the file's order two of them come before the trained layer, and one after it.
+    assert ("applied once, 6 tensors" in text) == placeholders
+    assert "Left over" not in text
     model_management.load_models_gpu([patched], force_full_load=True)
     after = torch.cat([patched.model.state_dict()[key] for key in keys]).double()
     v = whole + torch.kron(w1.double(), w2.double())
