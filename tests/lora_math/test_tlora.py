@@ -102,7 +102,7 @@ def test_untrained_it_changes_nothing():
         assert change.norm() < 1e-6 * before.norm()
 
 
-@pytest.mark.parametrize(("least", "exponent"), [(1, 1.0), (2, 1.0), (3, 2.0), (9, 0.5)])
+@pytest.mark.parametrize(("least", "exponent"), [(1, 1.0), (2, 1.0), (1, 2.0), (3, 2.0), (1, 0.5), (9, 0.5)])
 def test_the_mask_is_the_trainers(least, exponent):
     _, saved, module, *_ = train("linear")
     header = {"ss_network_args": f'{{"algo": "tlora", "tlora_min_rank": "{least}", "tlora_alpha": {exponent}}}'}
@@ -163,6 +163,17 @@ def test_another_model_is_refused():
     other = torch.randn(module.weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     with pytest.raises(StrataError, match="not trained from this model's weights"):
         directions(other, only(saved))
+
+
+def test_another_model_is_refused_whatever_the_rank():
+    """Of 20 directions among 24, any 20 others share five sixths."""
+    generator = torch.Generator().manual_seed(6)
+    weight, trained = (torch.randn(32, 24, dtype=torch.float64, generator=generator) for _ in range(2))
+    u, s, v = torch.linalg.svd(trained, full_matrices=False)
+    stored = TLoRAFromWeight(u[:, :20], v[:20], s[:20])
+    assert directions(trained, stored).slice == "principal"
+    with pytest.raises(StrataError, match="not trained from this model's weights"):
+        directions(weight, stored)
 
 
 def test_a_random_beginning_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import folder_paths
 import pytest
 import torch
@@ -147,7 +149,14 @@ def test_what_was_found_is_kept(models, lora_folder, monkeypatch, user):
     assert torch.equal(sample(load(model, name)[0], "SD1.5"), first)
     assert len(found) == 2 * count
     # Numbers of the right size that are not this weight's: nothing of them is used, and what is right takes their place.
-    for spoil in (torch.randn_like, torch.zeros_like, lambda kept: kept.to(torch.int32), lambda kept: kept.half()):
+    for spoil in (
+        torch.randn_like,
+        # As many directions, at right angles to each other, of another weight.
+        lambda kept: torch.linalg.qr(torch.randn_like(kept).T).Q.T.contiguous(),
+        torch.zeros_like,
+        lambda kept: kept.to(torch.int32),
+        lambda kept: kept.half(),
+    ):
         tensors = load_file(file)
         save_file({key: spoil(tensor) for key, tensor in tensors.items()}, file)
         beginnings._known.clear()
@@ -157,6 +166,16 @@ def test_what_was_found_is_kept(models, lora_folder, monkeypatch, user):
     beginnings._known.clear()
     assert torch.equal(sample(load(model, name)[0], "SD1.5"), first)
     assert len(found) == before + count, "it was mended on the disk"
+
+
+def test_the_oldest_go_where_they_are_too_many(monkeypatch, tmp_path):
+    for age, letter in enumerate("abcd"):
+        (tmp_path / letter).write_bytes(bytes(10))
+        os.utime(tmp_path / letter, ns=(0, 1000 - age))
+    monkeypatch.setattr(beginnings, "MAX_BYTES", 25)
+    # The one that was just written stays, however old its time says that it is.
+    beginnings._tidy(str(tmp_path), str(tmp_path / "d"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "d"]
 
 
 def test_a_full_disk_is_no_fault_of_the_lora(models, lora_folder, monkeypatch, user):
