@@ -21,7 +21,9 @@ from .inspecting.library import look_through, read_index, write_index
 from .inspecting.one import numbers
 from .reading import state_dict
 from .reading.checkpoints import open_checkpoint, pairs, place_of
-from .reading.files import LoraFile, check_numbers, data_sha256, read_lora_file, show_size
+from .reading.contents import check_numbers
+from .reading.files import LoraFile, data_sha256, read_lora_file
+from .reading.problems import show_size
 from .reading.trigger_words import trigger_words
 from .writing.file import save
 from .writing.header import Parent, header

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .adapters import Adapter
-from .adapters.base import RowMap, add_product_
 from .adapters.dense import within
+from .adapters.matrices import RowMap, add_product_
 
 # (coefficient, adapter).
 Term = tuple[float, Adapter]

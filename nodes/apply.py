@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -86,7 +88,15 @@ def apply_stack(
     node: the id of the node that does it, which live LoRAs have something to say on while the model samples.
     """
     models, clips = Changing(model), Changing(clip)
-    results = [_apply_named(models, clips, entry, on_problem, apply, node) for entry in entries]
+    with _opened_ahead(entries) as openers:
+        # Meanwhile the first file is read.
+        for given, targets in ((model, model_targets), (clip, clip_targets)):
+            if given is not None and entries:
+                targets(given)
+        results = [
+            _apply_named(models, clips, entry, opened, on_problem, apply, node)
+            for entry, opened in zip(entries, openers, strict=True)
+        ]
     return _together(models.finish(), clips.finish(), results, "applied")
 
 
@@ -100,12 +110,39 @@ def _together(model, clip, results: Sequence[Applied], what: str) -> Applied:
     return Applied(model, clip, told, verdict, bool(warned), ", ".join(words), tuple(results))
 
 
+@contextmanager
+def _opened_ahead(entries: Sequence[StackEntry]) -> Iterator[Iterator[Callable[[], Lora]]]:
+    """What gives each entry's opened file: a file that is not open yet is read in a thread, one ahead of what is being applied."""
+    if all(entry.is_open for entry in entries):
+        yield (entry.opened for entry in entries)
+        return
+    with ThreadPoolExecutor(1, "strata-lora-file") as pool:
+
+        def each() -> Iterator[Callable[[], Lora]]:
+            following = first
+            for after in (*entries[1:], None):
+                opened, following = following, None if after is None else pool.submit(after.opened)
+                yield opened.result
+
+        first = pool.submit(entries[0].opened)
+        try:
+            yield each()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def _apply_named(
-    models: Changing, clips: Changing, entry: StackEntry, on_problem: OnProblem, apply: Apply, node: str | None
+    models: Changing,
+    clips: Changing,
+    entry: StackEntry,
+    opened: Callable[[], Lora],
+    on_problem: OnProblem,
+    apply: Apply,
+    node: str | None,
 ) -> Applied:
     """One LoRA by its name; with "warn" a file that cannot be used is said and left out."""
     try:
-        lora = entry.opened()
+        lora = opened()
     except StrataError as problem:
         if on_problem == "error":
             raise

@@ -56,6 +56,11 @@ class StackEntry(tuple):
         name, *strengths = self
         return StackEntry(name, *strengths, self.block_weights, self.keyframes, self.lora, where, self.low)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether ``opened`` has it at once, as far as can be told without looking at the disk."""
+        return self.lora is not None or CACHE.holds(self[0])
+
     def opened(self) -> Lora:
         """Raises StrataError for a file that cannot be read."""
         return CACHE.get(self[0]) if self.lora is None else self.lora

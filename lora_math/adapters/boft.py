@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, Rule, register, show, wide
+from .base import Adapter, Parts, Rule, register
+from .matrices import show, wide
 from .oft import OFT, cayley, rescale_and_limit
 
 

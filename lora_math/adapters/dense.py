@@ -12,7 +12,8 @@ from torch import Tensor
 from ..energy import sum_of_squares
 from ..errors import StrataError
 from ..extremes import largest
-from .base import STYLES, Adapter, Parts, RowMap, Rule, register, show, times
+from .base import STYLES, Adapter, Parts, Rule, register
+from .matrices import RowMap, show, times
 
 MAX_AXES = 8
 # How many times as large a padded weight may be as the model's own: BFL's control LoRAs double or sextuple img_in.

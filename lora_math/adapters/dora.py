@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import KOHYA, TILE, Adapter, Parts, RowMap, Rule, register, show, wide
+from .base import KOHYA, Adapter, Parts, Rule, register
+from .matrices import TILE, RowMap, show, wide
 
 OUT, IN = 0, 1
 SMALLEST_NORM = 1e-20

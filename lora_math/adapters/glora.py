@@ -16,7 +16,8 @@ from torch import Tensor
 from ..errors import StrataError
 from ..layer import Layer
 from ..low_rank import LowRank
-from .base import KOHYA, Adapter, Parts, Rule, alpha_for, register, show
+from .base import KOHYA, Adapter, Parts, Rule, alpha_for, register
+from .matrices import show
 
 _ROLES = ("glora_a1", "glora_a2", "glora_b1", "glora_b2")
 

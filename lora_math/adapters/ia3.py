@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import KOHYA, PEFT, Adapter, Parts, RowMap, Rule, register, show, wide
+from .base import KOHYA, PEFT, Adapter, Parts, Rule, register
+from .matrices import RowMap, show, wide
 
 
 @register

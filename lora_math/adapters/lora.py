@@ -18,21 +18,8 @@ from ..errors import StrataError
 from ..extremes import largest
 from ..layer import Layer
 from ..low_rank import singular_values_of
-from .base import (
-    KOHYA,
-    PEFT,
-    Adapter,
-    Parts,
-    RowMap,
-    Rule,
-    add_product_,
-    alpha_for,
-    fold_core,
-    register,
-    show,
-    times,
-    wide,
-)
+from .base import KOHYA, PEFT, Adapter, Parts, Rule, alpha_for, register
+from .matrices import RowMap, add_product_, fold_core, show, times, wide
 
 
 @register

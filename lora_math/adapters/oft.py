@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import KOHYA, TILE, Adapter, Parts, RowMap, Rule, as_matrix, register, show, wide
+from .base import KOHYA, Adapter, Parts, Rule, register
+from .matrices import TILE, RowMap, as_matrix, show, wide
 
 
 @register

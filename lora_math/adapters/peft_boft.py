@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import PEFT, Adapter, Parts, Rule, register, show, wide
+from .base import PEFT, Adapter, Parts, Rule, register
+from .matrices import show, wide
 
 
 @register

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import STYLES, Adapter, Parts, Rule, register, show, wide
+from .base import STYLES, Adapter, Parts, Rule, register
+from .matrices import show, wide
 
 # Both trainers have this as their default.
 NEUMANN_TERMS = 5

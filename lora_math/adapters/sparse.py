@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..energy import sum_of_squares
 from ..errors import StrataError
-from .base import KOHYA, Adapter, Parts, RowMap, Rule, as_matrix, register, show
+from .base import KOHYA, Adapter, Parts, Rule, register
+from .matrices import RowMap, as_matrix, show
 
 _ROLES = ("bias_indices", "bias_values", "bias_size")
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..extremes import largest
-from .base import Parts, Rule, register, show
+from .base import Parts, Rule, register
 from .lora import LoRA
+from .matrices import show
 
 MAX_PERIOD = 10000.0
 FACTORS = ("lora_up", "lora_down")

@@ -22,6 +22,7 @@ from ..baking import layers_by_name
 from ..errors import StrataError
 from ..family import detect
 from ..reading import files, state_dict
+from ..reading.contents import check_numbers
 from ..reading.state_dict import Entry
 from ..reading.xlabs import convert
 from .several import meet, together
@@ -130,7 +131,7 @@ def look_at(path: str, tick: Tick = lambda: None) -> File:
         contents = state_dict.parse(convert(file.tensors), file.metadata)
         if not contents.entries:
             return File(size, modified, None, data, (), "it holds no LoRA that is known here")
-        if broken := files.check_numbers(file.tensors).broken:
+        if broken := check_numbers(file.tensors).broken:
             family = detect(contents.entries, file.metadata)
             return File(
                 size, modified, family, data, (), f"{len(broken)} tensors hold NaN or infinity, such as {min(broken)}"

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..algebra.extract import Pair
 from ..errors import StrataError
-from .files import Header, read_header
+from .files import read_header
+from .header import Header
 
 # Bytes that are read at a time.
 CHUNK = 16 << 20

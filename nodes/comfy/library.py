@@ -18,6 +18,7 @@ import folder_paths
 from torch import Tensor
 
 from ...lora_math import family
+from ...lora_math.reading import contents as reading
 from ...lora_math.reading import files, state_dict
 from ...lora_math.reading.trigger_words import sidecars, trigger_words
 from ...lora_math.reading.unsupported import method_of
@@ -129,6 +130,11 @@ class LoraCache:
         with self._lock:
             return sum(lora.nbytes for lora in self._loras.values())
 
+    def holds(self, name: str) -> bool:
+        """Whether a file of this listed name is open, though it may have changed since."""
+        with self._lock:
+            return any(known == name for known, _ in self._loras)
+
     def get(self, name: str) -> Lora:
         """The opened file. Raises StrataError (LoraFileError for what is wrong with the file itself)."""
         name, path = locate(name)
@@ -191,7 +197,8 @@ def open_lora(name: str, path: str) -> Lora:
     if not contents.entries:
         raise files.LoraFileError(path, file.size, *_nothing_usable(tensors, contents.leftovers))
     key = FileKey(os.path.realpath(path), file.size, file.modified, config.stamp)
-    return _understood(name, path, key, dict(file.metadata), tensors, contents, file.nbytes)
+    known = reading.Contents(file.tensors, file.largest)
+    return _understood(name, path, key, dict(file.metadata), tensors, contents, file.nbytes, known)
 
 
 def in_memory(name: str, identity: str, tensors: Mapping[str, Tensor]) -> Lora:
@@ -209,9 +216,10 @@ def _understood(
     tensors: Mapping[str, Tensor],
     contents: state_dict.StateDict,
     nbytes: int,
+    known: reading.Contents | None = None,
 ) -> Lora:
-    # Trainers write meaningless alphas, infinity included, where nothing reads them; where something does, ``parse`` refuses them.
-    numbers = files.check_numbers({key: t for key, t in tensors.items() if not key.endswith(".alpha")})
+    # A meaningless alpha is none that something reads: there ``parse`` refuses it.
+    numbers = reading.check_numbers({k: t for k, t in tensors.items() if not k.endswith(reading.ALPHA)}, known)
     # T-LoRAs are made of the model's weights too.
     largest = math.inf if any(entry.adapter.varies for entry in contents.entries) else numbers.largest
     found = family.guess(contents.entries, metadata)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,16 @@ from ...lora_math import stack
 from ...lora_math.adapters import Adapter
 from ...lora_math.errors import StrataError
 from ...lora_math.fuse import Term
-from ...lora_math.stack import Gains, LiveTerm, Single, Step
+from ...lora_math.gains import Gains
+from ...lora_math.stack import LiveTerm
 from ...lora_math.wording import some
 from .internals import need
+from .live_hooks import Follower, Hook, dtype_of, followers, prepared_term
 from .live_layers import current, describe, layers_of
-from .live_reads import Handed, unwatch, watch
 from .live_regions import ARGUMENT, Regions, hand_over, taken_out, unused
 from .live_time import Clock, Prompts, of_samples
 from .notices import tell
-from .patch import SAFE, too_large
+from .patch import SAFE
 from .targets import Key, taken_apart
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Run:
         self.masked = frozenset(group for group, lora in enumerate(loras) if lora.mask is not None)
         self.changing = frozenset(group for group, lora in enumerate(loras) if not lora.is_constant)
         self.thread: int | None = None
-        self.copies: list[_Copy] = []
+        self.copies: list[Copy] = []
         self.clock: Clock | None = None
         terms = [term for of_layer in self.layers.values() for term in of_layer]
         self.varies = any(term.adapter.varies for term in terms)
@@ -97,11 +98,11 @@ class Run:
         if not need("comfy.model_management", "is_device_cpu", "apply = live")(device):
             terms = (term for terms in self.layers.values() for term in terms)
             least = need("comfy.model_management", "minimum_inference_memory", "apply = live on a GPU")()
-            room = stack.nbytes(terms, _dtype(model)) * 1.1 + least
+            room = stack.nbytes(terms, dtype_of(model)) * 1.1 + least
             free_memory = need("comfy.model_management", "free_memory", "apply = live on a GPU")
             free_memory(room, device, for_dynamic=model.is_dynamic())
         # The factors move before the model does, so that ComfyUI sees what is left of the memory when it decides how much to load.
-        copy = _Copy(self, model)
+        copy = Copy(self, model)
         result = executor(model, *args, **kwargs)
         try:
             self._start(model, copy)
@@ -129,7 +130,7 @@ class Run:
     def acts(self) -> bool:
         return self.thread is None or self.thread == threading.get_ident()
 
-    def _start(self, patcher, copy: _Copy) -> None:
+    def _start(self, patcher, copy: Copy) -> None:
         others = patcher.get_additional_models_with_key("multigpu")
         # With several GPUs every model has its own worker thread, and no one else has them.
         if not others:
@@ -137,7 +138,7 @@ class Run:
         if self.changing:
             self.clock = Clock([lora.keyframes for lora in self.loras], patcher.model)
         for each in (patcher, *others):
-            one = copy if each is patcher else _Copy(self, each)
+            one = copy if each is patcher else Copy(self, each)
             with _lock:
                 running = _running.setdefault(each.model, [])
                 if any(run.thread == self.thread for run in running):
@@ -158,24 +159,24 @@ class Run:
         return of_samples(strengths, [lora.prompts for lora in self.loras], rows, samples), timestep
 
 
-class _Copy:
+class Copy:
     """One model of a run, with several GPUs one of several: its factors on its device and its hooks."""
 
     def __init__(self, run: Run, patcher):
         self.run, self.patcher, self.model = run, patcher, patcher.model
         self.gains = Gains()
-        self.hooks: list[_Hook] = []
+        self.hooks: list[Hook] = []
         self.handles: list = []
         # Of the call of the model that runs now.
         self.arguments: tuple[tuple, dict] | None = None
         self.finished_calls = 0
-        self.followers: list[_Follower] = []
+        self.followers: list[Follower] = []
         # Of the call of the model that runs now.
         self.regions: Regions | None = None
         self.unplaced: set[str] = set()
         # Calls of the model that the masks did not reach.
         self.without_masks = 0
-        layers, device, dtype = layers_of(self.model), patcher.load_device, _dtype(patcher)
+        layers, device, dtype = layers_of(self.model), patcher.load_device, dtype_of(patcher)
         fixed = frozenset(range(len(run.loras))) - run.changing - run.masked
         for path, terms in run.layers.items():
             module = layers.get(path)
@@ -189,12 +190,12 @@ class _Copy:
             def prepare(
                 term: LiveTerm, adapter: Adapter, earlier: Sequence[LiveTerm], path=path, layer=layer
             ) -> Adapter:
-                return _prepared(term, adapter, earlier, patcher, f"{path}.weight", layer.groups, device)
+                return prepared_term(term, adapter, earlier, patcher, f"{path}.weight", layer.groups, device)
 
             steps = stack.build(terms, layer, self.gains, device, dtype, prepare, fixed)
-            hook = _Hook(self, path, module, steps, bias)
+            hook = Hook(self, path, module, steps, bias)
             self.hooks.append(hook)
-            self.followers += _followers(hook, terms, prepare, run.changing, run.masked, run.loras)
+            self.followers += followers(hook, terms, prepare, run.changing, run.masked, run.loras)
         self.gains.complete(device)
         self.strengths, self.timestep = torch.ones(len(run.loras)), 0.0
 
@@ -330,137 +331,6 @@ def _fresh(kwargs: dict) -> dict:
     return {**kwargs, "control": copied}
 
 
-class _Hook:
-    """What stands at one layer: a forward hook, or, where the model never calls the layer, a change of what it takes for its weight."""
-
-    def __init__(self, copy: _Copy, path: str, module: nn.Module, steps: list[Step], bias: Tensor | None):
-        self.copy, self.path, self.module, self.steps, self.bias = copy, path, module, steps, bias
-        # In this sampling, and in this call of the model.
-        self.fired = self.fires = False
-        self.is_checked = False
-        self.handed: list[Handed] = []
-        self.handle = self.watched = None
-
-    def start(self) -> None:
-        self.handle = self.module.register_forward_hook(self, with_kwargs=True)
-        self.watched = watch(self.module)
-
-    def stop(self) -> None:
-        if self.handle is not None:
-            self.handle.remove()
-        if self.watched is not None:
-            unwatch(self.module)
-        for handed in self.handed:
-            handed.remove()
-        self.handle = self.watched = None
-        self.steps, self.handed = [], []
-
-    def begin(self) -> None:
-        """A call of the model begins."""
-        self.fires = False
-        self.watched.forget()
-        for handed in self.handed:
-            handed.used = False
-
-    def was_passed(self) -> bool:
-        """Whether this call of the model used the layer's weight without this LoRA."""
-        acted = self.fires or any(handed.used for handed in self.handed)
-        return not acted and self.watched.was_read()
-
-    def go_into_the_weight(self) -> None:
-        if adding := [t for t in self.copy.run.layers[self.path] if t.adapter.adds_by_itself]:
-            raise StrataError(
-                f"{self.copy.run.loras[adding[0].group].file} is a {adding[0].adapter.name}, which adds to what a layer computes, and this "
-                f"model takes the weight of {self.path} itself, which cannot hold that. Take this LoRA out."
-            )
-        self.stop_hook()
-        terms = [replace(t, adapter=t.adapter.map_tensors(self._here)) for t in self.copy.run.layers[self.path]]
-        for parameter, mine in (
-            ("weight", [t for t in terms if not t.is_bias]),
-            ("bias", [t for t in terms if t.is_bias]),
-        ):
-            if mine:
-                self.handed.append(Handed(self.module, parameter, partial(self._changed, mine)))
-        self.begin()
-        self.fired = True
-
-    def stop_hook(self) -> None:
-        self.handle.remove()
-        # ComfyUI has emptied the list that they stood in while it made room.
-        for handed in self.handed:
-            handed.remove()
-        self.handed = []
-
-    def _here(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.copy.patcher.load_device)
-
-    def _changed(self, terms: Sequence[LiveTerm], parameter: Tensor) -> Tensor:
-        if not self.copy.run.acts():
-            return parameter
-        changed = parameter.to(torch.promote_types(parameter.dtype, torch.float32), copy=True)
-        for term in terms:
-            strength = self.copy.strength(term.group)
-            if strength != 0:
-                term.now(strength, self.copy.timestep).apply_(changed, changed.dtype)
-        return changed.to(parameter.dtype)
-
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict, y: Tensor) -> Tensor | None:
-        if not self.copy.run.acts():
-            return None
-        self.fired = self.fires = True
-        x = args[0] if args else kwargs["input"]
-        options = {name: value for name, value in kwargs.items() if name != "input"}
-        was_finite = self.is_checked and bool(torch.isfinite(y).all())
-        layer, regions = describe(module, self.bias, **options), self.copy.regions
-        if regions is not None and (where := regions.of(self.path, y, layer.is_conv)) is not None:
-            layer = replace(layer, where=where)
-        y = stack.run(self.steps, layer, x, y)
-        if was_finite and not torch.isfinite(y).all():
-            groups = dict.fromkeys(term.group for term in self.copy.run.layers[self.path])
-            raise too_large((self.copy.run.loras[group].file for group in groups), f"{self.path}.weight")
-        return y
-
-
-class _Follower:
-    """An adapter that reads the weight, behind LoRAs whose strength changes: it is prepared anew for the weight that they leave."""
-
-    def __init__(self, copy: _Copy, step: Single, earlier: Sequence[LiveTerm], prepare: stack.Prepare):
-        self.copy, self.step, self.earlier, self.prepare = copy, step, earlier, prepare
-        self.known: list[tuple[float, float | None]] | None = None
-
-    def follow(self) -> None:
-        moment = self.copy.timestep
-        mine = [(self.copy.strength(t.group), moment if t.adapter.varies else None) for t in self.earlier]
-        if mine != self.known:
-            scaled = [term.now(strength, moment) for term, (strength, _) in zip(self.earlier, mine, strict=True)]
-            term, device, dtype = self.step.term, self.copy.patcher.load_device, _dtype(self.copy.patcher)
-            adapter = term.adapter.map_tensors(lambda tensor: tensor.to(device))
-            self.step.adapter = stack.in_dtype(self.prepare(term, adapter, scaled), device, dtype)
-            self.known = mine
-
-
-def _followers(
-    hook: _Hook,
-    terms: Sequence[LiveTerm],
-    prepare: stack.Prepare,
-    changing: frozenset[int],
-    masked: frozenset[int],
-    loras: Sequence[LiveLora],
-) -> list:
-    weights, found = [term for term in terms if not term.is_bias], []
-    for step in hook.steps:
-        if isinstance(step, Single) and step.term.adapter.prepares_from_weight:
-            earlier = weights[: weights.index(step.term)]
-            if behind := masked.intersection(term.group for term in earlier):
-                raise StrataError(
-                    f"{loras[step.term.group].file} depends on the weight that {loras[min(behind)].file} leaves before it, and that one "
-                    "has a mask: no weight can have it. Put the masked LoRA behind the other one."
-                )
-            if changing.intersection(term.group for term in earlier):
-                found.append(_Follower(hook.copy, step, earlier, prepare))
-    return found
-
-
 def _by_layer(loras: Sequence[LiveLora]) -> dict[str, list[LiveTerm]]:
     """layer name -> its terms, those of the first loader first."""
     layers: dict[str, list[LiveTerm]] = {}
@@ -472,24 +342,3 @@ def _by_layer(loras: Sequence[LiveLora]) -> dict[str, list[LiveTerm]]:
                 LiveTerm(coefficient, adapter, part, rows, parameter == "bias", group) for coefficient, adapter in terms
             )
     return layers
-
-
-def _dtype(patcher) -> torch.dtype:
-    """What the model computes in."""
-    return patcher.model.get_dtype_inference()
-
-
-# What adapters have ``observed`` of a weight (DoRA's norms): reading it again at every run would make a moved slider slow.
-_read: WeakKeyDictionary[Adapter, tuple] = WeakKeyDictionary()
-
-
-def _prepared(term: LiveTerm, adapter: Adapter, earlier, patcher, key: str, groups: int, device) -> Adapter:
-    """``adapter.prepared`` for the weight as the model's patches and the terms before leave it."""
-    seen = (patcher.patches_uuid, key, *((ref(t.adapter), t.coefficient, t.part) for t in earlier))
-    known = _read.get(term.adapter)
-    if known is not None and known[0] == seen:
-        return adapter.prepared_with(known[1].to(device), groups)
-    weight = stack.weight_before(term, earlier, current(patcher, key, device))
-    ready = adapter.prepared(weight, groups)
-    _read[term.adapter] = (seen, ready.observed.cpu())
-    return ready

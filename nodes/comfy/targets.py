@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -61,15 +62,13 @@ class Target(NamedTuple):
 class Targets:
     """Every name that a LoRA may call this model's weights by. Holds no reference to the model.
 
-    names: whole module names, as ComfyUI maps them; bodies: by ``names.model_body``; encoders: by a text encoder's body, then by
-    encoder.
+    names: whole module names, as ComfyUI maps them; encoders: by a text encoder's body, then by encoder, empty for a diffusion model.
     family: of ``lora_math.families``, or another name of the model to show; certain: whether ComfyUI's own class says that it is this
     family: only then may it be a reason to refuse a file.
     coarse: weights that are stored in 8 bits or fewer, to which ComfyUI rounds them again when they are patched.
     """
 
     names: Mapping[str, Key]
-    bodies: Mapping[str, Keys]
     encoders: Mapping[str, Mapping[str, Key]]
     shapes: Mapping[str, Shape]
     family: str | None
@@ -77,6 +76,11 @@ class Targets:
     coarse: frozenset[str] = frozenset()
     # One, once it is known.
     _magnitudes: list[Mapping[str, Magnitude]] = field(default_factory=list, repr=False)
+
+    @cached_property
+    def bodies(self) -> Mapping[str, Keys]:
+        """A diffusion model's layers by ``names.model_body``, for names that ComfyUI's map lacks; most files have none of those."""
+        return {} if self.encoders else _bodies(self.names, self.shapes, self.family)
 
     @property
     def measured(self) -> bool:
@@ -151,8 +155,7 @@ def model_targets(model) -> Targets:
         shapes = _shapes(model, model.model, parameters)
         name, certain = _family(model.model, shapes)
         known = _valid(comfy.lora.model_lora_keys_unet(model.model, {}), shapes)
-        bodies = _bodies(known, shapes, name)
-        found = _known[model.model] = Targets(known, bodies, {}, shapes, name, certain, _coarse(parameters))
+        found = _known[model.model] = Targets(known, {}, shapes, name, certain, _coarse(parameters))
     return found
 
 
@@ -163,7 +166,7 @@ def clip_targets(clip) -> Targets:
     if found is None:
         shapes = _shapes(clip.patcher, module, dict(module.named_parameters(remove_duplicate=False)))
         known = _valid(comfy.lora.model_lora_keys_clip(module, {}), shapes)
-        found = _known[module] = Targets(known, {}, _encoders(shapes), shapes, None)
+        found = _known[module] = Targets(known, _encoders(shapes), shapes, None)
     return found
 
 

@@ -14,7 +14,7 @@ from heapq import nsmallest
 from typing import NamedTuple
 
 from ...lora_math.families import related
-from ...lora_math.reading.files import show_size
+from ...lora_math.reading.problems import show_size
 from ...lora_math.tags import LoraTag, format_tag
 from ..comfy import library, lora_names, user_files
 from ..desk.profile import preview

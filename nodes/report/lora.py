@@ -11,7 +11,7 @@ from ...lora_math.blocks import ResolvedWeights
 from ...lora_math.families import related
 from ...lora_math.family import component
 from ...lora_math.fuse import Term
-from ...lora_math.reading.files import show_size
+from ...lora_math.reading.problems import show_size
 from ...lora_math.reading.state_dict import Entry
 from ...lora_math.wording import SHOWN, number, some, spread, tensors
 from ..comfy.library import Lora

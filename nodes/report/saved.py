@@ -9,7 +9,7 @@ import torch
 
 from ...lora_math.algebra.budget import Budget
 from ...lora_math.algebra.shrink import Quality, Stored, quality
-from ...lora_math.reading.files import show_size
+from ...lora_math.reading.problems import show_size
 from ...lora_math.writing.file import Saved
 
 # Of the type's step: both factors, with room.

@@ -12,7 +12,7 @@ from strata.lora_math.inspecting.layers import measure
 from strata.lora_math.inspecting.library import PROBES, fingerprint
 from strata.lora_math.inspecting.one import numbers
 from strata.lora_math.inspecting.several import meet, together
-from strata.lora_math.reading import files, state_dict
+from strata.lora_math.reading import contents, state_dict
 from strata.lora_math.reading.training_facts import trainer, training_facts
 from strata.nodes.inspecting.shapes import Picture, printable, shortened
 
@@ -20,7 +20,7 @@ from strata.nodes.inspecting.shapes import Picture, printable, shortened
 def drawn(rng):
     """(entries, keys of tensors whose numbers are not to be looked at), as the pack opens a file."""
     tensors = odd_state_dicts.draw(rng, WEIGHTS)
-    broken = files.check_numbers({key: t for key, t in tensors.items() if not key.endswith(".alpha")}).broken
+    broken = contents.check_numbers({key: t for key, t in tensors.items() if not key.endswith(".alpha")}).broken
     return state_dict.parse(tensors).entries, broken
 
 

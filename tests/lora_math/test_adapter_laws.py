@@ -24,7 +24,7 @@ from strata.lora_math.adapters import (
     Sparse,
     from_record,
 )
-from strata.lora_math.adapters.base import TILE
+from strata.lora_math.adapters.matrices import TILE
 from strata.lora_math.energy import CHUNK
 from strata.lora_math.low_rank import LowRank
 from strata.lora_math.reading import state_dict

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strata.lora_math.extremes import largest
-from strata.lora_math.reading import files, pickles
+from strata.lora_math.reading import contents, files, pickles
 
 TENSORS = {
     "a.lora_up.weight": torch.randn(8, 2),
@@ -222,15 +222,62 @@ def test_numbers_that_lie_across_the_steps_of_their_type_are_read(tmp_path):
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "new.safetensors"
     path.write_bytes(good_bytes())
-    read = files._read_tensors
+    read = contents.read_tensors
 
     def slowly(*arguments):
         path.write_bytes(good_bytes())
         return read(*arguments)
 
-    monkeypatch.setattr(files, "_read_tensors", slowly)
+    monkeypatch.setattr(contents, "read_tensors", slowly)
     with pytest.raises(files.LoraFileError, match=r"new\.safetensors.*changed while it was being read"):
         files.read_lora_file(str(path))
+
+
+SIZES = st.lists(
+    st.tuples(
+        st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.int8, torch.bool]), st.integers(0, 40)
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(SIZES, st.data())
+def test_whatever_stripes_a_file_is_read_in(tmp_path_factory, sizes, data):
+    """The reference is safetensors' own reader, and a look at each tensor by itself."""
+    numbers = st.sampled_from([0.0, 1.0, -3.0, 2e6, math.nan, math.inf])
+    tensors = {}
+    for at, (dtype, size) in enumerate(sizes):
+        values = torch.arange(size) % 2 if dtype in (torch.int8, torch.bool) else torch.randn(size)
+        tensors[f"a{at}.alpha" if data.draw(st.booleans()) else f"a{at}.lora_up.weight"] = values.to(dtype)
+    spoiled = data.draw(st.sampled_from([None, *(key for key, tensor in tensors.items() if tensor.numel())]))
+    if spoiled is not None and tensors[spoiled].is_floating_point():
+        tensors[spoiled][data.draw(st.integers(0, tensors[spoiled].numel() - 1))] = data.draw(numbers)
+    path = str(tmp_path_factory.getbasetemp() / "striped.safetensors")
+    safetensors.torch.save_file(tensors, path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contents, "LEAST_STRIPE", data.draw(st.integers(8, 100)))
+        patch.setattr(contents._Reader, "at_once", data.draw(st.booleans()))
+        file = files.read_lora_file(path)
+    for key, tensor in safetensors.torch.load_file(path).items():
+        assert file.tensors[key].dtype == tensor.dtype
+        torch.testing.assert_close(file.tensors[key], tensor, rtol=0, atol=0, equal_nan=True)
+    looked = {key: t for key, t in file.tensors.items() if not key.endswith(".alpha")}
+    told = contents.check_numbers(looked, contents.Contents(file.tensors, file.largest))
+    alone = contents.check_numbers({key: t.clone() for key, t in looked.items()})
+    assert told.broken == alone.broken
+    assert told.largest >= alone.largest or alone.broken
+
+
+def test_numbers_that_a_conversion_has_made_are_looked_at(tmp_path):
+    path = tmp_path / "a.safetensors"
+    safetensors.torch.save_file({"a": torch.ones(4), "b.alpha": torch.tensor([math.inf])}, path)
+    file = files.read_lora_file(str(path))
+    known = contents.Contents(file.tensors, file.largest)
+    assert file.largest == 1
+    assert contents.check_numbers({"c": file.tensors["a"]}, known) == (frozenset(), 1.0)
+    for made in (file.tensors["a"] * math.nan, file.tensors["b.alpha"]):
+        assert contents.check_numbers({"a": file.tensors["a"], "c": made}, known).broken == {"c"}
 
 
 def test_a_number_beyond_a_million_counts_as_infinity():
@@ -239,7 +286,7 @@ def test_a_number_beyond_a_million_counts_as_infinity():
         "large": torch.tensor([0.0, -1.1e6]),
         "double": torch.tensor(1e300).double(),
     }
-    assert files.check_numbers(tensors).broken == {"large", "double"}
+    assert contents.check_numbers(tensors).broken == {"large", "double"}
 
 
 @pytest.mark.parametrize(
@@ -250,7 +297,7 @@ def test_nan_and_infinity_are_found(dtype, value):
     fine, bad = torch.ones(5).to(dtype), torch.tensor([1.0, value, 1.0]).to(dtype)
     holds = not torch.isfinite(bad.float()).all()  # e4m3fn has no infinity
     tensors = {"fine": fine, "bad": bad, "empty": torch.zeros(0).to(dtype), "int": torch.tensor([1])}
-    assert files.check_numbers(tensors).broken == ({"bad"} if holds else set())
+    assert contents.check_numbers(tensors).broken == ({"bad"} if holds else set())
 
 
 @given(st.data())
@@ -269,7 +316,7 @@ def test_what_a_look_at_the_whole_file_finds_is_what_one_at_each_tensor_does(dat
             tensor.view(-1)[place] = data.draw(numbers) if dtype.is_floating_point else 7
         tensors[name] = tensor.T if data.draw(st.booleans()) else tensor
         at += size + data.draw(st.sampled_from([0, 0, 2, 100]))
-    found = files.check_numbers(dict(data.draw(st.permutations(list(tensors.items())))))
+    found = contents.check_numbers(dict(data.draw(st.permutations(list(tensors.items())))))
     each = {name: largest(tensor) for name, tensor in tensors.items()}
     assert found.broken == {name for name, t in tensors.items() if t.is_floating_point() and not each[name] <= 1e6}
     assert all(number <= found.largest for name, number in each.items() if name not in found.broken)

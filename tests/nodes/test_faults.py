@@ -73,14 +73,14 @@ def fails(monkeypatch, fault, what, run) -> None:
 
 
 BUILDING = {
-    "reading the header": (library.files, "_read_header", 1),
-    "reading the tensors": (library.files, "_read_tensors", 1),
+    "reading the header": (library.files.headers, "parse", 1),
+    "reading the tensors": (library.reading, "read_tensors", 1),
     "what was read": (library.files, "LoraFile", 1),
     "converting": (library, "convert", 1),
     "parsing": (state_dict, "parse", 1),
-    "looking for NaN": (library.files, "check_numbers", 1),
+    "looking for NaN": (library.reading, "check_numbers", 1),
     "knowing the family": (library.family, "guess", 1),
-    "key map": (targets, "_bodies", 1),
+    "key map": (targets, "_valid", 1),
     "fit": (fit, "match", 1),
     "fit of the tenth entry": (fit, "_refusal", 10),
     "patch: tenth weight": (patch, "_records", 10),
@@ -131,17 +131,17 @@ def test_while_patching(watched, monkeypatch, stage, what):
 LIVE = {
     "factors of the first layer": (stack, "build", 1),
     "factors of the tenth layer": (stack, "build", 10),
-    "a norm of DoRA": (live_run, "_prepared", 3),
+    "a norm of DoRA": (live_run, "prepared_term", 3),
     "strengths to the device": (stack.Gains, "complete", 1),
     "ComfyUI loading": (comfy.model_management, "load_models_gpu", 1),
     "start": (live_run.Run, "_start", 1),
-    "first hook": (live_run, "_Hook", 1),
-    "tenth hook": (live_run, "_Hook", 10),
+    "first hook": (live_run, "Hook", 1),
+    "tenth hook": (live_run, "Hook", 10),
     "step 1, first layer": (stack, "run", 1),
     "step 1, layer 20": (stack, "run", 20),
     "step 2, layer 3": (stack, "run", LAYERS + 3),
-    "strengths of step 1": (live_run._Copy, "_follow", 1),
-    "strengths of step 2": (live_run._Copy, "_follow", 2),
+    "strengths of step 1": (live_run.Copy, "_follow", 1),
+    "strengths of step 2": (live_run.Copy, "_follow", 2),
     "keyframes of step 2": (live_time.Clock, "strengths", 2),
 }
 

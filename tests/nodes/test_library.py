@@ -11,11 +11,15 @@ from deadline import deadline
 from safetensors.torch import save_file
 
 from strata.lora_math.errors import StrataError
-from strata.lora_math.reading import files
+from strata.lora_math.reading import contents
 from strata.lora_math.reading.files import LoraFileError
-from strata.nodes.comfy.library import LoraCache, file_key, open_lora
+from strata.nodes import apply as applying
+from strata.nodes.comfy import library
+from strata.nodes.comfy.library import CACHE, LoraCache, file_key, open_lora
 from strata.nodes.comfy.lora_names import NameIndex, is_another, locate, resolve
 from strata.nodes.loader import StrataLoraLoader
+from strata.nodes.stack import StackEntry
+from strata.tests.nodes.helpers import lora_makers, small_models
 
 NAMES = [
     "style.safetensors",
@@ -330,7 +334,7 @@ def test_a_checkpoint_is_refused_from_its_header(lora_folder, monkeypatch):
         file.write(len(packed).to_bytes(8, "little") + packed)
         file.truncate(8 + len(packed) + size)
     folder_paths.filename_list_cache.pop("loras", None)
-    monkeypatch.setattr(files, "_read_tensors", lambda *_: pytest.fail("the tensors were read"))
+    monkeypatch.setattr(contents, "read_tensors", lambda *_: pytest.fail("the tensors were read"))
     with pytest.raises(LoraFileError, match="whole checkpoint"):
         LoraCache().get("big.safetensors")
 
@@ -380,3 +384,40 @@ def test_the_scale_in_adapter_config_counts_for_the_file_it_was_saved_with(lora_
     for broken in ("", "[]", "{" * 100_000):
         (lora_folder.path / "mine" / "adapter_config.json").write_text(broken)
         assert scale(other) == 1
+
+
+def test_files_are_read_while_there_is_other_work(lora_folder, monkeypatch):
+    """The first while the names of the model's weights are learned, each other one while the one before it is applied."""
+    model = small_models.sd15()
+    names = [lora_folder.save(f"{at}.safetensors", lora_makers.full_lora(model, seed=at, rank=1)) for at in range(3)]
+    learned, begun = threading.Event(), [threading.Event() for _ in names]
+    learn, read, on_model = applying.model_targets, library.open_lora, applying._apply_lora
+
+    def learns(model):
+        learned.set()
+        return learn(model)
+
+    def reads(name, path):
+        begun[names.index(name)].set()
+        assert learned.wait(60), "the model's names come after the file"
+        return read(name, path)
+
+    def applies(models, clips, lora, *rest):
+        following = names.index(lora.name) + 1
+        assert following == len(names) or begun[following].wait(60), "the next file waits for this one"
+        return on_model(models, clips, lora, *rest)
+
+    monkeypatch.setattr(applying, "model_targets", learns)
+    monkeypatch.setattr(library, "open_lora", reads)
+    monkeypatch.setattr(applying, "_apply_lora", applies)
+    CACHE.clear()
+    stack = [StackEntry(name, 0.5, 0.0) for name in names]
+    found = applying.apply_stack(model, None, stack, "error")
+    assert [part.used for part in found.parts] == [True] * 3 and all(event.is_set() for event in begun)
+    # Whatever is wrong with a file is said of that file, in the order of the rows.
+    (lora_folder.path / names[1]).write_bytes(b"{}")
+    CACHE.clear()
+    with pytest.raises(StrataError, match=names[1]):
+        applying.apply_stack(model, None, stack, "error")
+    parts = applying.apply_stack(model, None, stack, "warn").parts
+    assert [part.used for part in parts] == [True, False, True] and names[1] in parts[1].report

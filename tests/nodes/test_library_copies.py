@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from strata.lora_math import command_line
 from strata.lora_math.inspecting import library as contents_of
-from strata.lora_math.reading import files
+from strata.lora_math.reading import contents
 from strata.nodes.comfy import user_files
 from strata.nodes.library import contents as contents_module
 from strata.nodes.library import index as index_module
@@ -167,7 +167,7 @@ def test_before_anything_is_read_headers_tell_what_they_know(folder, fresh, monk
     save_file(lora(3, rank=4), folder / "c.safetensors", {"sshs_model_hash": digest})
     save_file(lora(3), folder / "d.safetensors", {"sshs_model_hash": "no hash"})
     folder_paths.filename_list_cache.pop("loras", None)
-    monkeypatch.setattr(files, "_read_tensors", lambda *_: pytest.fail("a file was read"))
+    monkeypatch.setattr(contents, "read_tensors", lambda *_: pytest.fail("a file was read"))
     learned()
     assert set(shown(shown="copies")) == {"a.safetensors", "b.safetensors"}
     assert search(Question())["contents"]["known"] == 0

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from strata.lora_math.errors import StrataError
-from strata.lora_math.reading import files
+from strata.lora_math.reading import contents, files
+from strata.lora_math.reading.header import TensorPlace
 from strata.lora_math.reading.recommended import Recommended, recommended
 from strata.nodes.comfy import library, user_files
 from strata.nodes.library import index as index_module
@@ -84,7 +85,7 @@ def test_what_is_learned_is_what_the_loader_finds(folder, index):
 
 
 def test_tensors_are_not_read(folder, index, monkeypatch):
-    monkeypatch.setattr(files, "_read_tensors", lambda *_: pytest.fail("a file was read"))
+    monkeypatch.setattr(contents, "read_tensors", lambda *_: pytest.fail("a file was read"))
     learned(index)
     assert len(index.all()) == 4
 
@@ -208,6 +209,15 @@ def test_sets_are_kept_and_a_broken_file_is_not_lost(user):
     assert pathlib.Path(f"{path}.broken2").read_text() == "{broken again"
 
 
+def test_a_set_can_be_replaced_where_there_is_room_for_no_more(user, monkeypatch):
+    monkeypatch.setattr("strata.nodes.rows.sets.MAX_SETS", 2)
+    for name in ("a", "b", "a"):
+        save_set(name, f"<lora:{name}:1>")
+    with pytest.raises(StrataError, match="There are 2 sets already"):
+        save_set("c", "<lora:c:1>")
+    assert [one["name"] for one in read_sets()] == ["a", "b"]
+
+
 def test_half_characters_are_kept_and_more_than_is_read_is_not_written(user, monkeypatch):
     save_set("\ud800", "<lora:a\udcff:1>")
     assert read_sets() == [{"name": "\ud800", "rows": "<lora:a\udcff:1>"}]
@@ -257,7 +267,7 @@ def test_rows_for_the_page(folder, index):
 
 def test_family_of_a_header_that_claims_much_holds_nothing(folder):
     """A tensor of a terabyte is a shape."""
-    place = files.TensorPlace(torch.float16, (1 << 20, 1 << 20), 0, 0)
+    place = TensorPlace(torch.float16, (1 << 20, 1 << 20), 0, 0)
     names = {f"lora_unet_input_blocks_4_1_proj_in.lora_{part}.weight": place for part in ("up", "down")}
     assert family_of(files.Header({}, names)) in (None, "SD1.5", "SD2", "SDXL")
 

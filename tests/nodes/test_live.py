@@ -52,16 +52,7 @@ def assert_same(live, patched, base):
 @pytest.fixture(scope="module")
 def models():
     """Each model once, with what it samples without a LoRA."""
-    known = {}
-
-    def get(family):
-        if family not in known:
-            model = sampling.MODELS[family]()
-            known[family] = model, sampling.sample(model, family)
-        return known[family]
-
-    yield get
-    sampling.unload()
+    yield from sampling.each_once(lambda model, family: (model, sampling.sample(model, family)))
 
 
 @pytest.mark.parametrize("family", sampling.MODELS)
@@ -320,11 +311,11 @@ def test_the_negative_model_of_a_dual_guider(models):
 
 def test_norms_of_a_dora_are_read_once(models):
     """A moved slider reads no weight again; a changed model under the LoRA does."""
-    from strata.nodes.comfy import live_run
+    from strata.nodes.comfy import live_hooks
 
     model, _ = models("FLUX.1")
     changes = adapter_makers.everywhere(model, adapter_makers.dora)
-    read = lambda: [live_run._read[a][1] for ((_, a),) in changes.values()]  # noqa: E731
+    read = lambda: [live_hooks._read[a][1] for ((_, a),) in changes.values()]  # noqa: E731
     sampling.sample(with_live(model, changes), "FLUX.1")
     before = read()
     sampling.sample(with_live(model, {k: [(0.3, a)] for k, ((_, a),) in changes.items()}), "FLUX.1")

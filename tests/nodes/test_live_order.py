@@ -57,10 +57,6 @@ def with_patches(model, *loras):
     return clone
 
 
-def scaled(changes, strength):
-    return {key: [(strength * c, adapter) for c, adapter in terms] for key, terms in changes.items()}
-
-
 class Anew:
     """The reference: at each step the model is patched anew, and the whole prediction is made by that."""
 
@@ -90,7 +86,7 @@ def test_norms_of_a_dora_follow_the_keyframes_of_the_lora_before_it(flux, base, 
     group = keyframes((0.0, 1.0), (0.5, strength))
     middle = float(flux.model.model_sampling.percent_to_sigma(0.5))
     reference = Anew(
-        flux, lambda sigma: with_patches(flux, scaled(lora, 1.0 if sigma > middle else strength), dora)
+        flux, lambda sigma: with_patches(flux, adapter_makers.scaled(lora, 1.0 if sigma > middle else strength), dora)
     ).sample()
     found = sample(with_live(flux, (lora, group), (dora, None)))
     assert sampling.distance(found, reference, reference - base) < CHANGE

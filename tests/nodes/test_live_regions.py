@@ -158,26 +158,15 @@ def with_masks(model, masked: list, on_text: bool = False):
     return clone
 
 
-def scaled(changes: dict, strength: float) -> dict:
-    return {key: [(strength * c, adapter) for c, adapter in terms] for key, terms in changes.items()}
-
-
 @pytest.fixture(scope="module")
 def models():
-    known = {}
-
-    def get(family):
-        if family not in known:
-            model = sampling.MODELS[family]()
-            one, other = (
-                scaled(adapter_makers.everywhere(model, maker), 6.0)
-                for maker in (adapter_makers.lora, adapter_makers.MAKERS["LoHa"])
-            )
-            known[family] = model, one, other
-        return known[family]
-
-    yield get
-    sampling.unload()
+    makers = adapter_makers.lora, adapter_makers.MAKERS["LoHa"]
+    yield from sampling.each_once(
+        lambda model, _: (
+            model,
+            *(adapter_makers.scaled(adapter_makers.everywhere(model, maker), 6.0) for maker in makers),
+        )
+    )
 
 
 def assert_same(found, expected, plain, everywhere):

@@ -40,10 +40,6 @@ def sample(model, family: str, sampler: str = "euler", cfg: float = 3.0, positiv
     )
 
 
-def scaled(changes: dict, strength: float) -> dict:
-    return {key: [(strength * c, adapter) for c, adapter in terms] for key, terms in changes.items()}
-
-
 def reference(model, family: str, strength, changes, **settings) -> torch.Tensor:
     """strength: (sigma, is negative) -> number; changes: a dict, or sigma -> such. Each prompt of each call runs alone, through the model
     patched for it."""
@@ -54,7 +50,7 @@ def reference(model, family: str, strength, changes, **settings) -> torch.Tensor
             part = lambda value, at=at: value.chunk(len(sides))[at] if isinstance(value, torch.Tensor) else value  # noqa: E731
             clone, sigma = model.clone(), float(args["timestep"].max())
             now = changes(sigma) if callable(changes) else changes
-            patch.add(clone, scaled(now, strength(sigma, side == 1)))
+            patch.add(clone, adapter_makers.scaled(now, strength(sigma, side == 1)))
             comfy.model_management.load_models_gpu([clone])
             c = {name: part(value) for name, value in args["c"].items()}
             outputs.append(apply_model(part(args["input"]), part(args["timestep"]), **c))
@@ -91,16 +87,9 @@ def percent_of(model, sigma: float) -> float:
 
 @pytest.fixture(scope="module")
 def models():
-    known = {}
-
-    def get(family):
-        if family not in known:
-            model = sampling.MODELS[family]()
-            known[family] = model, scaled(adapter_makers.everywhere(model, adapter_makers.lora), 8.0)
-        return known[family]
-
-    yield get
-    sampling.unload()
+    yield from sampling.each_once(
+        lambda model, _: (model, adapter_makers.scaled(adapter_makers.everywhere(model, adapter_makers.lora), 8.0))
+    )
 
 
 def assert_same(found, expected, plain):
@@ -210,7 +199,7 @@ def test_the_negative_prompt_is_known_by_its_guider(models):
         for at, side in enumerate(sides):
             part = lambda value, at=at: value.chunk(len(sides))[at] if isinstance(value, torch.Tensor) else value  # noqa: E731
             clone = model.clone()
-            patch.add(clone, scaled(changes, 0 if side == 0 else 1))
+            patch.add(clone, adapter_makers.scaled(changes, 0 if side == 0 else 1))
             comfy.model_management.load_models_gpu([clone])
             c = {name: part(value) for name, value in args["c"].items()}
             outputs.append(apply_model(part(args["input"]), part(args["timestep"]), **c))
@@ -359,7 +348,9 @@ def test_the_node_refuses_in_words(wrong, words):
 def test_loras_that_take_turns(models, lora_folder, steps, turns):
     """LoRA Switch: as a model that is patched anew at every step with the LoRA whose turn it is."""
     model, _ = models("SD1.5")
-    both = [scaled(adapter_makers.everywhere(model, adapter_makers.lora, seed=seed), 8.0) for seed in (3, 4)]
+    both = [
+        adapter_makers.scaled(adapter_makers.everywhere(model, adapter_makers.lora, seed=seed), 8.0) for seed in (3, 4)
+    ]
     clone = model.clone()
     for changes, text in zip(both, (f"1@0s, 0@{steps}s", f"0@0s, 1@{steps}s"), strict=True):
         attach(clone, LiveLora(changes, text, parse(f"hold: {text}, again@{2 * steps}s")))

@@ -33,9 +33,7 @@ def user(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="module")
 def models():
-    known = {}
-    yield lambda family: known.setdefault(family, sampling.MODELS[family]())
-    sampling.unload()
+    yield from sampling.each_once(lambda model, _: model)
 
 
 # By which names, and of which layers: of FLUX one that is whole, and a third of one that ComfyUI has as one.

@@ -90,6 +90,11 @@ MAKERS: dict[str, Maker] = {
 }
 
 
+def scaled(changes: dict, strength: float) -> dict:
+    """Patch key -> terms at another strength."""
+    return {key: [(strength * c, adapter) for c, adapter in terms] for key, terms in changes.items()}
+
+
 def everywhere(model, maker: Maker, seed: int = 0, having: str = "") -> dict:
     """patch key -> [(1.0, adapter)] for every matrix and convolution of a model."""
     generator = torch.Generator().manual_seed(seed)

@@ -53,15 +53,18 @@ def _happen(what: Callable) -> None:
 
 
 class AtKernel(TorchDispatchMode):
-    """Raises instead of torch's operation number ``at``, views not counted: as when that one finds no memory. 0 only counts."""
+    """Raises instead of torch's operation number ``at`` of this thread, views not counted: as when that one finds no memory. 0 only
+    counts. A softmax is spared for the next one, as ComfyUI's attention finds another way for it."""
 
     def __init__(self, at: int = 0, error: type[BaseException] = torch.OutOfMemoryError):
         super().__init__()
         self.at, self.error, self.kernels = at, error, 0
+        self.waits = at > 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.kernels += not func.is_view
-        if self.kernels == self.at and not func.is_view:
+        if self.waits and self.kernels >= self.at and not func.is_view and "softmax" not in func.name():
+            self.waits = False
             raise self.error("injected")
         return func(*args, **(kwargs or {}))
 

@@ -114,3 +114,16 @@ def unload() -> None:
 def distance(a: torch.Tensor, b: torch.Tensor, change: torch.Tensor) -> float:
     """|a - b| relative to |change|."""
     return float((a.double() - b.double()).norm() / change.double().norm())
+
+
+def each_once(beside):
+    """For a fixture: a function from a family's name to ``beside(model, family)``, asked once. The models are unloaded at the end."""
+    known = {}
+
+    def get(family: str):
+        if family not in known:
+            known[family] = beside(MODELS[family](), family)
+        return known[family]
+
+    yield get
+    unload()
