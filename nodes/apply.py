@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,7 +20,7 @@ from .comfy.library import Lora
 from .comfy.live_layers import split
 from .comfy.live_regions import Where, where_of
 from .comfy.live_time import read_variation
-from .comfy.lora_names import is_another
+from .comfy.lora_names import is_another, locate
 from .comfy.shared_norms import completed
 from .comfy.targets import Key, Targets, clip_targets, model_targets, taken_apart
 from .fitting.block_spec import layout_for, resolved
@@ -88,15 +88,15 @@ def apply_stack(
     node: the id of the node that does it, which live LoRAs have something to say on while the model samples.
     """
     models, clips = Changing(model), Changing(clip)
+    results = []
     with _opened_ahead(entries) as openers:
         # Meanwhile the first file is read.
         for given, targets in ((model, model_targets), (clip, clip_targets)):
             if given is not None and entries:
                 targets(given)
-        results = [
-            _apply_named(models, clips, entry, opened, on_problem, apply, node)
-            for entry, opened in zip(entries, openers, strict=True)
-        ]
+        for entry, opened in zip(entries, openers, strict=True):
+            with _naming(entry) if len(entries) > 1 else nullcontext():
+                results.append(_apply_named(models, clips, entry, opened, on_problem, apply, node))
     return _together(models.finish(), clips.finish(), results, "applied")
 
 
@@ -150,6 +150,28 @@ def _apply_named(
     applied = _apply_lora(models, clips, lora, entry, on_problem, apply, node)
     applied = replace(applied, report="\n".join([applied.report, *report.unused_half(entry.low)]))
     return _with_asked(applied, entry[0], lora)
+
+
+@contextmanager
+def _naming(entry: StackEntry) -> Iterator[None]:
+    """What is wrong says which LoRA it is about: of several in a prompt or a stack it may be any."""
+    try:
+        yield
+    except StrataError as problem:
+        name = entry[0] if entry.lora is None else entry.lora.name
+        with suppress(StrataError):
+            name = locate(name).name if entry.lora is None else name
+        # The name of a tag may be any short word, which says nothing where it stands without quotes.
+        if name in str(problem) if "." in name else f"'{name}'" in str(problem):
+            raise
+        blocks = "" if entry.block_weights is None else f" with the block weights {_short(entry.block_weights.text)}"
+        problem.args = (f"{problem}\nThis is about the LoRA {_short(name)}{blocks}.",)
+        raise
+
+
+def _short(text: str) -> str:
+    line = " ".join(text[:200].split())
+    return f"'{line if len(line) <= 60 else f'{line[:57]}...'}'"
 
 
 def _with_asked(applied: Applied, asked: str, lora: Lora) -> Applied:

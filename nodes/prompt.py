@@ -61,10 +61,10 @@ class StrataLoraFromPrompt(io.ComfyNode):
         """Changes when a file that a tag names is replaced on disk, or a preset that it names is changed, also when the text came over a
         link."""
         try:
-            tags = map(of_tag, read_tags(text or "", two_numbers == CLIP_FIRST)[1])
-            own = [state(entry[0], entry.block_weights) for entry in tags]
-        except (StrataError, TypeError):
-            # The node itself says what is wrong.
+            # Over a link anything may come: the node itself says what is wrong.
+            tags = read_tags(text, two_numbers == CLIP_FIRST)[1] if isinstance(text, str) else []
+            own = [state(entry[0], entry.block_weights) for entry in map(of_tag, tags)]
+        except StrataError:
             own = []
         return "\n".join(filter(None, (*own, fingerprint(cls))))
 

@@ -158,6 +158,32 @@ class TestPrompt:
         assert found[0] is model
         assert "'gone'" in found[4]
 
+    @pytest.mark.parametrize(
+        "tag",
+        ["lbw=NOPE", "lbw=1,2,3", "lbw=ZZ3=1", "lbw=IN4=1e38", "lbw=invert(", "lbw=%", "lbw={}", "lbw=IN4"],
+    )
+    def test_of_several_the_one_with_wrong_block_weights_is_named(self, sd15, tag):
+        for text in (f"<lora:one:1:lbw=MIDD> <lora:two:1:{tag}>", f"<lora:two:1:{tag}> <lora:one:1>"):
+            with pytest.raises(StrataError, match=r"two\.safetensors") as found:
+                from_prompt(text, *sd15)
+            assert "one.safetensors" not in str(found.value)
+
+    def test_what_else_is_wrong_with_one_of_several_names_it_once(self, sd15, lora_folder):
+        lora_folder.save("odd.safetensors", {"x.y": torch.ones(2)})
+        stack = [("one.safetensors", 1.0, 1.0), ("sub/two.safetensors", 1e30, 1.0)]
+        with pytest.raises(StrataError, match=r"(?s)^strength_model is 1e\+30.*'sub/two\.safetensors'"):
+            load("one.safetensors", 1.0, 1.0, model=sd15[0], lora_stack=stack)
+        with pytest.raises(StrataError) as found:
+            from_prompt("<lora:one:1> <lora:odd:1> <lora:two:1>", *sd15)
+        assert str(found.value).count("odd.safetensors") == 1
+        with pytest.raises(StrataError) as found:
+            from_prompt("<lora:one:1> <lora:gone:1>", *sd15)
+        assert str(found.value).count("gone") == 1
+
+    @pytest.mark.parametrize("text", [torch.ones(0), torch.ones(2, 2), [1], {"a": 1}, 5, b"<lora:one:1>", None])
+    def test_a_text_of_another_type_has_a_fingerprint_too(self, sd15, text):
+        assert StrataLoraFromPrompt.fingerprint_inputs(text) == ""
+
     def test_the_fingerprint_follows_the_files(self, sd15, lora_folder):
         before = StrataLoraFromPrompt.fingerprint_inputs("<lora:one:1>")
         lora_folder.save(
