@@ -14,6 +14,9 @@ def stack(page, rows="", at=(420, 120), width=420, wait=True):
     )
     d.remember(page)
     if wait:
+        if rows.strip():
+            # A row that comes while something is pressed moves it away from under the pointer.
+            page.wait_for_function(f"(id) => {VIEW}(id).querySelector('.strata-lora')", arg=node, timeout=d.READY)
         page.wait_for_timeout(500)
     return node
 

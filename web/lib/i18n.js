@@ -181,6 +181,7 @@ const ENGLISH = {
   deleteSetSure: 'Delete the set {name}? Press × once more.',
   replaceSet: 'There is a set {name}. Save once more to replace it.',
   chooseLora: 'Choose a LoRA',
+  noneChosen: 'No LoRA chosen: passes through',
   pickerSearch: 'Search names, titles, trigger words, families',
   sortBy: 'Order',
   sort_name: 'Name',

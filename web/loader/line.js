@@ -99,10 +99,11 @@ export class LoaderLine {
     if (!node.graph) return
     takePlace(node, this.element)
     const name = valueOf(node, 'lora_name')
-    const lora = typeof name === 'string' && name && name !== NO_LORA && !isLinked(node, 'lora_name') ? name : null
+    const linked = isLinked(node, 'lora_name')
+    const lora = typeof name === 'string' && name && name !== NO_LORA && !linked ? name : null
     const ran = lastRun(node, lora)
     const known = lora !== null && knownLora(lora) !== undefined
-    const signature = JSON.stringify([lora, this.open, known, ran])
+    const signature = JSON.stringify([lora, linked, this.open, known, ran])
     if (signature === this.#signature) return
     this.#signature = signature
     this.lora = lora
@@ -131,7 +132,8 @@ export class LoaderLine {
   #draw() {
     const { profile, ran } = this
     const wrong = profile?.error || profile?.problem || ''
-    const told = profile && !profile.error ? describe(profile) : ''
+    const passes = !this.lora && !isLinked(this.node, 'lora_name')
+    const told = passes ? t('noneChosen') : profile && !profile.error ? describe(profile) : ''
     const isWrong = ran ? ran.wrong : Boolean(wrong)
     setText(this.text, ran ? ran.verdict : wrong ? withoutName(wrong, this.lora) : told)
     attribute(this.text, 'title', ran ? ran.report : wrong || told)
