@@ -25,7 +25,7 @@ from .errors import StrataError
 from .numbers import is_number, show_number
 from .regions import Region, parse_region
 from .schedule import Schedule
-from .tag_places import Placed, cut, find_tags
+from .tag_places import Placed, cut, find_parts, find_tags
 from .tag_surroundings import refuse_more_than_words
 
 # The widgets have the same bound.
@@ -76,6 +76,12 @@ def read_tags(text: str, clip_first: bool = False) -> tuple[str, list[LoraTag]]:
     tags = [read_tag(text[place.start : place.stop], clip_first) for place in places]
     refuse_more_than_words(text, places)
     return _without(text, places), tags
+
+
+def without_tags(text: str) -> str:
+    """The text as it reads without its tags, whole or not: for a place where they would be taken for LoRAs that act."""
+    places = [place for place, _ in find_parts(text)]
+    return _without(text, places) if places else text
 
 
 def read_tag(tag: str, clip_first: bool = False, also: Collection[str] = ()) -> LoraTag:

@@ -11,15 +11,22 @@ from ..lora_math.blocks import FAMILIES, BlockTextError, Layout, builtin_layout,
 from ..lora_math.errors import StrataError
 from .comfy import noise_steps
 from .desk import words as desk
-from .desk.profile import profile
+from .desk.profile import profile, shown_file
 from .fitting.block_spec import BlockSpec, preset_names, presets_of, user_preset_file
 from .requests import BadRequest, as_json, body_of, optional_text, query, text_of
+from .sweep.carried import known_of
 
 
 @as_json
 async def lora(request: web.Request) -> dict:
     """``?name=``: what the file is, its layout, and the LoRA's share in each block."""
     return (await asyncio.to_thread(profile, query(request, "name"))).answer
+
+
+@as_json
+async def carried_blocks(request: web.Request) -> dict:
+    """``?name=``: which blocks carry the picture, as a sweep of this LoRA found it."""
+    return await asyncio.to_thread(lambda name: known_of(*shown_file(name)), query(request, "name"))
 
 
 @as_json

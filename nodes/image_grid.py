@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..lora_math.errors import StrataError
 from . import inputs
-from .inspecting.themes import THEMES
+from .sweep.sheet_inputs import read_cell_size, read_theme, sheet_inputs
 
 MAX_PICTURES = 1000
 
@@ -42,23 +42,7 @@ class StrataImageGrid(io.ComfyNode):
                     tooltip="How many pictures lie side by side; 0: as many as there are labels of columns, else about a square.",
                 ),
                 io.String.Input("title", default="", optional=True, tooltip="A line above all of it."),
-                io.Int.Input(
-                    "cell_size",
-                    default=512,
-                    min=0,
-                    max=8192,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Pixels of the longer side of each picture; 0: as large as it is.",
-                ),
-                io.Combo.Input(
-                    "theme",
-                    options=list(THEMES),
-                    default="dark",
-                    optional=True,
-                    advanced=True,
-                    tooltip="The colours of the sheets.",
-                ),
+                *sheet_inputs(),
             ],
             outputs=[io.Image.Output("IMAGE", tooltip="The sheets.")],
             is_input_list=True,
@@ -71,8 +55,7 @@ class StrataImageGrid(io.ComfyNode):
         from .sweep import grid
 
         pictures = _pictures(images)
-        theme = inputs.choice(_first(theme), "theme", tuple(THEMES))
-        limit = _within(inputs.whole(_first(cell_size), "cell_size", 512), "cell_size", 8192)
+        theme, limit = read_theme(_first(theme)), read_cell_size(_first(cell_size))
         count = _within(inputs.whole(_first(across), "across"), "across", MAX_PICTURES)
         title = inputs.text(_first(title) or "", "title", "Write a line, or nothing.")
         above, beside = _labels(columns, "columns"), _labels(rows, "rows")

@@ -8,12 +8,12 @@ from ..lora_math.errors import StrataError
 from . import inputs
 from .comfy.drawing import guided_model, has_cfg, samplers
 from .comfy.lora_names import lora_names, resolve
-from .inspecting.themes import THEMES
 from .loader import NO_LORA, LoraStackType
 from .seen_files import ask_again, fingerprint, remember
 from .stack import StackEntry, read_stack
-from .sweep.axes import CFG, KINDS, LORA, NONE, PROMPT, STEPS, STRENGTHS
+from .sweep.axes import CFG, KINDS, LORA, MAX_STRENGTH, NONE, PROMPT, STEPS, STRENGTHS
 from .sweep.plan import COMPARE, MAX_CELLS
+from .sweep.sheet_inputs import CELL_SIZE, THEME, read_cell_size, read_theme, sheet_inputs
 
 LETTERS = ("x", "y", "z")
 APPLY = ("live", "patch", "auto")
@@ -75,7 +75,7 @@ class StrataSweep(io.ComfyNode):
                 io.String.Input(
                     "lora_name",
                     default="",
-                    tooltip="The LoRA to look at, by name; it stands behind those of the stack, at strength 1 where no axis says more.",
+                    tooltip="The LoRA to look at, by name; it stands behind those of the stack.",
                 ),
                 *axis_inputs("x", "strength", "0-1.2(+0.2)"),
                 *axis_inputs("y", NONE, ""),
@@ -124,23 +124,7 @@ class StrataSweep(io.ComfyNode):
                     advanced=True,
                     tooltip="For compare_with = cell: its number, in reading order from 1.",
                 ),
-                io.Int.Input(
-                    "cell_size",
-                    default=512,
-                    min=0,
-                    max=8192,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Pixels of the longer side of each picture on the sheets; 0: as large as it is. The files keep their size.",
-                ),
-                io.Combo.Input(
-                    "theme",
-                    options=list(THEMES),
-                    default="dark",
-                    optional=True,
-                    advanced=True,
-                    tooltip="The colours of the sheets.",
-                ),
+                *sheet_inputs("The files keep their size."),
                 io.String.Input(
                     "filename_prefix",
                     default=PREFIX,
@@ -152,6 +136,18 @@ class StrataSweep(io.ComfyNode):
                     default=True,
                     optional=True,
                     tooltip="Takes pictures that an earlier run with the same settings saved under this prefix, instead of drawing them.",
+                ),
+                *(
+                    io.Float.Input(
+                        name,
+                        default=1.0,
+                        min=-MAX_STRENGTH,
+                        max=MAX_STRENGTH,
+                        step=0.01,
+                        optional=True,
+                        tooltip=f"How strongly lora_name changes the {what}, where no axis says otherwise.",
+                    )
+                    for name, what in (("strength_model", "diffusion model"), ("strength_clip", "text encoders"))
                 ),
                 LoraStackType.Input(
                     "lora_stack",
@@ -229,10 +225,12 @@ class StrataSweep(io.ComfyNode):
         apply: str | None = "live",
         compare_with: str | None = COMPARE[0],
         compare_cell: int | None = 1,
-        cell_size: int | None = 512,
-        theme: str | None = "dark",
+        cell_size: int | None = CELL_SIZE,
+        theme: str | None = THEME,
         filename_prefix: str | None = PREFIX,
         resume: bool | None = True,
+        strength_model: float | None = 1.0,
+        strength_clip: float | None = 1.0,
         lora_stack=None,
         sampler=None,
         sigmas=None,
@@ -269,8 +267,12 @@ class StrataSweep(io.ComfyNode):
         _refuse_twice(cls)
         rows = read_stack(lora_stack)
         name = inputs.text("" if lora_name is None else lora_name, "lora_name", "Write the name of a LoRA, or nothing.")
+        strengths = [
+            _between(inputs.number(value, which, 1.0), which, -MAX_STRENGTH, MAX_STRENGTH)
+            for value, which in ((strength_model, "strength_model"), (strength_clip, "strength_clip"))
+        ]
         if name.strip() not in ("", NO_LORA):
-            rows.append(StackEntry(name.strip(), 1.0, 1.0))
+            rows.append(StackEntry(name.strip(), *strengths))
         prompts = [
             inputs.text("" if text is None else text, what, "Write a prompt, or nothing.")
             for text, what in ((positive, "positive"), (negative, "negative"))
@@ -292,8 +294,8 @@ class StrataSweep(io.ComfyNode):
             inputs.choice(apply, "apply", APPLY),
             inputs.choice(compare_with, "compare_with", COMPARE),
             _between(inputs.whole(compare_cell, "compare_cell", 1), "compare_cell", 1, MAX_CELLS),
-            _between(inputs.whole(cell_size, "cell_size", 512), "cell_size", 0, 8192),
-            inputs.choice(theme, "theme", tuple(THEMES)),
+            read_cell_size(cell_size),
+            read_theme(theme),
             inputs.filled(filename_prefix or PREFIX, "filename_prefix", "Write a name for the files."),
             inputs.switch(resume, "resume", True),
             count,
@@ -352,12 +354,33 @@ def _latent(value) -> tuple[dict, int]:
     samples = value.get("samples") if isinstance(value, dict) else None
     if samples is None or not hasattr(samples, "shape"):
         raise StrataError("latent_image is missing: connect an Empty Latent Image, or an encoded picture.")
-    count = 1 if getattr(samples, "is_nested", False) else int(samples.shape[0])
+    is_nested = getattr(samples, "is_nested", False)
+    if not is_nested and not _is_tensor(samples, 3):
+        raise StrataError(
+            "latent_image is no LATENT that can be drawn. Connect an Empty Latent Image, or an encoded picture."
+        )
+    mask, places = value.get("noise_mask"), value.get("batch_index")
+    if mask is not None and not _is_tensor(mask, 2):
+        raise StrataError(
+            "latent_image has a noise_mask that is no mask. Connect another latent, or set its mask anew."
+        )
+    if places is not None and not (isinstance(places, list) and all(type(at) is int for at in places)):
+        raise StrataError("latent_image has a batch_index that is no list of whole numbers. Connect another latent.")
+    count = 1 if is_nested else int(samples.shape[0])
     if count > MAX_BATCH:
         raise StrataError(
             f"latent_image holds {count} pictures; each cell of a sweep draws all of them, at most {MAX_BATCH}."
         )
     return value, count
+
+
+def _is_tensor(value, dimensions: int) -> bool:
+    """Whether it is a tensor of numbers, with something in it, of at least so many dimensions."""
+    import torch
+
+    return (
+        isinstance(value, torch.Tensor) and value.dim() >= dimensions and value.numel() > 0 and not value.is_complex()
+    )
 
 
 def _sampler(value):
@@ -369,7 +392,9 @@ def _sampler(value):
 
 
 def _sigmas(value):
-    if value is not None and (not hasattr(value, "shape") or value.dim() != 1 or len(value) < 2):
+    if value is not None and not (
+        _is_tensor(value, 1) and value.dim() == 1 and len(value) > 1 and bool(value.isfinite().all())
+    ):
         raise StrataError("sigmas holds no steps. Connect the output of a scheduler node.")
     return value
 

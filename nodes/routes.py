@@ -14,6 +14,7 @@ def register(server) -> None:
     """Adds the pack's routes to ComfyUI's server (a ``PromptServer``)."""
     routes = server.routes
     routes.get("/strata/lora")(_of("desk_routes", "lora"))
+    routes.get("/strata/carried")(_of("desk_routes", "carried_blocks"))
     routes.get("/strata/layout")(_of("desk_routes", "layout"))
     routes.post("/strata/weights")(_of("desk_routes", "weights"))
     routes.get("/strata/presets")(_of("desk_routes", "presets"))

@@ -17,7 +17,8 @@ from .comfy.lora_names import path_of
 from .fitting.block_spec import BlockSpec
 from .stack import StackEntry
 
-MAX_NODES, MAX_FILES = 256, 256
+# A sweep uses as many files as it has cells, and those of its stack.
+MAX_NODES, MAX_FILES = 256, 2000
 
 Used = tuple[str, BlockSpec | None]
 

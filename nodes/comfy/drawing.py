@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -111,6 +111,13 @@ def guided_model(guider):
     model = getattr(guider, "model_patcher", None)
     if model is None or not callable(getattr(guider, "sample", None)):
         raise StrataError(f"guider is a {type(guider).__name__}, not a GUIDER. Connect the output of a guider node.")
+    if not isinstance(getattr(guider, "original_conds", None), Mapping) or not callable(
+        getattr(model, "add_patches", None)
+    ):
+        raise StrataError(
+            f"guider is a {type(guider).__name__}, whose model and prompts are not where ComfyUI's guiders have them. Connect another "
+            "guider, or model, clip and prompts."
+        )
     return model
 
 

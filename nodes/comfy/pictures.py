@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import reprlib
@@ -35,11 +37,12 @@ IN_MEMORY = 256 << 20
 
 @dataclass(frozen=True)
 class Saved:
-    """A file as ComfyUI's /view finds it; path: on the disk."""
+    """A file as ComfyUI's /view finds it; path: on the disk; pixels: the digest of what was drawn, empty where that is not told."""
 
     filename: str
     subfolder: str
     path: str
+    pixels: str = ""
 
     @property
     def shown(self) -> dict[str, str]:
@@ -57,6 +60,8 @@ class Folder:
 
     def __init__(self, prefix: str):
         self.prefix = prefix
+        # How many pictures ``found`` has not looked at.
+        self.unseen = 0
         folder, name, *_ = self._place("")
         # Now, and not when the first cell has been sampled.
         probe = os.path.join(folder, f".{name}{LONGEST_KIND}_{os.getpid()}.tmp")
@@ -90,14 +95,17 @@ class Folder:
         """Cells that are here already, whole: hash -> the pictures of its batch."""
         folder, name, _, subfolder = self._place("")
         entries = [entry for entry in os.scandir(folder) if _is_ours(entry, name)]
-        entries.sort(key=lambda entry: entry.name, reverse=True)
+        entries.sort(key=lambda entry: _numbered(entry.name, name), reverse=True)
+        self.unseen = max(0, len(entries) - MAX_FOUND)
         parts: dict[str, dict[int, tuple[int, Saved]]] = {}
         for entry in entries[:MAX_FOUND]:
             told = described(entry.path)
             part = part_of(told)
             if part is not None:
                 cell, number, count = part
-                parts.setdefault(cell, {}).setdefault(number, (count, Saved(entry.name, subfolder, entry.path)))
+                pixels = told.get("pixels")
+                saved = Saved(entry.name, subfolder, entry.path, pixels if isinstance(pixels, str) else "")
+                parts.setdefault(cell, {}).setdefault(number, (count, saved))
         return {
             cell: [saved for _, (_, saved) in sorted(known.items())]
             for cell, known in parts.items()
@@ -111,7 +119,7 @@ class Folder:
         without metadata; told: about the cell."""
         saved = []
         for number, picture in enumerate(pictures):
-            own = {"cell": cell, "part": [number, len(pictures)], "size": list(picture.shape[1::-1]), **told}
+            own = {"cell": cell, "part": [number, len(pictures)], "pixels": pixels_digest(picture), **told}
             saved.append(self.save_picture(Image.fromarray(picture), "", {**texts, CHUNK: json.dumps(own)}))
         return saved
 
@@ -134,27 +142,64 @@ class Folder:
     def _write(self, kind: str, writers: Mapping[str, Callable]) -> Saved:
         """Under the next number, whole or not at all: a killed server leaves no half of a file under its name. The last one's place."""
         folder, name, counter, subfolder = self._place(kind)
-        stems = (f"{name}_{number:05}_" for number in range(counter, counter + TRIES))
-        stem = next((stem for stem in stems if not _exists(folder, stem, writers)), None)
-        if stem is None:
-            raise StrataError(f"{TRIES} files of the name {name} are there already. Choose another filename_prefix.")
-        whole = os.path.join(folder, f".{name}_{os.getpid()}.tmp")
+        drafts: dict[str, str] = {}
         try:
             for ending, write in writers.items():
-                with open(whole, "wb") as file:
+                draft = os.path.join(folder, f".{name}_{os.getpid()}_{os.urandom(4).hex()}.tmp")
+                with open(draft, "xb") as file:
+                    drafts[ending] = draft
                     write(file)
-                path = os.path.join(folder, f"{stem}.{ending}")
-                os.replace(whole, path)
+            for number in range(counter, counter + TRIES):
+                stem = os.path.join(folder, f"{name}_{number:05}_")
+                if _put({draft: f"{stem}.{ending}" for ending, draft in drafts.items()}):
+                    path = f"{stem}.{list(drafts)[-1]}"
+                    return Saved(os.path.basename(path), subfolder, path)
         except OSError as problem:
             raise StrataError(f"{name} was not saved: {problem.strerror or problem}.") from problem
         finally:
-            if os.path.exists(whole):
-                os.remove(whole)
-        return Saved(os.path.basename(path), subfolder, path)
+            for draft in drafts.values():
+                with contextlib.suppress(OSError):
+                    os.remove(draft)
+        raise StrataError(f"{TRIES} files of the name {name} are there already. Choose another filename_prefix.")
 
 
-def _exists(folder: str, stem: str, endings) -> bool:
-    return any(os.path.exists(os.path.join(folder, f"{stem}.{ending}")) for ending in endings)
+def _put(places: Mapping[str, str]) -> bool:
+    """Gives each draft its name, all or none; False where one of the names is taken, also by another program that saves here at the same
+    time."""
+    done: list[str] = []
+    for draft, path in places.items():
+        try:
+            _claim(draft, path)
+        except FileExistsError:
+            for other in done:
+                os.remove(other)
+            return False
+        done.append(path)
+    return True
+
+
+def _claim(draft: str, path: str) -> None:
+    """Raises FileExistsError where the name is taken. A link fails then, in one step; where a disk has no links the name is taken first."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except (OSError, NotImplementedError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.replace(draft, path)
+
+
+def _numbered(filename: str, name: str) -> tuple[int, str]:
+    """By their numbers: 100000 comes behind 99999."""
+    number = filename[len(name) + 1 :].split("_", 1)[0].split(".", 1)[0]
+    return (int(number) if number.isascii() and number.isdigit() and len(number) < 20 else 0, filename)
+
+
+def pixels_digest(picture: NDArray[numpy.uint8]) -> str:
+    """Of [height, width, 3], whatever file it lies in."""
+    found = hashlib.sha256(repr(picture.shape).encode())
+    found.update(numpy.ascontiguousarray(picture).tobytes())
+    return found.hexdigest()
 
 
 def _is_ours(entry: os.DirEntry, name: str) -> bool:
@@ -169,11 +214,7 @@ def described(path: str) -> dict:
     try:
         with Image.open(path) as picture:
             text = picture.info.get(CHUNK) if picture.format == "PNG" else None
-            size = list(picture.size)
         found = json.loads(text) if isinstance(text, str) and len(text) <= MAX_CHUNK else None
-        # It was made smaller or larger since, and its chunk kept.
-        if isinstance(found, dict) and found.get("size", size) != size:
-            return {}
     # Pillow raises whatever a broken file makes it stumble over.
     except Exception:
         return {}
@@ -203,6 +244,11 @@ def loaded(saved: Sequence[Saved]) -> NDArray[numpy.uint8]:
     if len({picture.shape for picture in found}) > 1:
         raise StrataError(f"The pictures of one cell, such as {saved[0].name}, are not of one size any more.")
     return numpy.stack(found)
+
+
+def as_drawn(saved: Sequence[Saved], pictures: NDArray[numpy.uint8]) -> bool:
+    """Whether the pictures are those that were drawn: nobody has painted over them, or made them smaller, and kept what they say."""
+    return all(pixels_digest(picture) == each.pixels for each, picture in zip(saved, pictures, strict=True))
 
 
 def as_images(cells: Sequence[Sequence[Saved]]) -> Tensor:

@@ -92,6 +92,7 @@ def read_axis(letter: str, kind: str, text: str, known: Known) -> Axis | None:
         return Axis(kind, tuple(found), tuple(map(show_number, found)), rows, block=str(selector))
     entries = _some(values.entries(rest), what, kind)
     if kind == TIME:
+        entries = _curves(entries)
         read = [str(schedule.parse(entry)) for entry in entries]
         return Axis(kind, tuple(read), tuple(entries), rows)
     if kind == LORA:
@@ -166,6 +167,21 @@ def _limited(found: Sequence[str], what: str) -> list[str]:
     if len(unique) > values.MAX_VALUES:
         raise StrataError(f"{what} is {len(unique)} values; the most are {values.MAX_VALUES}.")
     return unique
+
+
+def _curves(entries: Sequence[str]) -> list[str]:
+    """Points that stand behind each other with commas between them are one curve: ``0@0, 1@0.5``. What has a comma in it stood in quotes
+    or on a line of its own and is whole; ``smooth:`` begins another one."""
+    found: list[str] = []
+    goes_on = False
+    for entry in entries:
+        is_point = "@" in entry and "," not in entry
+        if goes_on and is_point and ":" not in entry:
+            found[-1] += f", {entry}"
+        else:
+            found.append(entry)
+        goes_on = is_point
+    return found
 
 
 def _files(entry: str, files: Callable[[], Sequence[str]], what: str) -> Sequence[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...lora_math.tags import without_tags
 from ..comfy.drawing import Way
 from .plan import Settings
 
@@ -9,9 +10,10 @@ from .plan import Settings
 def parameters(settings: Settings, loras: str, way: Way, own_cfg: bool, size: tuple[int, int], model: str) -> str:
     """loras: as tags. own_cfg: whether the guider's own cfg counted. size: (width, height). model: its file, without folder and ending;
     empty where that is not known. What came over a wire, and is not known by name, is left out: prompts and cfg of a guider, the name of
-    a sampler, the schedule behind sigmas."""
+    a sampler, the schedule behind sigmas. So are tags that somebody typed into a prompt: they act nowhere in a sweep."""
     has_prompts = way.guider is None
-    positive = " ".join(filter(None, (settings.positive.strip() if has_prompts else "", loras)))
+    positive = " ".join(filter(None, (without_tags(settings.positive).strip() if has_prompts else "", loras)))
+    negative = without_tags(settings.negative).strip() if has_prompts else ""
     plain = way.sigmas is None
     told = [
         ("Steps", settings.steps if plain else max(1, len(way.sigmas) - 1)),
@@ -25,8 +27,8 @@ def parameters(settings: Settings, loras: str, way: Way, own_cfg: bool, size: tu
         ("Version", "ComfyUI"),
     ]
     lines = [positive]
-    if has_prompts and settings.negative.strip():
-        lines.append(f"Negative prompt: {settings.negative.strip()}")
+    if negative:
+        lines.append(f"Negative prompt: {negative}")
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in told)])
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from ...lora_math.blocks import BlockWeights, Layout, Rule, format_weights
+from ...lora_math.blocks.groups import FILTERS, STREAMS
 from ...lora_math.blocks.selector import Selector, parse_selector
 from ...lora_math.errors import StrataError
 from ..fitting.block_spec import BlockSpec
@@ -101,6 +102,63 @@ def _refuse_doubles(found: Sequence[Axis]) -> None:
             if about in taken:
                 raise StrataError(f"The axes {taken[about]} and {letter} both set the {axis.name}. Choose another one.")
             taken[about] = letter
+
+
+def overlaps(found: Sequence[Axis], layout: Layout | None) -> list[str]:
+    """Where an axis of a block's weight sets blocks that an axis before it sets too, in words: the later one decides there. Leaving a
+    block out, or all but one, is meant to."""
+    told = []
+    numbered = [(letter, axis) for letter, axis in zip("xyz", found, strict=False) if layout is not None]
+    for at, (letter, axis) in enumerate(numbered):
+        for other_letter, other in numbered[at + 1 :]:
+            if axis.kind not in _OF_BLOCKS or other.kind != axes.WEIGHT or not set(axis.rows) & set(other.rows):
+                continue
+            shared = _shared(axis, parse_selector(other.block), layout)
+            if shared:
+                shown = ", ".join(shared[:6]) + (f" and {len(shared) - 6} more" if len(shared) > 6 else "")
+                told.append(
+                    f"The axes {letter} ({axis.name}) and {other_letter} ({other.name}) both set {shown}: there "
+                    f"{other_letter} decides"
+                )
+    return told
+
+
+_OF_BLOCKS = (axes.WITHOUT, axes.ONLY, axes.WEIGHT)
+
+
+def _shared(axis: Axis, other: Selector, layout: Layout) -> list[str]:
+    """The blocks of a selector that an axis sets in any of its cells; one that leaves only some sets all of them."""
+    if axis.kind == axes.ONLY:
+        return _names(other, layout)
+    selectors = [parse_selector(text) for text in ((axis.block,) if axis.kind == axes.WEIGHT else axis.values)]
+    of_other = _names(other, layout)
+    together = {
+        name
+        for one in selectors
+        if not _other_parts(one, other)
+        for name in _names(one, layout)
+        if name in set(of_other)
+    }
+    return [name for name in of_other if name in together]
+
+
+def _names(selector: Selector, layout: Layout) -> list[str]:
+    if selector.kind == "other":
+        return ["OTHER"]
+    if selector.kind == "te":
+        return [f"TE:{name}" for name in layout.encoders if selector.name in ("", name)]
+    return [block.name for block in selector.blocks(layout)]
+
+
+def _other_parts(one: Selector, other: Selector) -> bool:
+    """Whether two selectors mean different parts of whatever block: D*.attn and D*.mlp."""
+    if None not in (one.sub, other.sub) and one.sub != other.sub:
+        return True
+    for kinds in (STREAMS, set(FILTERS) - set(STREAMS)):
+        mine, theirs = set(one.filters) & set(kinds), set(other.filters) & set(kinds)
+        if mine and theirs and not mine & theirs:
+            return True
+    return False
 
 
 def _set_by(axis: Axis) -> list[tuple]:

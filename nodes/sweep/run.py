@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...lora_math.errors import StrataError
 from ..apply import Apply, apply_stack
 from ..comfy.drawing import Asked, Bar, Way, decode, encode, freed_after_error, sample
-from ..comfy.pictures import Folder, Saved, loaded
+from ..comfy.pictures import Folder, Saved, as_drawn, loaded
 from .measure import Difference, difference
 from .plan import Cell, Plan, Settings, clip_key, model_key
 
@@ -170,11 +170,12 @@ class Run:
 
 
 def _as_it_is(files: Sequence[Saved]) -> Picture | None:
-    """A cell that is there already; None where it cannot be read any more, and is drawn again."""
+    """A cell that is there already; None where it cannot be read any more or is another picture by now, and is drawn again."""
     try:
-        return loaded(files)
+        found = loaded(files)
     except StrataError:
         return None
+    return found if as_drawn(files, found) else None
 
 
 def _showing(bar: Bar, done: int, steps: int, total: int):
@@ -189,5 +190,7 @@ def _showing(bar: Bar, done: int, steps: int, total: int):
 def reason(problem: Exception) -> str:
     """What a person reads in the place of a cell."""
     text = " ".join(str(problem).split()) or type(problem).__name__
-    text = text if isinstance(problem, StrataError) else f"{type(problem).__name__}: {text}"
+    if not isinstance(problem, StrataError):
+        name = type(problem).__name__
+        text = f"This picture could not be drawn. ComfyUI stopped with {name}" + ("" if text == name else f": {text}")
     return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."

@@ -11,6 +11,7 @@ import torch
 
 from ...lora_math.errors import StrataError
 from ...lora_math.rows_text import read_rows
+from ...lora_math.tags import without_tags
 from ..comfy.drawing import Way
 from ..comfy.library import file_key
 from ..comfy.live_time import read_variation
@@ -19,17 +20,17 @@ from ..comfy.notices import send
 from ..comfy.pictures import Folder, file_stamp, makes_lists
 from ..lora_stack import used_text
 from ..stack import StackEntry
-from . import grid, identity, products, table
+from . import carried, grid, identity, products, table
 from .axes import Axis
 from .energies import Blocks
 from .parameters import parameters
-from .plan import Cell, Plan, Settings, plan, rows_key
+from .plan import Cell, Plan, Settings, overlaps, plan, rows_key
 from .run import Artist, Counts, Outcome, Run
 
 EVENT = "strata.sweep"
-# The nodes' inputs that name a model's own file.
 # Letters of a setting that are read for tags.
 MAX_TEXT = 100_000
+# The nodes' inputs that name a model's own file.
 MODEL_FILES = ("ckpt_name", "unet_name", "gguf_name", "model_name")
 
 
@@ -109,7 +110,12 @@ def _handed_on(request: Request, done, folder: Folder, counts: Counts, artist: A
     for sheet in differences:
         folder.save_picture(sheet, "_differences", texts)
     folder.save_texts({"csv": as_csv, "json": as_json}, "_table")
-    report = "\n".join(products.report_lines(done, counts, list(artist.verdicts), knee))
+    told = [
+        *products.report_lines(done, counts, list(artist.verdicts), knee),
+        *_remarks(request, done, folder, counts),
+        *_kept_for_desk(request, done),
+    ]
+    report = "\n".join(told)
     failed = any(done.outcomes[number].error for number, _ in enumerate(done.plan.shown))
     maps = grid.as_images(differences, request.theme) if differences else torch.zeros(1, 16, 16, 3)
     outputs = (
@@ -136,6 +142,37 @@ def _handed_on(request: Request, done, folder: Folder, counts: Counts, artist: A
     }
     entries = [row for cell in done.plan.cells for row in cell.settings.acting if row.lora is None]
     return Done(outputs, ui, list({rows_key([row]): row for row in entries}.values()), failed)
+
+
+def _remarks(request: Request, done: products.Finished, folder: Folder, counts: Counts) -> list[str]:
+    """What was asked for and does not act as one may think."""
+    found = overlaps(done.axes, request.blocks.layout)
+    texts = {text for cell in done.plan.shown for text in (cell.settings.positive, cell.settings.negative)}
+    if request.way.guider is None and any(without_tags(text) != text for text in texts):
+        found.append(
+            "The prompts hold <lora:...> tags, which a sweep reads as words: take them out, and name the LoRA in lora_name or connect a "
+            "LORA_STACK"
+        )
+    if folder.unseen and counts.drawn:
+        found.append(
+            f"{folder.unseen} older pictures of this filename_prefix were not looked at, so that cells among them may have been drawn "
+            "again. Choose another filename_prefix for new sweeps"
+        )
+    return found
+
+
+def _kept_for_desk(request: Request, done: products.Finished) -> list[str]:
+    """Keeps which blocks carry the pictures, where the sweep was about that; what the report says of it."""
+    row = carried.row_of_sweep(done.plan, request.plain.rows, request.compare, request.blocks)
+    found = {} if row is None else carried.differences(done.plan, done.outcomes)
+    if not found:
+        return []
+    try:
+        carried.keep(row, found, _model_name(request))
+    except (OSError, StrataError) as problem:
+        return [f"The desk of {row[0]} cannot show which block carries the picture: {problem}"]
+    most = max(found, key=found.__getitem__)
+    return [f"Leaving out {most} changes the picture most; the desk of {row[0]} shows each block's part"]
 
 
 def _has_own_cfg(request: Request) -> bool:

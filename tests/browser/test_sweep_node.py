@@ -169,3 +169,46 @@ def test_use_writes_a_stacks_line_with_block_weights(page):
     stem = WARM.removesuffix(".safetensors")
     assert first == f"<lora:{CONV.removesuffix('.safetensors')}:0.5>"
     assert second.startswith(f"lock <lora:{stem}:0.8:lbw=") and "IN4=0" in second and second.endswith("> // mine")
+
+
+OUTSIDE = """(root) => {
+  const box = root.getBoundingClientRect()
+  const parts = [...root.querySelectorAll('.strata-sweep-bar *, .strata-sweep-sheets > *, .strata-sweep-scroll')]
+  return parts.filter((part) => {
+    const place = part.getBoundingClientRect()
+    return place.width && (place.left < box.left - 1 || place.right > box.right + 1 || place.bottom > box.bottom + 1)
+  }).map((part) => part.outerHTML)
+}"""
+
+
+def test_nothing_sticks_out_at_any_width_and_in_both_themes(page):
+    node = sweep(
+        page, lora_name=WARM, x_values="0, 1", y_axis="seed", y_values="1, 18446744073709551615", z_axis="cfg",
+        z_values="1, 1.25", seed=1,
+    )  # fmt: skip
+    others = [d.add(page, "StrataImageGrid", (40, 420)), d.add(page, "StrataSweepValues", (340, 420))]
+    run(page)
+    finished(page, node, "8 of 8 pictures")
+    view = element(page, node)
+    try:
+        for theme in ("dark", "light"):
+            page.evaluate("(theme) => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+            for width in (230, 300, 420, 600):
+                page.evaluate(
+                    """([ids, width]) => ids.forEach((id, at) => {
+                      const node = app.graph.getNodeById(id)
+                      node.setSize([width, at ? node.computeSize()[1] : node.size[1]])
+                      node.pos = [[700, 40], [40, 420], [40, 800]][at]
+                      app.canvas.setDirty(true, true)
+                    })""",
+                    [[node, *others], width],
+                )
+                page.wait_for_timeout(500)
+                assert view.evaluate(OUTSIDE) == [], (theme, width)
+                # What does not fit can be scrolled to.
+                scroll = view.locator(".strata-sweep-scroll")
+                first, place = view.locator(".strata-sweep-cell").first.bounding_box(), scroll.bounding_box()
+                assert first["width"] >= 60 and first["x"] >= place["x"] - 1
+                screenshot(page, f"{theme}-{width}")
+    finally:
+        page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")

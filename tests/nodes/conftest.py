@@ -4,6 +4,11 @@ import folder_paths
 import pytest
 import safetensors.torch
 
+from strata.devtools.model_cache import toy_models
+from strata.devtools.toy.studio import Studio
+from strata.nodes.comfy import drawing as sweep_drawing
+from strata.nodes.sweep import run as sweep_run
+
 
 @pytest.fixture
 def lora_folder(tmp_path):
@@ -40,3 +45,35 @@ def output(lora_folder, tmp_path_factory):
     folder_paths.folder_names_and_paths["loras"] = ([*paths, str(folder / "loras")], extensions)
     yield folder
     folder_paths.set_output_directory(before)
+
+
+@pytest.fixture(scope="module")
+def studio():
+    """The shipped toy FLUX with its LoRAs."""
+    folder = toy_models(print)
+    known = folder_paths.folder_names_and_paths["loras"]
+    folder_paths.folder_names_and_paths["loras"] = ([str(folder / "loras")], known[1])
+    folder_paths.filename_list_cache.pop("loras", None)
+    yield Studio.open(folder)
+    folder_paths.folder_names_and_paths["loras"] = known
+    folder_paths.filename_list_cache.pop("loras", None)
+
+
+@pytest.fixture
+def out(tmp_path, tmp_path_factory, monkeypatch):
+    """ComfyUI's output folder, empty; its user folder is another one."""
+    user = str(tmp_path_factory.mktemp("user"))
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: user)
+    before = folder_paths.get_output_directory()
+    folder_paths.set_output_directory(str(tmp_path))
+    yield tmp_path
+    folder_paths.set_output_directory(before)
+
+
+@pytest.fixture
+def samplings(monkeypatch):
+    """How often something was really sampled."""
+    calls = []
+    own = sweep_drawing.sample
+    monkeypatch.setattr(sweep_run, "sample", lambda *given: calls.append(given) or own(*given))
+    return calls

@@ -24,6 +24,7 @@ from strata.tests.nodes.helpers import lora_makers, small_models
 
 ROUTES = [
     ("GET", "/strata/lora?name=sd15.safetensors", None),
+    ("GET", "/strata/carried?name=sd15.safetensors", None),
     ("GET", "/strata/layout?family=SDXL", None),
     ("POST", "/strata/weights", {"text": "IN*=0.5"}),
     ("POST", "/strata/schedule", {"text": "0@0, 1@0.5"}),

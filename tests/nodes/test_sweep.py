@@ -15,8 +15,6 @@ import torch
 from PIL import Image, PngImagePlugin
 
 import nodes as core
-from strata.devtools.model_cache import toy_models
-from strata.devtools.toy.studio import Studio
 from strata.lora_math.errors import StrataError
 from strata.nodes.comfy import drawing, notices, pictures
 from strata.nodes.loader import StrataLoraLoader
@@ -24,84 +22,13 @@ from strata.nodes.lora_sweep import StrataSweep
 from strata.nodes.seen_files import ask_again
 from strata.nodes.stack import StackEntry
 from strata.nodes.sweep import run
-
-INK, BLUE = "strata_toy_picture_book.safetensors", "strata_toy_blueprint.safetensors"
-STEPS = 2
-
-
-@pytest.fixture(scope="module")
-def studio():
-    folder = toy_models(print)
-    known = folder_paths.folder_names_and_paths["loras"]
-    folder_paths.folder_names_and_paths["loras"] = ([str(folder / "loras")], known[1])
-    folder_paths.filename_list_cache.pop("loras", None)
-    yield Studio.open(folder)
-    folder_paths.folder_names_and_paths["loras"] = known
-    folder_paths.filename_list_cache.pop("loras", None)
+from strata.tests.nodes.helpers.sweeping import BLUE, INK, PROMPT, STEPS, cells_of, latent, swept, told
 
 
 @pytest.fixture(autouse=True)
 def as_comfyui_runs_nodes():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture
-def out(tmp_path):
-    before = folder_paths.get_output_directory()
-    folder_paths.set_output_directory(str(tmp_path))
-    yield tmp_path
-    folder_paths.set_output_directory(before)
-
-
-@pytest.fixture
-def samplings(monkeypatch):
-    """How often something was really sampled."""
-    calls = []
-    own = drawing.sample
-    monkeypatch.setattr(run, "sample", lambda *given: calls.append(given) or own(*given))
-    return calls
-
-
-def latent(count=1):
-    return {"samples": torch.zeros(count, 16, 8, 8)}
-
-
-PROMPT = {
-    "1": {"class_type": "Toy", "inputs": {"name": "toy"}},
-    "9": {"class_type": "StrataSweep", "inputs": {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2]}},
-}
-
-
-def as_run(prompt=PROMPT):
-    """The node's class as ComfyUI runs it."""
-    hidden = type("Hidden", (), {"prompt": prompt, "unique_id": "9", "extra_pnginfo": {"workflow": {"nodes": [1]}}})
-    return type("StrataSweep", (StrataSweep,), {"hidden": hidden})
-
-
-def swept(studio, prompt=PROMPT, **given):
-    wired = {"model": studio.model, "clip": studio.clip} if "guider" not in given else {}
-    settings = {
-        "lora_name": INK,
-        "positive": "fox, picture book",
-        "seed": 3,
-        "steps": STEPS,
-        "cfg": 1.0,
-        "apply": "patch",
-    }
-    settings.update({"vae": studio.vae, "latent_image": latent(), "filename_prefix": "s/x", **wired}, **given)
-    return as_run(prompt).execute(**settings)
-
-
-def told(output):
-    return output.ui["strata_sweep"][0]
-
-
-def cells_of(output, out):
-    return [
-        numpy.stack([numpy.asarray(Image.open(out / file["subfolder"] / file["filename"])) for file in cell["files"]])
-        for cell in told(output)["cells"]
-    ]
 
 
 def single(

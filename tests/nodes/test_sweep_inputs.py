@@ -25,11 +25,11 @@ GOOD = {
     "lora_name": "", "x_axis": "seed", "x_values": "1, 2", "y_axis": "none", "y_values": "", "z_axis": "none", "z_values": "",
     "positive": "", "negative": "", "seed": 0, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple",
     "denoise": 1.0, "apply": "live", "compare_with": "nothing", "compare_cell": 1, "cell_size": 512, "theme": "dark",
-    "filename_prefix": "x", "resume": True, "lora_stack": None, "sampler": None, "sigmas": None, "guider": None,
+    "filename_prefix": "x", "resume": True, "strength_model": 1.0, "strength_clip": 1.0, "lora_stack": None, "sampler": None,
+    "sigmas": None, "guider": None,
 }  # fmt: skip
 # Connected wires without which nothing can be drawn.
 MUST = ("model", "clip", "vae", "latent_image")
-NUMBERS = ("seed", "steps", "cfg", "denoise", "compare_cell", "cell_size")
 BAD = ([1], {"a": 1}, "\0odd", float("nan"), 10**5000, -1)
 
 
@@ -62,7 +62,7 @@ def test_a_wrong_value_is_a_sentence_that_names_the_input(reached, name, value):
     fine = (
         name in ("positive", "negative", "lora_name", "filename_prefix", "y_values", "z_values")
         and isinstance(value, str)
-    ) or (name == "cfg" and value is True)
+    ) or (name.startswith("strength_") and value == -1)
     with pytest.raises((StrataError, AssertionError)) as error:
         StrataSweep.execute(**{**GOOD, name: value})
     said = str(error.value)
@@ -75,7 +75,14 @@ def test_a_wrong_value_is_a_sentence_that_names_the_input(reached, name, value):
 
 
 def test_limits(reached):
-    for name, value in (("cfg", 1001.0), ("denoise", 1.5), ("compare_cell", 0), ("cell_size", 9000), ("steps", 0)):
+    for name, value in (
+        ("cfg", 1001.0),
+        ("denoise", 1.5),
+        ("compare_cell", 0),
+        ("cell_size", 9000),
+        ("steps", 0),
+        ("strength_clip", -101),
+    ):
         with pytest.raises(StrataError, match=f"{name} is {value:g}: it goes from"):
             StrataSweep.execute(**{**GOOD, name: value})
 

@@ -10,7 +10,7 @@ export class Bar {
   constructor(desk) {
     this.desk = desk
     const { texts } = desk
-    /** @param {'reset' | 'invert' | 'paste' | 'copy'} name @param {() => void} run */
+    /** @param {'reset' | 'invert' | 'paste' | 'copy' | 'carries'} name @param {() => void} run */
     const tool = (name, run) =>
       el('button', {
         type: 'button',
@@ -29,21 +29,32 @@ export class Bar {
     })
     this.about = el('span', { class: 'strata-about' })
     this.legend = el('span', { class: 'strata-legend' })
+    this.pictured = el('span', { class: 'strata-legend strata-legend-picture' })
     this.invert = tool('invert', () => texts.invert())
     this.reset = tool('reset', () => texts.reset())
     this.paste = tool('paste', () => texts.pasteFromClipboard())
+    this.carries = tool('carries', () => desk.picture.make())
     this.element = el(
       'div',
       { class: 'strata-bar' },
       this.openMenu,
       this.about,
       this.legend,
-      el('div', { class: 'strata-tools' }, this.reset, this.invert, this.paste, tool('copy', () => texts.copyAll())),
+      this.pictured,
+      el(
+        'div',
+        { class: 'strata-tools' },
+        this.reset,
+        this.invert,
+        this.paste,
+        tool('copy', () => texts.copyAll()),
+        this.carries,
+      ),
     )
   }
 
   draw() {
-    const { layout, profile, lora, linked, amounts, inverted } = this.desk
+    const { layout, profile, lora, linked, amounts, picture, inverted } = this.desk
     const parts = [layout?.family ?? '']
     const name = lora?.split(/[\\/]/).pop()?.replace(/\.\w+$/, '') ?? ''
     if (profile && !profile.error) {
@@ -54,6 +65,9 @@ export class Bar {
     attribute(this.about, 'title', [lora, profile?.about].filter(Boolean).join('\n'))
     setText(this.legend, amounts?.word ?? '')
     attribute(this.legend, 'title', amounts?.hint)
+    setText(this.pictured, picture.bars?.word ?? '')
+    attribute(this.pictured, 'title', picture.bars?.hint)
+    this.carries.hidden = picture.usedAs() === null
     setText(this.openMenu, `${this.#preset()} ▾`)
     attribute(this.openMenu, 'title', this.#preset())
     flag(this.invert, 'aria-pressed', inverted)

@@ -11,6 +11,7 @@ import { keepSettings, knownLora } from '../lib/server.js'
 import { oneStep } from '../lib/undo.js'
 import { Amounts } from './amounts.js'
 import { Bar } from './bar.js'
+import { Picture, sweepsEnded, usedBehind } from './picture.js'
 import { FaderMenu } from './fader_menu.js'
 import { Foot } from './foot.js'
 import { Hands } from './hands.js'
@@ -74,10 +75,12 @@ export class DeskView {
   /**
    * @param {GraphNode} node whose widgets say the weights
    * @param {() => string | null} [loraOf] the LoRA that they are for
+   * @param {() => import('../sweep/making.js').Used | null} [usedAs] how it acts
    */
-  constructor(node, loraOf = () => loaderBehind(node)?.lora ?? null) {
+  constructor(node, loraOf = () => loaderBehind(node)?.lora ?? null, usedAs = () => usedBehind(node)) {
     this.node = node
     this.loraOf = loraOf
+    this.picture = new Picture(this, usedAs)
     this.silence = new Silence(this)
     this.masters = new Masters(this)
     this.texts = new Texts(this)
@@ -153,9 +156,12 @@ export class DeskView {
     this.lora = this.loraOf()
     const linked = ['weights', 'preset', 'layout', 'invert'].some((name) => isLinked(this.node, name))
     const known = this.lora !== null && knownLora(this.lora) !== undefined
-    const signature = JSON.stringify([this.question(), this.preset, linked, known])
+    const signature = JSON.stringify([this.question(), this.preset, linked, known, sweepsEnded()])
     this.element.classList.toggle('far', (app.canvas?.ds?.scale ?? 1) < FAR)
-    if (signature === this.#signature) return
+    if (signature === this.#signature) {
+      if (this.picture.compare()) this.draw()
+      return
+    }
     this.#signature = signature
     this.linked = linked
     this.#refresh()
@@ -168,11 +174,16 @@ export class DeskView {
     if (!found) return
     this.#presetSettings = found.preset
     this.error = found.error
-    this.#show(found.layout, found.settings, found.profile)
+    this.#show(found.layout, found.settings, found.profile, found.carried)
   }
 
-  /** @param {Layout} layout @param {Settings} settings @param {Profile | null} profile */
-  #show(layout, settings, profile) {
+  /**
+   * @param {Layout} layout
+   * @param {Settings} settings
+   * @param {Profile | null} profile
+   * @param {import('../lib/server.js').Carried | null} carried
+   */
+  #show(layout, settings, profile, carried) {
     this.profile = profile
     if (!settings.error) this.settings = settings
     else this.settings ??= { family: layout.family, text: '', values: {}, fine: {}, plain: true, notes: [] }
@@ -181,6 +192,7 @@ export class DeskView {
     if (!sameLayout(this.layout, layout)) this.layout = layout
     const fits = profile && !profile.error && profile.layout?.family === layout.family
     this.amounts = fits ? new Amounts(profile.blocks) : null
+    this.picture.show(Boolean(fits), carried)
     this.enabled = !this.linked && !settings.error
     this.#comparePreset()
     this.#arrange()
@@ -212,7 +224,7 @@ export class DeskView {
   draw() {
     if (!this.layout || !this.settings) return
     const { muted, soloed } = this.silence
-    this.strips.draw(this.settings, this.amounts, { muted, soloed, frozen: this.held })
+    this.strips.draw(this.settings, this.amounts, this.picture.bars, { muted, soloed, frozen: this.held })
     for (const slider of this.strips.sliders.values()) attribute(slider, 'aria-disabled', this.enabled ? null : true)
     this.element.classList.toggle('disabled', !this.enabled)
     attribute(this.element, 'aria-invalid', this.error ? true : null)

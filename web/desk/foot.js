@@ -11,6 +11,8 @@ export class Foot {
   #hint = ''
   /** What a hand's last wish failed with. */
   #complaint = ''
+  /** What a hand's last wish came to, where that needs more words than a line has. */
+  #news = ''
   /** The fader whose number is being typed: the pointer may be over another by now. @type {string | null} */
   #typing = null
 
@@ -61,8 +63,16 @@ export class Foot {
 
   /** Says why a wish was not granted, until the next one; an empty text: it is granted now. @param {string} message */
   complain(message) {
-    if (message === this.#complaint) return
+    if (message === this.#complaint && !this.#news) return
     this.#complaint = message
+    this.#news = ''
+    this.draw()
+  }
+
+  /** Says what a wish came to, until the next one. @param {string} message */
+  tell(message) {
+    this.#complaint = ''
+    this.#news = message
     this.draw()
   }
 
@@ -73,6 +83,7 @@ export class Foot {
     let note = settings?.notes[0] ?? ''
     if (linked) note = t('linked')
     else if (wrong) note = wrong
+    else if (this.#news) note = this.#news
     else if (inverted) note = t('inverted', { text: settings?.text || 'default=1' })
     else if (!lora) note = t('noLora')
     this.#hint = note ? '' : t('hint')
@@ -80,7 +91,7 @@ export class Foot {
     attribute(this.note, 'title', settings?.notes.join('\n') || note)
     const isWrong = note !== '' && note === wrong
     this.note.classList.toggle('wrong', isWrong)
-    this.element.classList.toggle('talking', isWrong || (inverted && !linked))
+    this.element.classList.toggle('talking', isWrong || (note !== '' && note === this.#news) || (inverted && !linked))
     this.point()
     this.desk.height.fit()
   }
@@ -112,9 +123,13 @@ export class Foot {
 
   /** @param {string} name @param {string[]} members */
   #describe(name, members) {
-    const { settings, amounts } = this.desk
+    const { settings, amounts, picture } = this.desk
     const rules = settings?.fine[name]
-    return [amounts?.describe(members), rules && t('finer', { rules: rules.join(', ') })].filter(Boolean).join(' · ')
+    return [
+      amounts?.describe(members),
+      picture.bars?.describe(members),
+      rules && t('finer', { rules: rules.join(', ') }),
+    ].filter(Boolean).join(' · ')
   }
 
   /** Starts typing the weight of a fader. @param {string} name @param {string} first the key that was pressed on it */

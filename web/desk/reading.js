@@ -1,15 +1,17 @@
 // @ts-check
 // What a desk shows, as the server reads it: the weights that the node's text means, the LoRA that they are for, the preset they came from.
 import { t } from '../lib/i18n.js'
-import { getLayout, getLora, getSettings, knownLora, knownSettings } from '../lib/server.js'
+import { getCarried, getLayout, getLora, getSettings, knownLora, knownSettings } from '../lib/server.js'
+import { sweepsEnded } from './picture.js'
 
 /** @typedef {import('./desk.js').DeskView} DeskView */
 /** @typedef {import('../lib/server.js').Layout} Layout */
 /** @typedef {import('../lib/server.js').Profile} Profile */
 /** @typedef {import('../lib/server.js').Settings} Settings */
 /**
- * @typedef {{layout: Layout, settings: Settings, profile: Profile | null, preset: Settings | null, error: string}} Reading preset: what the
- *   preset beside a text means, where there is one; error: what is wrong with the text
+ * @typedef {{layout: Layout, settings: Settings, profile: Profile | null, carried: import('../lib/server.js').Carried | null,
+ *   preset: Settings | null, error: string}} Reading preset: what the preset beside a text means, where there is one; error: what is wrong with
+ *   the text
  */
 
 /** Ms of rest before a typed text is read. */
@@ -32,9 +34,10 @@ export async function read(desk, isOld) {
     if (desk.settings) await new Promise((done) => setTimeout(done, TYPING))
     if (isOld()) return null
   }
-  const [settings, found, ofPreset] = await Promise.all([
+  const [settings, found, carried, ofPreset] = await Promise.all([
     known ?? getSettings(question),
     profile,
+    question.lora ? getCarried(question.lora, sweepsEnded()) : null,
     preset && text ? getSettings({ ...question, text: preset, invert: false }) : null,
   ])
   // Weights that a lost preset was to say can be set by hand again: the text then counts, and not the name.
@@ -51,6 +54,7 @@ export async function read(desk, isOld) {
     layout,
     settings: usable,
     profile: found,
+    carried: carried && !carried.error && Object.keys(carried.blocks).length ? carried : null,
     preset: ofPreset && !ofPreset.error ? ofPreset : null,
     error: settings.error ?? '',
   }

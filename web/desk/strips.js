@@ -10,6 +10,7 @@ import { groupName, shortName } from './names.js'
 /** @typedef {import('../lib/server.js').Block} Block */
 /** @typedef {import('../lib/server.js').Settings} Settings */
 /** @typedef {import('./amounts.js').Amounts} Amounts */
+/** @typedef {import('./picture.js').Carried} Carried */
 /** @typedef {import('./plan.js').PlannedRow} PlannedRow */
 /** @typedef {import('./plan.js').Piece} Piece */
 /** @typedef {{name: string, left: number, right: number, top: number, bottom: number}} Place where a fader's track is on the screen, in px */
@@ -135,6 +136,7 @@ export class Strips {
         'div',
         { class: 'strata-track' },
         el('i', { class: 'strata-energy' }),
+        el('i', { class: 'strata-carried' }),
         el('i', { class: 'strata-fill' }),
         el('i', { class: 'strata-cap' }),
       ),
@@ -185,9 +187,10 @@ export class Strips {
   /**
    * @param {Settings} settings
    * @param {Amounts | null} amounts of the LoRA in each block; null where no LoRA is known
+   * @param {Carried | null} carried which blocks carry the picture; null where no sweep has told
    * @param {{muted: Set<string>, soloed: Set<string>, frozen: boolean}} state frozen: a hand holds a fader, so the scale stays
    */
-  draw(settings, amounts, state) {
+  draw(settings, amounts, carried, state) {
     if (!state.frozen) this.range = rangeOf(Object.values(settings.values))
     const [low, high] = this.range
     if (this.shown[0] !== low || this.shown[1] !== high) {
@@ -203,16 +206,19 @@ export class Strips {
       setText(scale.children[1], top && '0')
       attribute(scale, 'title', amounts?.hint)
     }
-    for (const group of this.layout?.groups ?? []) this.#drawGroup(group, settings, amounts, state)
+    this.element.classList.toggle('pictured', carried !== null)
+    this.element.classList.toggle('old-picture', carried?.old === true)
+    for (const group of this.layout?.groups ?? []) this.#drawGroup(group, settings, amounts, carried, state)
   }
 
   /**
    * @param {Group} group
    * @param {Settings} settings
    * @param {Amounts | null} amounts
+   * @param {Carried | null} carried
    * @param {{muted: Set<string>, soloed: Set<string>}} state
    */
-  #drawGroup(group, settings, amounts, { muted, soloed }) {
+  #drawGroup(group, settings, amounts, carried, { muted, soloed }) {
     for (const block of group.blocks) {
       const slider = this.sliders.get(block.name)
       if (!slider) continue
@@ -221,6 +227,7 @@ export class Strips {
       slider.classList.toggle('fine', block.name in settings.fine)
       slider.classList.toggle('muted', muted.has(block.name))
       slider.style.setProperty('--energy', (amounts?.height(block.name) ?? 0).toFixed(4))
+      slider.style.setProperty('--picture', (carried?.height(block.name) ?? 0).toFixed(4))
     }
     const names = group.blocks.map((block) => block.name)
     const master = this.sliders.get(`${group.name}*`)

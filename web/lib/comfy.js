@@ -7,6 +7,7 @@ import { app } from '../../../scripts/app.js'
 /** @typedef {import('../comfyui.d.ts').Widget} Widget */
 /** @typedef {import('../comfyui.d.ts').Slot} Slot */
 /** @typedef {import('../comfyui.d.ts').Graph} Graph */
+/** @typedef {import('../comfyui.d.ts').Link} Link */
 
 export { api, app }
 

@@ -65,6 +65,9 @@ export function showWidget(node, name, shown) {
   node.graph?.setDirtyCanvas?.(true, true)
 }
 
+/** What an input is called on its node. @param {GraphNode} node @param {string} name */
+export const slotName = (node, name) => slotOf(node, name)?.label || widgetOf(node, name)?.label || name
+
 /** @param {GraphNode} node @param {string} name */
 const slotOf = (node, name) => node.inputs?.find((slot) => slot.name === name)
 
@@ -97,7 +100,20 @@ function keeper(node, slot, widget, depth) {
 }
 
 /** @param {Graph | null} graph @param {number} id */
-const linkOf = (graph, id) => graph?.getLink?.(id) ?? graph?.links?.get?.(id)
+export const linkOf = (graph, id) => graph?.getLink?.(id) ?? graph?.links?.get?.(id)
+
+/**
+ * Wires an input to where another wire begins: at an output, or at an input of the subgraph that both are in.
+ *
+ * @param {Graph} graph of both
+ * @param {import('./comfy.js').Link} link
+ * @param {GraphNode} node
+ * @param {number} at place of the input
+ */
+export function connectAs(graph, link, node, at) {
+  if (Number(link.origin_id) === SUBGRAPH_INPUT) graph.inputs[link.origin_slot]?.connect?.(node.inputs?.[at], node)
+  else graph.getNodeById(link.origin_id)?.connect?.(link.origin_slot, node, at)
+}
 
 /**
  * The first loader behind an output.

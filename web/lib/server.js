@@ -18,6 +18,8 @@ import { t } from './i18n.js'
  *   problem: string, trigger_words: string[], metadata: [string, string][], leftovers: [string, string][], leftover_count: number,
  *   preview: Preview | null, layout: Layout | null, blocks: Record<string, Row>, norm: number | null,
  *   noise: number[] | null, error?: string}} Profile of a LoRA file; noise: of its family, at 0 %, 5 %, ... of a sampling
+ * @typedef {{blocks: Record<string, number>, model?: number, clip?: number, drawn_with?: string, error?: string}} Carried how far leaving out
+ *   each block changes the picture, the strengths it was drawn at and the model's file
  * @typedef {{name: string, weights: string, about: string, families: string[], user: boolean}} Preset
  * @typedef {{presets: Preset[], names: string[], error?: string}} Presets those that fit a family, and the names of all
  * @typedef {{name: string, tag: string, favourite: boolean, family?: string | null, title?: string, words?: string[], problem?: string,
@@ -52,6 +54,10 @@ export function forget(lora) {
 
 /** @param {string} name @returns {Promise<Profile>} */
 export const getLora = (name) => once(`lora ${name}`, () => ask(`/strata/lora?name=${encodeURIComponent(name)}`))
+
+/** Which blocks carry the picture. @param {string} name @param {number} ended another number: ask anew @returns {Promise<Carried>} */
+export const getCarried = (name, ended) =>
+  once(`carried ${ended} ${name}`, () => ask(`/strata/carried?name=${encodeURIComponent(name)}`))
 
 /** The faders of a family, of the usual one where nothing says which. @param {string} family @returns {Promise<Layout>} */
 export const getLayout = (family) =>

@@ -1,9 +1,11 @@
 // @ts-check
 // The desk of one row: the block weights of its LoRA as faders, under the row. What a BLOCK_WEIGHTS node has as widgets stands in for the row.
 import { el } from '../lib/dom.js'
+import { t } from '../lib/i18n.js'
 import { unwatch, watch } from '../lib/watch.js'
 import { DeskView } from '../desk/desk.js'
 import { NONE } from '../desk/texts.js'
+import { acting } from './text.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 /** @typedef {import('../lib/comfy.js').Widget} Widget */
@@ -35,7 +37,7 @@ export class RowDesk {
       setSize() {},
       computeSize: () => [0, 0],
     }))
-    this.desk = new DeskView(node, () => stack.rows[at]?.file ?? null)
+    this.desk = new DeskView(node, () => stack.rows[at]?.file ?? null, () => usedRow(stack, at))
     this.element = el('div', { class: 'strata-under' }, this.desk.element)
     this.element.addEventListener('keydown', (event) => this.#key(event), true)
     watch(this)
@@ -58,6 +60,21 @@ export class RowDesk {
     this.desk.dispose()
     this.element.remove()
   }
+}
+
+/**
+ * How a row's LoRA acts; null for a row that stands for several.
+ *
+ * @param {StackView} stack
+ * @param {number} at
+ * @returns {import('../sweep/making.js').Used | null}
+ */
+function usedRow({ node, rows }, at) {
+  const row = rows[at]
+  if (!row?.file || row.pick) return null
+  const others = acting(rows).some((acts, place) => acts && place !== at && rows[place].kind === 'lora')
+  const beside = [others && t('otherRows'), row.time && t('timeLabel')].filter((words) => typeof words === 'string')
+  return { node, lora: row.file, model: row.model ?? 1, clip: row.clip ?? row.model ?? 1, beside }
 }
 
 /** @param {string} name @param {unknown} value @returns {Widget} */

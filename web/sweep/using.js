@@ -1,6 +1,6 @@
 // @ts-check
 // Writes the LoRAs of a cell where they came from: into the loaders and stacks before a sweep, or into a new loader beside it.
-import { isLinked, NO_LORA, setWidget, sourceOf, valueOf } from '../lib/graph.js'
+import { connectAs, isLinked, NO_LORA, setWidget, sourceOf, valueOf } from '../lib/graph.js'
 import { getRows } from '../lib/server.js'
 import { UndoStep } from '../lib/undo.js'
 import { acting, textOf } from '../stack/text.js'
@@ -109,7 +109,7 @@ function addLoader(node, row) {
   for (const name of ['model', 'clip']) {
     const link = graph.getLink?.(node.inputs?.find((slot) => slot.name === name)?.link ?? -1)
     const input = loader.inputs?.findIndex((slot) => slot.name === name) ?? -1
-    if (link) graph.getNodeById(link.origin_id)?.connect?.(link.origin_slot, loader, input)
+    if (link) connectAs(graph, link, loader, input)
   }
   writeLoader(loader, row)
 }
