@@ -41,13 +41,14 @@ TICK_NS, MAX_WAITS = 20_000_000, 10
 class LoraFile:
     """An opened file. ``tensors`` by key, in memory of this process; ``metadata``: the safetensors header, empty for pickled files.
 
-    size in bytes, modified in nanoseconds: of the contents that were read, whatever stands under this path by now. largest: as ``Contents``
-    has it, NaN where nobody has looked.
+    size in bytes, modified and changed (``st_mtime_ns``, ``st_ctime_ns``): of the contents that were read, whatever stands under this path
+    by now. largest: as ``Contents`` has it, NaN where nobody has looked.
     """
 
     path: str
     size: int
     modified: int
+    changed: int
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
     largest: float = math.nan
@@ -97,7 +98,7 @@ def read_lora_file(path: str, refuse: Refuse = lambda keys: None) -> LoraFile:
         after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise LoraFileError(path, after.st_size, *CHANGED)
-    return LoraFile(path, before.st_size, before.st_mtime_ns, tensors, metadata, largest)
+    return LoraFile(path, before.st_size, before.st_mtime_ns, before.st_ctime_ns, tensors, metadata, largest)
 
 
 def _refuse_by_name(path: str, size: int, keys: Collection[str], refuse: Refuse) -> None:

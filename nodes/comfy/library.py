@@ -32,12 +32,16 @@ MAX_CONFIG = 1 << 20
 
 
 class FileKey(NamedTuple):
-    """Which contents a file has: real path, size [bytes], modification time [ns], and the same two of PEFT's configuration beside it,
-    where that counts. A file that is missing has no size."""
+    """Which contents a file has: real path, size [bytes], when it was modified and when anything about it changed [ns], and size and time
+    of PEFT's configuration beside it, where that counts. A file that is missing has no size.
+
+    Whoever copies or moves a file may keep the time of its modification; that of the change is the file system's own.
+    """
 
     path: str
     size: int
     modified: int
+    changed: int
     config: tuple[int, int] | None = None
 
 
@@ -183,8 +187,8 @@ def file_key(path: str) -> FileKey:
     try:
         found = os.stat(real)
     except OSError:
-        return FileKey(real, 0, 0)
-    return FileKey(real, found.st_size, found.st_mtime_ns, _config_stamp(path))
+        return FileKey(real, 0, 0, 0)
+    return FileKey(real, found.st_size, found.st_mtime_ns, found.st_ctime_ns, _config_stamp(path))
 
 
 def open_lora(name: str, path: str) -> Lora:
@@ -196,7 +200,7 @@ def open_lora(name: str, path: str) -> Lora:
     contents = state_dict.parse(tensors, file.metadata, config.fields)
     if not contents.entries:
         raise files.LoraFileError(path, file.size, *_nothing_usable(tensors, contents.leftovers))
-    key = FileKey(os.path.realpath(path), file.size, file.modified, config.stamp)
+    key = FileKey(os.path.realpath(path), file.size, file.modified, file.changed, config.stamp)
     known = reading.Contents(file.tensors, file.largest)
     return _understood(name, path, key, dict(file.metadata), tensors, contents, file.nbytes, known)
 
@@ -205,7 +209,7 @@ def in_memory(name: str, identity: str, tensors: Mapping[str, Tensor]) -> Lora:
     """A LoRA that has no file. identity: differs for other tensors. It may have no entries."""
     tensors = convert(_converted(tensors))
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
-    return _understood(name, "", FileKey(identity, nbytes, 0), {}, tensors, state_dict.parse(tensors), nbytes)
+    return _understood(name, "", FileKey(identity, nbytes, 0, 0), {}, tensors, state_dict.parse(tensors), nbytes)
 
 
 def _understood(

@@ -101,6 +101,27 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last(lora_folder):
     assert LoraCache(budget=1).get(names[0]).nbytes == size, "a file larger than the budget is still usable"
 
 
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_file_that_keeps_its_size_and_time_is_still_another(lora_folder, moved):
+    """A copy that keeps times, moved over it or written into it."""
+    cache, name = LoraCache(), lora_folder.save("x.safetensors", LORA)
+    path, first = lora_folder.path / name, cache.get(name)
+    before = os.stat(path)
+    other = lora_folder.path.parent / f"{lora_folder.path.name}_other.safetensors"
+    save_file({key: 2 * tensor for key, tensor in LORA.items()}, other)
+    if moved:
+        os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.replace(other, path)
+    else:
+        path.write_bytes(other.read_bytes())
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = os.stat(path)
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    again = cache.get(name)
+    assert again.identity != first.identity
+    assert float(again.contents.entries[0].adapter.up[0, 0]) == 2
+
+
 def test_threads_share_one_reading(lora_folder):
     cache, found, name = LoraCache(), [], lora_folder.save("x.safetensors", LORA)
     threads = [threading.Thread(target=lambda: found.append(cache.get(name))) for _ in range(16)]
@@ -365,7 +386,7 @@ def test_what_nothing_can_use_is_refused_by_its_reason(lora_folder):
 
 
 def test_keys_of_missing_files_do_not_fail():
-    assert file_key("/nowhere/x.safetensors")[1:] == (0, 0, None)
+    assert file_key("/nowhere/x.safetensors")[1:] == (0, 0, 0, None)
 
 
 def test_the_scale_in_adapter_config_counts_for_the_file_it_was_saved_with(lora_folder):
