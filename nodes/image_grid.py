@@ -66,7 +66,9 @@ class StrataImageGrid(io.ComfyNode):
         for found, places, name in ((above, wide, "columns"), (beside, high, "rows")):
             if found and len(found) != places:
                 raise StrataError(
-                    f"{name} has {len(found)} labels, and the {len(pictures)} pictures make {places} {name}."
+                    f"{name} has {len(found)} label{'' if len(found) == 1 else 's'}, and {len(pictures)} pictures, {wide} side by side, make "
+                    f"{places} {name}. Write {places} labels with commas between them, or none"
+                    f"{'' if count else '; across says how many lie side by side'}."
                 )
 
         def cell(at: int) -> grid.Cell:

@@ -59,7 +59,7 @@ def draw(sheet: Sheet, size: tuple[int, int], theme: str, max_side: int = MAX_SI
     width, height = size
     letters = max(11, min(28, round(min(size) / 14)))
     left = _left(sheet, letters, width)
-    top = _top(sheet, letters, width + GAP)
+    top = _top(sheet, letters, left, width + GAP)
     max_pixels = min(MAX_PIXELS, max_side * max_side)
     across = max(1, (max_side - left - GAP) // (width + GAP))
     across = min(across, len(sheet.columns))
@@ -78,11 +78,16 @@ def _left(sheet: Sheet, letters: int, width: int) -> int:
     return 0 if not any(sheet.rows) else int(min(longest + 2 * letters, max(6 * letters, 0.75 * width)))
 
 
-def _top(sheet: Sheet, letters: int, room: float) -> int:
+def _title_lines(sheet: Sheet, letters: int, left: int, room: float) -> list[str]:
+    """They fit on a sheet of one column too, which may be all there is. left, room: of the row labels, and of a picture."""
+    return wrapped(sheet.title, letters + 3, min(max(room, 300.0), left + room) - letters)[:MAX_LINES] if sheet.title else []
+
+
+def _top(sheet: Sheet, letters: int, left: int, room: float) -> int:
     lines = max((len(wrapped(text, letters, room - letters)) for text in sheet.columns), default=0)
     line = round(1.35 * letters)
     corner = len(wrapped(sheet.corner, letters, max(room, 200.0))) if sheet.corner else 0
-    title = (len(wrapped(sheet.title, letters + 3, max(room, 300.0))) * (line + 4) + letters // 2) if sheet.title else 0
+    title = (len(_title_lines(sheet, letters, left, room)) * (line + 4) + letters // 2) if sheet.title else 0
     scale = 3 * line if sheet.scale else 0
     own = lines * line + letters if any(sheet.columns) else 0
     return title + scale + own + (0 if not corner or any(sheet.rows) else line)
@@ -91,15 +96,15 @@ def _top(sheet: Sheet, letters: int, room: float) -> int:
 def _piece(sheet: Sheet, rows: range, columns: range, size: tuple[int, int], theme: str, letters: int) -> Image.Image:
     width, height = size
     colours = {role: ImageColor.getrgb(colour) for role, colour in THEMES[theme].items()}
-    left, top = _left(sheet, letters, width), _top(sheet, letters, width + GAP)
+    left = _left(sheet, letters, width)
+    top = _top(sheet, letters, left, width + GAP)
     full = left + len(columns) * (width + GAP) + GAP
     canvas = Image.new("RGB", (full, top + len(rows) * (height + GAP) + GAP), colours["back"])
     pen = ImageDraw.Draw(canvas)
     line, y = round(1.35 * letters), letters // 2
-    if sheet.title:
-        for text in wrapped(sheet.title, letters + 3, max(width + GAP, 300.0))[:MAX_LINES]:
-            write(pen, (GAP + letters // 2, y + letters + 3), text, letters + 3, colours["text"])
-            y += line + 4
+    for text in _title_lines(sheet, letters, left, width + GAP):
+        write(pen, (GAP + letters // 2, y + letters + 3), text, letters + 3, colours["text"])
+        y += line + 4
     if sheet.scale:
         _draw_scale(canvas, pen, sheet.scale, (GAP + letters // 2, y), full, letters, colours)
     for place, column in enumerate(columns):

@@ -156,6 +156,18 @@ def test_a_cell_without_a_picture_shows_why():
     assert found.size == blank.size and (numpy.asarray(found) != numpy.asarray(blank)).any()
 
 
+@pytest.mark.parametrize("rows", ["", "a row"])
+@pytest.mark.parametrize("width", [64, 130, 400])
+def test_a_title_ends_before_the_edge(width, rows):
+    """A sheet may be narrower than a readable title."""
+    title = "All that there is to say about these pictures goes on and on to the end of it"
+    sheet = grid.Sheet([[grid.Cell(None, "")]], [rows], ["1"], title)
+    (found,) = grid.draw(sheet, (width, 64), "dark")
+    pixels = numpy.asarray(found)
+    assert (pixels[:20, :60] != pixels[0, 0]).any(), "no title"
+    assert (pixels[:, -grid.GAP // 2 :] == pixels[0, 0]).all()
+
+
 def test_hostile_labels_are_drawn():
     sheet = grid.Sheet(
         [[grid.Cell(None, "\ud800\0" * 50)]], ["\u202e" + "x" * 3000], ["\U0001f600\n" * 40], "\0title", "corner\t"
