@@ -65,9 +65,10 @@ class StrataImageGrid(io.ComfyNode):
         high = -(-len(pictures) // wide)
         for found, places, name in ((above, wide, "columns"), (beside, high, "rows")):
             if found and len(found) != places:
+                labels = f"{len(found)} label{'' if len(found) == 1 else 's'}"
                 raise StrataError(
-                    f"{name} has {len(found)} label{'' if len(found) == 1 else 's'}, and {len(pictures)} pictures, {wide} side by side, make "
-                    f"{places} {name}. Write {places} labels with commas between them, or none"
+                    f"{name} has {labels}, and {len(pictures)} pictures, {wide} side by side, make {places} {name}. "
+                    f"Write {places} labels with commas between them, or none"
                     f"{'' if count else '; across says how many lie side by side'}."
                 )
 

@@ -150,7 +150,8 @@ def grid_size(count):
     ("given", "says"),
     [
         ({}, "images is missing"), ({"images": []}, "images is an empty list"), ({"images": [None]}, "images is missing"),
-        ({"images": [5]}, "images is missing"), ({"columns": ["a, b"]}, None), ({"columns": ["a"], "across": [2]}, "columns has 1 label, and 4 pictures, 2 side by side.* Write 2 labels with commas"),
+        ({"images": [5]}, "images is missing"), ({"columns": ["a, b"]}, None),
+        ({"columns": ["a"], "across": [2]}, "columns has 1 label, and 4 pictures, 2 side by side.* Write 2 labels with commas"),
         ({"rows": [5]}, "rows is 5"), ({"across": [-1]}, "across is -1"), ({"across": ["x"]}, "across is 'x'"),
         ({"cell_size": [9000]}, "cell_size is 9000"), ({"theme": ["red"]}, "theme is 'red'"), ({"title": [5]}, "title is 5"),
     ],
