@@ -80,7 +80,11 @@ def _left(sheet: Sheet, letters: int, width: int) -> int:
 
 def _title_lines(sheet: Sheet, letters: int, left: int, room: float) -> list[str]:
     """They fit on a sheet of one column too, which may be all there is. left, room: of the row labels, and of a picture."""
-    return wrapped(sheet.title, letters + 3, min(max(room, 300.0), left + room) - letters)[:MAX_LINES] if sheet.title else []
+    return (
+        wrapped(sheet.title, letters + 3, min(max(room, 300.0), left + room) - letters)[:MAX_LINES]
+        if sheet.title
+        else []
+    )
 
 
 def _top(sheet: Sheet, letters: int, left: int, room: float) -> int:
