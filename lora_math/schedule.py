@@ -24,6 +24,8 @@ from .errors import StrataError
 from .extremes import FURTHEST
 
 Unit = Literal["percent", "step", "sigma"]
+# Parts of a step or of the whole sampling that turns are counted in.
+TURNS = 10**9
 Shape = Literal["linear", "smooth", "hold"]
 SHAPES: tuple[Shape, ...] = ("linear", "smooth", "hold")
 SUFFIXES: Mapping[str, Unit] = {"%": "percent", "s": "step", "sigma": "sigma"}
@@ -95,7 +97,9 @@ class Schedule:
         """The strength there."""
         times = [self._time(at) for at, _ in self.points]
         now = self._time(getattr(place, self.unit))
-        now = now if self.again is None else now % self.again
+        if self.again is not None:
+            # In whole numbers: of fractions, 0.15 % 0.1 is a little less than 0.05, where the next point already stands.
+            now = round(now * TURNS) % max(round(self.again * TURNS), 1) / TURNS
         after = bisect_right(times, now)
         if after == 0:
             return self.points[0][1]

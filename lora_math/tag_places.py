@@ -14,6 +14,7 @@ _SHOWN = 120
 _PLAIN_STARTS = ("<lora:", "<lyco:")
 
 # What people, input methods and web pages write in the place of < : > and of no space at all. Invisible signs count as spaces.
+# Those behind the first two are quotation marks of languages: a title between them may begin with such a word and a colon.
 _OPENERS = "<\uff1c\u2039\u00ab\u3008\u300a\u27e8\u27ea"
 _CLOSERS = ">\uff1e\u203a\u00bb\u3009\u300b\u27e9\u27eb"
 _GAP = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]"
@@ -25,8 +26,11 @@ _WORDS = "|".join(
 )
 
 # One pass over the text: no two parts of an expression can match the same letter in turn, or what they match together is short.
+_STRENGTH = rf"(?=[^:;=/\uff1a\uff1b\uff1d\ufe55\u2236\ua789\n]{{1,80}}{_SEPARATORS}{_GAP}*[-+]?[.0-9])"
 _START = re.compile(
-    rf"(?:[{_OPENERS}]|&lt;){_GAP}*(?:{_WORDS})(?:{_GAP}*{_SEPARATORS}|{_GAP}[^<>:\n]{{1,80}}:)", re.IGNORECASE
+    rf"(?:[{_OPENERS[:2]}]|&lt;){_GAP}*(?:{_WORDS})(?:{_GAP}*{_SEPARATORS}|{_GAP}[^<>:\n]{{1,80}}:)"
+    rf"|[{_OPENERS[2:]}]{_GAP}*(?:{_WORDS}){_GAP}*{_SEPARATORS}{_STRENGTH}",
+    re.IGNORECASE,
 )
 _ENDS = re.compile(r"\\|[<>]")
 _LEFT_OPEN = re.compile(rf"[,\n{_OPENERS}{_CLOSERS}]")

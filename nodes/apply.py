@@ -234,7 +234,7 @@ def _apply_lora(
         layout = layout_for(*targets)
         blocks = resolved(entry.block_weights, layout)
     model_side = _side(lora, targets[0], strength_model, blocks)
-    if where is not None and not where.pictures.any():
+    if where is not None and not where.on_text and not where.pictures.any():
         model_side = replace(model_side, hidden=True)
     clip_side = _side(lora, targets[1], strength_clip, blocks)
     sides = (model_side, clip_side)

@@ -96,7 +96,7 @@ def read_lora_file(path: str, refuse: Refuse = lambda keys: None) -> LoraFile:
             tensors, largest = contents.read_tensors(path, file, before.st_size, header)
             metadata = header.metadata
         after = os.fstat(file.fileno())
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    if any(getattr(before, name) != getattr(after, name) for name in ("st_size", "st_mtime_ns", "st_ctime_ns")):
         raise LoraFileError(path, after.st_size, *CHANGED)
     return LoraFile(path, before.st_size, before.st_mtime_ns, before.st_ctime_ns, tensors, metadata, largest)
 

@@ -17,7 +17,7 @@ from .problems import AGAIN, HTML, LoraFileError, looks_like_html, printable, sh
 MAX_HEADER = 100_000_000
 # The most names, numbers and texts in a header; a tensor takes eight or nine of them.
 MAX_VALUES = 300_000
-MAX_AXES, MAX_AXIS = 8, 1 << 31
+MAX_AXES, MAX_AXIS, MAX_STRIDE = 8, 1 << 31, 1 << 62
 
 # The format's names of number types, as far as this PyTorch has them.
 _DTYPES = {
@@ -65,7 +65,12 @@ class TensorPlace(NamedTuple):
         name, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         if any(type(n) is not int for n in (*shape, start, stop)) or not 0 <= start <= stop:
             raise ValueError("not numbers of bytes")
-        if len(shape) > MAX_AXES or not all(0 <= n <= MAX_AXIS for n in shape):
+        # Steps from number to number are counted past an axis of no length too.
+        if (
+            len(shape) > MAX_AXES
+            or not all(0 <= n <= MAX_AXIS for n in shape)
+            or prod(max(n, 1) for n in shape) > MAX_STRIDE
+        ):
             raise ValueError("no such shape")
         if not isinstance(name, str) or name not in _DTYPES:
             raise _UnknownDtype(short(str(name), 20))

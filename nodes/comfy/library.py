@@ -44,6 +44,11 @@ class FileKey(NamedTuple):
     changed: int
     config: tuple[int, int] | None = None
 
+    @property
+    def kept(self) -> tuple:
+        """What is kept of a file from one start of ComfyUI to the next: a new owner or link changes the time of its change, and no more."""
+        return self.path, self.size, self.modified, self.config
+
 
 @dataclass(frozen=True, eq=False)
 class Lora:

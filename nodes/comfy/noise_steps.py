@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import uuid
 from collections import OrderedDict
@@ -49,6 +50,9 @@ def steps_of(run: str, sampler: str, scheduler: str, steps: int, denoise: float)
     if not 1 <= steps <= MAX_STEPS or not 0 < denoise <= 1 or steps / denoise > MAX_STEPS:
         raise StrataError(f"{steps} steps at denoise {denoise:g} are no sampling that is drawn here.")
     sigmas = kind(_Noise(sampling), steps, torch.device("cpu"), sampler, scheduler, denoise).sigmas.tolist()
+    # Some schedulers have none for a single step.
+    if not all(map(math.isfinite, sigmas)):
+        raise StrataError(f"The scheduler {scheduler} has no noise for {steps} steps.")
     places = Places(sampling.percent_to_sigma)
     return [(sigma, 100 * places.percent(sigma)) for sigma in sigmas]
 

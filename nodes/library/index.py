@@ -239,8 +239,8 @@ def family_of(header: files.Header) -> str | None:
 def _family_of(header: files.Header) -> tuple[str | None, str]:
     """The family, and why the file is no LoRA."""
     # One number stands for each tensor: nothing of the file's size is held, and reading the names takes any tensor for what it is.
-    tensors = {key: torch.ones((), dtype=place.dtype).expand(place.shape) for key, place in header.tensors.items()}
     try:
+        tensors = {key: torch.ones((), dtype=place.dtype).expand(place.shape) for key, place in header.tensors.items()}
         entries = state_dict.parse(convert(tensors), header.metadata, None).entries
         return family.detect(entries, header.metadata), "" if entries or not tensors else NO_LORA
     except (StrataError, RuntimeError, ValueError, LookupError, TypeError):

@@ -54,7 +54,7 @@ def keep(row: StackEntry, found: Mapping[str, float], model: str) -> None:
     """model: the file that drew, empty where that is not known. Raises OSError, and StrataError for a name without a file."""
     name, path = locate(row[0])
     told = {
-        "file": digest(repr(file_key(path))),
+        "file": digest(repr(file_key(path).kept)),
         "model": row[1],
         "clip": row[2],
         "drawn_with": model,
@@ -76,7 +76,7 @@ def known_of(name: str, path: str) -> dict:
     data = user_files.read_json(FILE)
     told = data.get(name) if isinstance(data, dict) else None
     nothing = {"blocks": {}}
-    if not isinstance(told, dict) or told.get("file") != digest(repr(file_key(path))):
+    if not isinstance(told, dict) or told.get("file") != digest(repr(file_key(path).kept)):
         return nothing
     blocks, drawn_with = told.get("blocks"), told.get("drawn_with")
     strengths = {side: told.get(side) for side in ("model", "clip")}

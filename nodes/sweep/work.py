@@ -234,7 +234,7 @@ def _tags(text: str) -> list:
 
 def _file_of(name: str):
     try:
-        return repr(file_key(path_of(name)))
+        return repr(file_key(path_of(name)).kept)
     except StrataError:
         return None
 
@@ -245,7 +245,7 @@ def _in_memory(settings: Settings) -> bool:
 
 def _row_identity(row: StackEntry, request: Request) -> list:
     try:
-        file = row.lora.identity if row.lora is not None else file_key(path_of(row[0]))
+        file = row.lora.identity if row.lora is not None else file_key(path_of(row[0])).kept
         blocks = identity.blocks_text(row.block_weights, request.blocks.layout)
         return identity.row_identity(row, file, blocks, read_variation(row.keyframes))
     # The cell itself says what is wrong.

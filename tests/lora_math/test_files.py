@@ -53,6 +53,10 @@ BAD = {
     "header is no json": (with_header(b'{"a": ['), "header is damaged"),
     "header not utf-8": (with_header(b'{"\xff\xfe": 1}'), "header is damaged"),
     "header deeply nested": (with_header(b'{"a":' * 100000 + b"1" + b"}" * 100000), "header"),
+    "a size past all counting": (
+        with_header({"a.lora_up.weight": {"dtype": "F32", "shape": [2**31] * 4 + [0], "data_offsets": [0, 0]}}),
+        "makes no sense",
+    ),
     "offsets missing": (with_header({"a.lora_up.weight": {"dtype": "F32", "shape": [1]}}), "makes no sense"),
     "offsets lie": (
         with_header({"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 4]}}, bytes(4)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
@@ -134,6 +135,15 @@ def test_points_that_come_again(text, strengths):
     found = parse(text)
     assert [found.at(Place(0.0, float(step), 1.0)) for step in range(len(strengths))] == strengths
     assert found.at(Place(0.0, 6000.0, 1.0)) == strengths[0]
+
+
+@pytest.mark.parametrize("steps", [10, 20, 40, 30, 60])
+def test_turns_in_percent_begin_where_their_points_stand(steps):
+    """A fraction of a whole divided by another leaves a rest that is a little less than the fraction it is."""
+    found = parse("hold: 1@0%, 0@5%, again@10%")
+    for step in range(steps):
+        exact = Fraction(step, steps) % Fraction(1, 10) < Fraction(1, 20)
+        assert found.at(Place(step / steps, float(step), 1.0)) == exact, step
 
 
 @pytest.mark.parametrize(

@@ -325,7 +325,20 @@ def test_a_beginning_on_two_lines_is_shown_on_one():
 
 
 @pytest.mark.parametrize(
-    "text", ["<Dora the explorer>", "<lora>", "a <lora> b: c", "explora: <b:c>", "a lora: b", "x<lorax:1>"]
+    "text",
+    [
+        "<Dora the explorer>",
+        "<lora>",
+        "a <lora> b: c",
+        "explora: <b:c>",
+        "a lora: b",
+        "x<lorax:1>",
+        # Titles in the quotation marks of other languages.
+        "\u300aDora: lost city\u300b poster",
+        "\u300aLoRA/\u6a21\u578b\u300b",
+        "\u00ab Dora l'exploratrice : le film \u00bb",
+        "\u00abLora: et le loup\u00bb, 8k",
+    ],
 )
 def test_other_words_are_a_prompts_own(text):
     assert read_tags(text) == (text, [])
@@ -353,7 +366,7 @@ class Counted(str):
         return found
 
 
-@pytest.mark.parametrize("piece", ["<lora:", "< lora:", "<lora: ", "<loha:x ", "\u300alora:"])
+@pytest.mark.parametrize("piece", ["<lora:", "< lora:", "<lora: ", "<loha:x ", "\u300alora:a:1"])
 def test_many_wrong_parts_cost_in_proportion_to_their_number(piece):
     copied = []
     for times in (1000, 2000):

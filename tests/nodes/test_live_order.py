@@ -15,6 +15,7 @@ from strata.lora_math.errors import StrataError
 from strata.nodes.comfy import patch
 from strata.nodes.comfy.live import LiveLora, attach, loras_of
 from strata.nodes.loader import StrataLoraLoader
+from strata.nodes.lora_stack import StrataLoraStack
 from strata.tests.nodes.helpers import adapter_makers, lora_makers, sampling
 
 CHANGE = 2e-3
@@ -283,6 +284,16 @@ def test_the_verdict_says_what_acts(flux, files, settings, words):
     for apply in ("patch", "live"):
         report = StrataLoraLoader.execute(files[1], strength, clip, model=flux, apply=apply, **settings).result[3]
         assert re.search(words, report.splitlines()[0]), report
+
+
+def test_a_black_mask_leaves_text_tokens_where_the_row_says_so(flux, files):
+    black = torch.zeros(1, 8, 8)
+    for row, words in (
+        ("mask=1", "nothing acts, the mask is black everywhere"),
+        ("mask=1+text", r"all \d+ tensors applied"),
+    ):
+        out = StrataLoraStack.execute(f"<lora:{files[1]}:1:{row}>", model=flux, masks=black).result
+        assert re.search(words, out[4]), out[4]
 
 
 UNTRAINED = [

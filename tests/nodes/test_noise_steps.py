@@ -90,6 +90,8 @@ def test_what_is_no_sampling_is_refused(models, question):
     run = noise_steps.remember(models["SD1.5"])
     with pytest.raises(StrataError):
         noise_steps.steps_of(run, *question)
+    with pytest.raises(StrataError, match="kl_optimal has no noise for 1 steps"):
+        noise_steps.steps_of(run, "euler", "kl_optimal", 1, 1.0)
     with pytest.raises(StrataError, match="at denoise"):
         noise_steps.steps_of(run, "euler", "normal", 4, 0.0001)
 
