@@ -100,8 +100,8 @@ def _entries(
 
 def used_text(entries: Sequence[StackEntry]) -> str:
     """``<lora:...>`` tags of a stack, as programs read them that look for LoRAs in a picture: file names alone, but for two of one name.
-    A LoRA without a file has no tag; what else no tag says, ``unsaid`` does. Of a pair each file has its own."""
-    entries = [half for entry in entries if entry.lora is None for half in _files_of(entry)]
+    A LoRA without a file has no tag; what else no tag says, ``unsaid`` does. entries: one for each file that acted."""
+    entries = [entry for entry in _first_halves(entries) if entry.lora is None]
     stems = [_stem(entry[0]) for entry in entries]
     bare = [stem.rsplit("/", 1)[-1] for stem in stems]
     files: dict[str, set[str]] = {}
@@ -114,6 +114,11 @@ def used_text(entries: Sequence[StackEntry]) -> str:
         shown = name if len(files[name]) == 1 else stem
         tags.append(format_tag(LoraTag(shown, entry[1] * factor, entry[2], blocks, time=time)))
     return " ".join(tags)
+
+
+def _first_halves(entries: Sequence[StackEntry]) -> list[StackEntry]:
+    """What one model takes of these: of a row for a pair what it says of the high-noise model, where that is anything."""
+    return [entry.renamed(*entry) for entry in entries if entry.low is None or any(entry[1:])]
 
 
 def _files_of(entry: StackEntry) -> list[StackEntry]:
@@ -319,7 +324,7 @@ class StrataLoraStack(io.ComfyNode):
         if model_low is None:
             applied = apply_stack(model, clip, [] if nothing else stack, on_problem, apply, node)
             parts = applied.parts or (applied,) * len(stack)
-            used = [entry for entry, part in zip(stack, parts, strict=True) if part.used]
+            used = _first_halves([entry for entry, part in zip(stack, parts, strict=True) if part.used])
         else:
             pair = pairs.apply_to_pair(model, model_low, clip, stack, on_problem, apply, node)
             applied, model_low, used = pair.applied, pair.model_low, pair.used

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ..lora_math.errors import StrataError
 from ..lora_math.experts import Expert, Half, expert_in_name
 from .apply import Applied, OnProblem, apply_stack
+from .comfy.lora_names import locate
 from .comfy.model_file import model_file
 from .library.halves import half
 from .stack import StackEntry
@@ -36,14 +37,22 @@ def sides(entry: StackEntry) -> Sides:
         known = _half(name)
         doubt = (f"{name} acts on MODEL ({known.expert}): {known.doubt}",) if known.doubt else ()
         if known.expert == "high":
-            return Sides(entry, None, wrong=doubt)
+            return Sides(entry, None, _taken(name, known), doubt)
         if known.expert == "low":
-            return Sides(None, entry, wrong=doubt)
+            return Sides(None, entry, _taken(name, known), doubt)
         return Sides(entry, entry.renamed(name, model, 0.0), _unclear(name))
     first = entry.renamed(name, model, clip) if model != 0 or clip != 0 else None
     second = entry.renamed(low[0], low[1], 0.0) if low[1] != 0 else None
     wrong = [*_out_of_place(first, "high"), *_out_of_place(second, "low")]
-    return Sides(first, second, wrong=tuple(wrong))
+    return Sides(first, second, _taken(name, _half(name)), tuple(wrong))
+
+
+def _low_alone(row: Sides) -> Sides:
+    """Where only the low-noise model is connected: what acts there changes the text encoders too."""
+    if row.high is None or row.low is None:
+        return row
+    name, strength, _ = row.low
+    return replace(row, low=row.low.renamed(name, strength, row.high[2]))
 
 
 def expert(name: str) -> Expert | None:
@@ -66,8 +75,19 @@ def _unclear(name: str) -> tuple[str, ...]:
     other = EXPERTS[said == "high"]
     only = "1;0" if said == "high" else "0;1"
     return (
-        f"{name} acts on both models: there is no file of the same name with {other} in place of {said}. Write {only} where its name "
-        "means one of them",
+        f"{name} acts on both models: no file of the same name with {other} in place of {said} is its other half. Write {only} where "
+        "its name means one of them",
+    )
+
+
+def _taken(name: str, known: Half) -> tuple[str, ...]:
+    """That two files count as a pair where a word alone says so: low-angle and high-angle are named as the halves of one."""
+    if not known.bare:
+        return ()
+    listed = locate(name).name
+    high, low = (listed, known.other) if known.expert == "high" else (known.other, listed)
+    return (
+        f"{high} and {low} are taken for the two halves of a pair, by the words high and low alone. Rename one where they are none",
     )
 
 
@@ -106,8 +126,11 @@ def apply_to_pair(
     apply: str,
     node: str | None,
 ) -> OnPair:
-    """The text encoders change once, by the high-noise half where it acts. Raises StrataError as ``apply_stack`` does."""
+    """The text encoders change once, by the high-noise half, or by the other one where there is no model for that. Raises StrataError as
+    ``apply_stack`` does."""
     rows = [sides(entry) for entry in entries]
+    if model is None:
+        rows = [_low_alone(row) for row in rows]
     wrong = [*swapped(model, "high"), *swapped(model_low, "low")]
     parts: list[list[Applied]] = [[] for _ in rows]
     told: list[str] = []
@@ -131,7 +154,7 @@ def apply_to_pair(
     together = [_row(row, of_row) for row, of_row in zip(rows, parts, strict=True)]
     warned = [part for part in together if part.warned]
     verdict = wrong[0] if wrong else warned[0].verdict if warned else f"LoRAs applied: {', '.join(counts)}"
-    notes = [line for row in rows for line in (*row.wrong, *row.notes)]
+    notes = list(dict.fromkeys(line for row in rows for line in (*row.wrong, *row.notes)))
     words = dict.fromkeys(word for part in together for word in part.trigger_words.split(", ") if word)
     report = "\n\n".join(["\n".join([*wrong, *notes]), *told] if wrong or notes else told)
     applied = Applied(models["high"], clip, report, verdict, bool(wrong or warned), ", ".join(words), tuple(together))

@@ -30,6 +30,7 @@ def silent(_):
 @pytest.mark.parametrize(("high", "low"), PAIRS)
 def test_each_half_finds_the_other_one(high, low):
     first, second = half_of(high, {high, low, "other.safetensors"}, silent), half_of(low, {high, low}, silent)
+    assert first.bare is second.bare is ("noise" not in high.lower())
     assert (first.other, second.other) == (low, high)
     assert {first.expert, second.expert} == {"high", "low"}
 
@@ -52,6 +53,43 @@ def test_the_swap_is_exact(other):
 def test_a_word_without_its_other_half_counts_with_noise_only():
     assert half_of("low_light.safetensors", {"low_light.safetensors"}, silent) == Half()
     assert half_of("style_low_noise.safetensors", {"style_low_noise.safetensors"}, silent) == Half("low")
+
+
+@pytest.mark.parametrize(
+    ("name", "expert"),
+    [
+        ("p_low_rank_high_noise.safetensors", "high"),
+        ("Style_LowRank_HighNoise.safetensors", "high"),
+        ("low vram/q_high_noise.safetensors", "high"),
+        ("high/low poly lownoise.safetensors", "low"),
+        ("high_noise_or_low_noise.safetensors", None),
+    ],
+)
+def test_a_word_with_noise_outranks_one_without(name, expert):
+    assert half_of(name, {name}, silent) == Half(expert)
+    assert expert_in_name(name) == expert
+
+
+def test_only_the_word_with_noise_leads_to_the_other_half():
+    names = {f"{angle}_angle_{noise}_noise.pt" for angle in ("low", "high") for noise in ("low", "high")}
+    assert half_of("low_angle_high_noise.pt", names, silent) == Half("high", "low_angle_low_noise.pt")
+    assert half_of("high_angle_low_noise.pt", names, silent) == Half("low", "high_angle_high_noise.pt")
+    two = {"low_angle_high_noise.pt", "high_angle_high_noise.pt"}
+    assert all(half_of(name, two, silent) == Half("high") for name in two)
+
+
+def test_a_folder_of_both_experts_says_nothing():
+    high, low = "HighNoise and LowNoise/x_high.pt", "HighNoise and LowNoise/x_low.pt"
+    assert half_of(high, {high, low}, silent) == Half("high", low)
+    assert half_of(low, {high, low}, silent) == Half("low", high)
+
+
+def test_a_pair_by_a_word_alone_is_none_where_a_header_speaks_against_it():
+    low, high = "low-angle.pt", "high-angle.pt"
+    assert half_of(low, {low, high}, silent) == Half("low", high, bare=True)
+    assert half_of(low, {low, high}, {low: "low"}.get) == Half("low", high)
+    for headers in ({low: "high", high: "high"}, {high: "low"}, {low: "high"}):
+        assert half_of(low, {low, high}, headers.get) == Half(headers.get(low))
 
 
 def test_letters_count_where_both_headers_say_the_same():

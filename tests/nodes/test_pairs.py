@@ -180,6 +180,54 @@ def test_the_tags_for_other_programs_name_each_file_that_acts(experts, folder, r
     assert_same(again[6], result[6])
 
 
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        (f"<lora:{HIGH}:1;0.5>", "<lora:style_high_noise:1>"),
+        (f"<lora:{LOW}:1;0.5>", "<lora:style_high_noise:1>"),
+        (f"<lora:{HIGH}:0;0.5>", ""),
+        ("<lora:plain:0.5;1>", "<lora:plain:0.5>"),
+        ("<lora:plain:0;1>", ""),
+    ],
+)
+def test_the_tags_name_no_file_of_a_pair_that_one_model_leaves_out(experts, folder, rows, text):
+    found = StrataLoraStack.execute(rows, model=experts[0])
+    assert found.result[5] == text == found.ui["strata_used"][0]
+    assert "leaves out what no tag says" not in found.result[4]
+    assert "which is for model_low" in found.result[4]
+    again = StrataLoraStack.execute(text, model=experts[0]).result
+    assert_same(again[0], found.result[0])
+
+
+@pytest.mark.parametrize(
+    ("rows", "loras"),
+    [
+        ("<lora:plain:1>", [("plain", 1.0, 1.0)]),
+        ("<lora:plain:1;0.5:0.3>", [("plain", 0.5, 0.3)]),
+        ("<lora:s_high_noise:1;0.5:0.3>", [("s_low_noise", 0.5, 0.3)]),
+        ("<lora:s_high_noise:0;0.5:0.3>", [("s_low_noise", 0.5, 0.3)]),
+        ("<lora:s_low_noise:0.5:0.2>", [("s_low_noise", 0.5, 0.2)]),
+        ("<lora:s_high_noise:1>", []),
+    ],
+)
+def test_the_text_encoders_change_with_the_low_model_alone(lora_folder, rows, loras):
+    """Against ComfyUI's own loader."""
+    model, clip = small_models.sd15(), small_models.sd15_clip()
+    tensors = {
+        name: lora_makers.full_lora(model, clip, seed=seed, dtype=torch.float32, rank=2)
+        for seed, name in enumerate(("plain", "s_high_noise", "s_low_noise"))
+    }
+    for name, found in tensors.items():
+        lora_folder.save(f"{name}.safetensors", found)
+    result = StrataLoraStack.execute(rows, model_low=model, clip=clip).result
+    expected, expected_clip = model, clip
+    for name, *strengths in loras:
+        expected, expected_clip = comfy.sd.load_lora_for_models(expected, expected_clip, tensors[name], *strengths)
+    assert_same(result[6], expected)
+    assert_same(result[1].patcher, expected_clip.patcher)
+    assert result[5] == " ".join(f"<lora:{name}:{m:g}{'' if m == c else f':{c:g}'}>" for name, m, c in loras)
+
+
 def test_what_no_tag_says_of_one_file_at_two_strengths(experts, folder):
     result, _ = on_pair("<lora:plain:1;0.5>", experts)
     assert result[5] == "<lora:plain:1>"
@@ -230,6 +278,25 @@ class TestWarnings:
         assert result[6].patches
         assert "Write 0;1 where its name means one of them" in result[4]
         assert ui["strata_warned"] == [False]
+
+    @pytest.mark.parametrize("rows", ["<lora:low-angle:1>\n<lora:high-angle:1>", "<lora:low-angle:1;1>"])
+    def test_a_pair_by_a_word_alone_is_said_once(self, experts, folder, rows):
+        for name, of in (("low-angle", LOW), ("high-angle", HIGH)):
+            folder.save(f"{name}.safetensors", folder.tensors[of])
+        result, ui = on_pair(rows, experts)
+        assert_same(result[0], by_core(experts[0], folder, (HIGH, 1.0)))
+        assert_same(result[6], by_core(experts[1], folder, (LOW, 1.0)))
+        said = "high-angle.safetensors and low-angle.safetensors are taken for the two halves of a pair"
+        assert result[4].count(said) == 1
+        assert ui["strata_warned"] == [False]
+        assert "are taken for" not in on_pair(f"<lora:{HIGH}:1;1>", experts)[0][4]
+
+    def test_a_folder_that_says_low_hides_no_high_file(self, experts, folder):
+        (folder.path / "low vram").mkdir()
+        folder.save("low vram/q_high_noise.safetensors", folder.tensors[HIGH])
+        result, _ = on_pair("<lora:low vram/q_high_noise:1>", experts)
+        assert_same(result[0], by_core(experts[0], folder, (HIGH, 1.0)))
+        assert not result[6].patches
 
 
 def test_halves_by_their_headers(experts, folder):
