@@ -46,14 +46,16 @@ class Checked(NamedTuple):
 
 
 def check_numbers(tensors: Mapping[str, Tensor], known: Contents | None = None) -> Checked:
-    """Looks at every number, those of the whole file at once and tensor by tensor only where something is wrong.
+    """Looks at every number that can reach a weight, those of the whole file at once and tensor by tensor only where something is wrong.
 
+    Alphas are left out: ``state_dict.parse`` refuses a meaningless one where an adapter reads it.
     known: tensors whose numbers were looked at while they were read.
     """
     if known is not None and known.largest <= MAX_NUMBER:
         seen = {id(tensor) for key, tensor in known.tensors.items() if _is_looked_at(key, tensor.dtype)}
         found = check_numbers({key: tensor for key, tensor in tensors.items() if id(tensor) not in seen})
         return Checked(found.broken, max(found.largest, known.largest))
+    tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(ALPHA)}
     all_of_them = largest_of_all(tensor for tensor in tensors.values() if not tensor.is_complex())
     if all_of_them <= MAX_NUMBER:
         return Checked(frozenset(), all_of_them)

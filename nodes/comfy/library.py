@@ -227,8 +227,7 @@ def _understood(
     nbytes: int,
     known: reading.Contents | None = None,
 ) -> Lora:
-    # A meaningless alpha is none that something reads: there ``parse`` refuses it.
-    numbers = reading.check_numbers({k: t for k, t in tensors.items() if not k.endswith(reading.ALPHA)}, known)
+    numbers = reading.check_numbers(tensors, known)
     # T-LoRAs are made of the model's weights too.
     largest = math.inf if any(entry.adapter.varies for entry in contents.entries) else numbers.largest
     found = family.guess(contents.entries, metadata)

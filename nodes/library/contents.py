@@ -11,6 +11,7 @@ import base64
 import contextlib
 import logging
 import math
+import os
 import threading
 import time
 from array import array
@@ -69,6 +70,8 @@ class Contents:
         self._pairs: dict[tuple[str, str], Likeness] = {}
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
+        # What was asked for since it was stopped, while it has not ended yet.
+        self._next: Callable[[], Iterable[str]] | None = None
         self._done = self._total = self._revision = 0
         self._stage, self._failed = "", ""
 
@@ -76,15 +79,18 @@ class Contents:
         """Reads and compares these files, unless that is under way. ``paths`` is called in the background."""
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
+                if self._stop.is_set():
+                    self._next = paths
                 return
-            self._stop.clear()
-            self._done, self._total, self._stage, self._failed = 0, 0, "read", ""
+            self._begin()
             self._thread = threading.Thread(target=self._run, args=(paths,), name="strata-lora-contents", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
         """What is known by then is kept."""
-        self._stop.set()
+        with self._lock:
+            self._next = None
+            self._stop.set()
 
     def wait(self, timeout: float) -> bool:
         """Until what is under way has ended, for tests and benchmarks; False when it has not by then."""
@@ -118,7 +124,24 @@ class Contents:
         with self._lock:
             return dict(self._loaded()), dict(self._pairs)
 
+    def _begin(self) -> None:
+        self._stop.clear()
+        self._next = None
+        self._done, self._total, self._stage, self._failed = 0, 0, "read", ""
+
     def _run(self, wanted: Callable[[], Iterable[str]]) -> None:
+        following: Callable[[], Iterable[str]] | None = wanted
+        while following is not None:
+            self._pass(following)
+            with self._lock:
+                following = self._next
+                if following is None:
+                    # Whoever asks from here on starts a thread.
+                    self._thread = None
+                else:
+                    self._begin()
+
+    def _pass(self, wanted: Callable[[], Iterable[str]]) -> None:
         try:
             paths = list(wanted())
             self._read(paths)
@@ -146,20 +169,39 @@ class Contents:
         saved = time.monotonic()
         for path in todo:
             self._tick()
-            found = contents.look_at(path, self._tick)
-            kept = Content(found.size, found.modified, found.data, pack(found.fingerprint), found.problem)
+            kept = self._looked_at(path)
             with self._lock:
-                self._loaded()[path] = kept
+                if kept is None:
+                    self._loaded().pop(path, None)
+                else:
+                    self._loaded()[path] = kept
                 self._done += 1
             if time.monotonic() - saved > SAVE_EVERY:
                 self._save()
                 saved = time.monotonic()
 
+    def _looked_at(self, path: str) -> Content | None:
+        """None for a file that something unforeseen is wrong with: the others are read all the same, and it again by the next pass."""
+        try:
+            found = contents.look_at(path, self._tick)
+            return Content(found.size, found.modified, found.data, pack(found.fingerprint), found.problem)
+        except _Stopped:
+            raise
+        except Exception as problem:
+            self._left_out(path, problem)
+            return None
+
+    def _left_out(self, path: str, problem: Exception) -> None:
+        """Said to the page, which names the first one, and in the log."""
+        logging.warning("[Strata] %s was left out of the comparison.", path, exc_info=problem)
+        with self._lock:
+            self._failed = self._failed or f"{os.path.basename(path)}: {type(problem).__name__}: {problem}"
+
     def _compare(self, paths: list[str]) -> None:
         """Of files with the same data one stands for all."""
         with self._lock:
             known = self._loaded()
-            first_of = {known[path].data: path for path in reversed(paths) if known[path].fingerprint}
+            first_of = {known[path].data: path for path in reversed(paths) if path in known and known[path].fingerprint}
             chosen = sorted(first_of.values())
             prints = unpack([known[path].fingerprint for path in chosen])
         todo = [
@@ -178,6 +220,11 @@ class Contents:
                 cosine, scale = contents.compared(contents.entries_of(first), opened, self._tick) or (near, math.nan)
             except (StrataError, OSError):
                 # It was there a moment ago.
+                continue
+            except _Stopped:
+                raise
+            except Exception as problem:
+                self._left_out(path, problem)
                 continue
             with self._lock:
                 self._pairs[first, path] = Likeness(cosine, None if math.isnan(scale) else scale)

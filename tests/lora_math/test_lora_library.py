@@ -106,6 +106,19 @@ def test_what_cannot_be_read_again_is_left_out_of_the_pairs(folder, monkeypatch)
     assert seen
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30])
+def test_an_alpha_that_nothing_reads_makes_no_file_unusable(tmp_path, value):
+    save_file(lora(0) | {"other.alpha": torch.tensor(value)}, tmp_path / "alpha.safetensors")
+    save_file(lora(0), tmp_path / "plain.safetensors")
+    save_file(lora(0) | {"other.diff": torch.tensor([value])}, tmp_path / "broken.safetensors")
+    found = look_through(str(tmp_path))
+    assert found.files["alpha.safetensors"].problem == ""
+    assert found.files["alpha.safetensors"].fingerprint == found.files["plain.safetensors"].fingerprint != ()
+    assert "other.diff" in found.files["broken.safetensors"].problem
+    merged = ["merge", f"{tmp_path / 'alpha.safetensors'}:1", f"{tmp_path / 'plain.safetensors'}:1"]
+    assert run(*merged, "--out", tmp_path / "merged.safetensors") == 0
+
+
 def test_only_new_and_changed_files_are_read_again(folder, tmp_path):
     kept = tmp_path / "known.json"
     first = look_through(str(folder))

@@ -304,6 +304,73 @@ def test_one_that_waits_can_be_stopped(folder, fresh, monkeypatch):
     assert contents.wait(5)
 
 
+def test_what_is_asked_for_right_after_a_stop_is_done(folder, fresh, monkeypatch):
+    contents = fresh()
+    learned()
+    real, reading, go = contents_of.look_at, threading.Event(), threading.Event()
+
+    def held(path, tick):
+        reading.set()
+        assert go.wait(60)
+        return real(path, tick)
+
+    monkeypatch.setattr(contents_of, "look_at", held)
+    compare_contents(True)
+    assert reading.wait(60)
+    compare_contents(False)
+    compare_contents(True)
+    assert contents.state()["stage"] == "read"
+    go.set()
+    assert contents.wait(60)
+    assert set(shown(shown="copies")) == COPIES
+
+
+def test_the_last_word_is_a_stop(folder, fresh, monkeypatch):
+    contents = fresh()
+    learned()
+    reading, go, read = threading.Event(), threading.Event(), []
+
+    def held(path, tick):
+        read.append(path)
+        reading.set()
+        assert go.wait(60)
+        tick()
+
+    monkeypatch.setattr(contents_of, "look_at", held)
+    compare_contents(True)
+    assert reading.wait(60)
+    for on in (False, True, False):
+        compare_contents(on)
+    go.set()
+    assert contents.wait(60)
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize("piece", ["look_at", "compared"])
+def test_one_file_that_trips_the_pass_is_left_out_and_tried_again(folder, fresh, monkeypatch, piece):
+    contents = fresh()
+    learned()
+    real, tripped = getattr(contents_of, piece), []
+
+    def tripping(*given):
+        if not tripped:
+            tripped.append(given[0])
+            raise RuntimeError("unforeseen")
+        return real(*given)
+
+    monkeypatch.setattr(contents_of, piece, tripping)
+    compare_contents(True)
+    assert contents.wait(60)
+    said = search(Question())["contents"]["problem"]
+    assert ".safetensors: RuntimeError: unforeseen" in said
+    if piece == "look_at":
+        assert os.path.basename(tripped[0]) in said
+        assert os.path.basename(tripped[0]) not in shown(shown="unusable")
+    assert len(shown(shown="copies")) >= len(COPIES) - 1
+    compared(contents)
+    assert set(shown(shown="copies")) == COPIES
+
+
 def test_a_failure_is_said_and_the_next_pass_works(folder, fresh, monkeypatch):
     contents = fresh()
     learned()
