@@ -167,14 +167,17 @@ def _put(places: Mapping[str, str]) -> bool:
     """Gives each draft its name, all or none; False where one of the names is taken, also by another program that saves here at the same
     time."""
     done: list[str] = []
-    for draft, path in places.items():
-        try:
+    try:
+        for draft, path in places.items():
             _claim(draft, path)
-        except FileExistsError:
-            for other in done:
+            done.append(path)
+    except BaseException as problem:
+        for other in done:
+            with contextlib.suppress(OSError):
                 os.remove(other)
+        if isinstance(problem, FileExistsError):
             return False
-        done.append(path)
+        raise
     return True
 
 
@@ -186,7 +189,12 @@ def _claim(draft: str, path: str) -> None:
         raise
     except (OSError, NotImplementedError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        os.replace(draft, path)
+        try:
+            os.replace(draft, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.remove(path)
+            raise
 
 
 def _numbered(filename: str, name: str) -> tuple[int, str]:

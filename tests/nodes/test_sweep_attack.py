@@ -129,6 +129,32 @@ def test_two_programs_in_one_folder_lose_nothing(out, monkeypatch, links):
     assert not list((out / "both").glob(".*"))
 
 
+@pytest.mark.parametrize("broken", ["link", "open", "replace"])
+def test_a_table_that_fails_to_be_saved_leaves_no_file(out, monkeypatch, broken):
+    """What fails is the second of its two files, on a disk with and without links."""
+    real, calls = {name: getattr(pictures.os, name) for name in ("link", "open", "replace")}, []
+
+    def failing(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return real[broken](*given)
+
+    def none(*_):
+        raise OSError(38, "Function not implemented")
+
+    folder = pictures.Folder("both/x")
+    monkeypatch.setattr(pictures.os, "link", none)
+    if broken == "link":
+        # Its second link fails, and then the way without links too.
+        monkeypatch.setattr(pictures.os, "open", none)
+    monkeypatch.setattr(pictures.os, broken, failing)
+    with pytest.raises(StrataError, match="was not saved"):
+        folder.save_texts({"csv": "1", "json": "1"}, "_table")
+    assert len(calls) == 2
+    assert list((out / "both").iterdir()) == []
+
+
 def test_tags_typed_into_a_prompt_are_said_and_are_no_loras_of_the_picture(studio, out):
     asked = {"positive": "fox, <lora:strata_toy_blueprint:0.7>, book", "negative": "<lora:left open", **ONE}
     found = swept(studio, **asked)
