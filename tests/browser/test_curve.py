@@ -174,6 +174,15 @@ def test_another_unit_is_counted_by_the_sampler_and_the_family(page):
     shown.locator("select").select_option("step")
     expect(note).to_have_text("Counted in the 28 steps of the sampler.")
     assert agree(page, node) == "0@0s, 1@14s, 0@28s"
+    # Another number of steps: what was counted in the old one is not said any more, and the axis never ends before a point.
+    steps = "(to) => { app.graph.nodes.find((n) => n.type === 'KSampler').widgets.find((w) => w.name === 'steps').value = to }"
+    last = shown.locator(".strata-curve-ticks span").last
+    for count, end in ((40, "40"), (12, "28")):
+        page.evaluate(steps, count)
+        expect(last).to_have_text(end)
+        expect(note).to_have_text("Click to add a point, drag to move it, right click to remove it.")
+    page.evaluate(steps, 28)
+    page.wait_for_timeout(1300)
     shown.locator("select").select_option("sigma")
     expect(note).to_contain_text("Noise as FLUX.1 has it")
     assert agree(page, node) == "0@1sigma, 1@0.7595sigma, 0@0sigma"

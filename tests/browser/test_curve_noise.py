@@ -6,6 +6,7 @@ import comfy.model_sampling
 import comfy.samplers
 import desk_page as d
 import pytest
+from playwright.sync_api import expect
 
 from strata.devtools.models import CHECKPOINT, LORAS
 
@@ -54,14 +55,17 @@ def test_it_follows_the_sampler(page):
 
     def expected(scheduler, steps):
         sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps).tolist()
-        return [(5.0 * at, 100 - 100 * sigma / sigmas[0]) for at, sigma in enumerate(sigmas)]
+        return [(100 * at / steps, 100 - 100 * sigma / sigmas[0]) for at, sigma in enumerate(sigmas)]
 
     for found, wanted in zip(drawn(page, node), expected("karras", 6), strict=True):
         assert found == pytest.approx(wanted, abs=0.01)
+    last = d.element(page, node, "strata_curve").locator(".strata-curve-ticks span").last
+    expect(last).to_have_text("6")
     d.screenshot(page, f"noise-{d.renderer(page)}", node)
     d.choose(page, sampler, "scheduler", "normal")
     d.choose(page, sampler, "steps", 8)
     wait_for_steps(page, node, 9)
+    expect(last).to_have_text("8")
     for found, wanted in zip(drawn(page, node), expected("normal", 8), strict=True):
         assert found == pytest.approx(wanted, abs=0.01)
     # Something between the two may count noise in another way.

@@ -1,6 +1,7 @@
 """Which block carries the picture: the desk's button makes a sweep of what draws the picture, and its finds stand behind the faders."""
 
 import itertools
+import re
 
 import desk_page as d
 import pytest
@@ -153,16 +154,24 @@ def test_one_click_makes_a_sweep_of_the_graph_and_one_undo_takes_it_back(page):
 
 def test_what_is_not_found_and_what_is_left_out_is_said(page):
     desk, _ = desk_with_graph(page, vae=False, between="ModelSamplingDiscrete")
+    lone = d.add(page, "StrataLoraBlockWeights", (40, 1100))
+    expect(button(page, desk)).to_have_text("Which block?")
     button(page, desk).click()
-    expect(note(page, desk)).to_have_text(
-        f"{MADE} Not found, so not connected: vae. Not in its pictures: ModelSamplingDiscrete."
-    )
+    left_out = "Not in its pictures: ModelSamplingDiscrete"
+    missing = "Not found, so not connected: vae. Connect it to the LoRA Sweep below, then run it: its bars come here."
+    expect(note(page, desk)).to_have_text(f"{missing} {left_out}.")
+    d.set_text(page, desk, "OUT*=0.5, default=1")
+    button(page, desk).click()
+    expect(note(page, desk)).to_have_text(f"{missing} {left_out}, the block weights of this desk.")
+    expect(button(page, lone)).to_be_hidden()
     (node,) = sweeps(page)
     assert "vae" not in page.evaluate(WIRED, node)
     d.screenshot(page, f"carried-said-{d.renderer(page)}", desk)
     page.evaluate("() => app.graph.nodes.filter((n) => n.type === 'KSampler').forEach((n) => app.graph.remove(n))")
     button(page, desk).click()
-    expect(note(page, desk)).to_contain_text("No sampler was found behind this LoRA.")
+    expect(note(page, desk)).to_contain_text("No sampler was found behind this LoRA: connect")
+    told = note(page, desk).text_content()
+    assert told.startswith("No sampler") and "seed" not in told and "steps" not in told
     assert set(page.evaluate(WIRED, node)) == {"model", "clip", "latent_image"}
 
 
@@ -185,7 +194,27 @@ def test_what_the_sweep_finds_stands_behind_the_faders(page, server):
     expect(note(page, desk)).not_to_contain_text("LoRA Sweep")
     first = max(told["blocks"], key=told["blocks"].get)
     d.fader(page, desk, first).hover()
-    expect(root.locator(".strata-readout")).to_contain_text(" \u00b7 picture 0.")
+    readout = root.locator(".strata-readout")
+    expect(readout).to_have_text(re.compile(r"^picture 0\.\d+ \u00b7 (weights|share) [\d.]+ %$"))
+    # Whole at 400 px; the number at 230 px too.
+    for width in (230, 400):
+        page.evaluate(
+            "([id, width]) => { const n = app.graph.getNodeById(id); n.setSize([width, n.size[1]]) }", [desk, width]
+        )
+        page.wait_for_timeout(500)
+        d.fader(page, desk, first).hover()
+        shown = page.evaluate(
+            """(it) => {
+              const range = document.createRange()
+              range.setStart(it.firstChild, 0)
+              range.setEnd(it.firstChild, it.textContent.indexOf(' \u00b7'))
+              const [number, whole, box] = [range.getBoundingClientRect(), it.scrollWidth, it.getBoundingClientRect()]
+              return { number: number.right <= box.right + 0.5, whole: whole <= it.clientWidth + 1 }
+            }""",
+            readout.element_handle(),
+        )
+        d.screenshot(page, f"carried-readout-{width}-{d.renderer(page)}", desk)
+        assert shown["number"] and (width == 230 or shown["whole"]), (width, shown)
     place = d.fader(page, desk, first).locator(".strata-carried").bounding_box()
     energy = d.fader(page, desk, first).locator(".strata-energy").bounding_box()
     assert place["x"] >= energy["x"] + energy["width"] and place["width"] > 1

@@ -29,6 +29,7 @@ def files(server):
     stronger = {key: tensor.bfloat16() * (2 if "up" in key else 1) for key, tensor in tensors.items()}
     save_file(stronger, folder / "stronger.safetensors")
     save_file({"x": torch.ones(2)}, folder / "nothing.safetensors")
+    (folder / "page.safetensors").write_text("<html><body>Sign in</body></html>", encoding="utf-8")
     yield folder
     for file in folder.iterdir():
         file.unlink()
@@ -47,7 +48,7 @@ def picker(page, words=""):
 def test_copies_are_found_by_a_click_and_shown_together(page, files):
     node, shown = picker(page, "planted")
     rows = shown.locator(".strata-choice:not(.waiting)")
-    expect(rows).to_have_count(4)
+    expect(rows).to_have_count(5)
     shown.locator("[data-filter=pickerShown]").select_option("copies")
     go = shown.locator("[data-act=compare]")
     go.click()
@@ -63,12 +64,18 @@ def test_copies_are_found_by_a_click_and_shown_together(page, files):
     d.SCREENS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=d.SCREENS / f"picker-copies-{d.renderer(page)}.png")
     shown.locator("[data-filter=pickerShown]").select_option("unusable")
-    expect(rows).to_have_count(1)
-    expect(rows.locator(".strata-named > small")).to_have_text("It holds no LoRA that is known here.")
+    expect(rows).to_have_count(2)
+    reasons = rows.locator(".strata-named > small")
+    assert reasons.all_text_contents() == [
+        "It holds no LoRA that is known here.",
+        "It is a web page, not a LoRA. The download needed a login or its link was wrong: download the file itself.",
+    ]
+    assert reasons.last.evaluate("(shown) => shown.scrollHeight <= shown.clientHeight + 1")
+    page.screenshot(path=d.SCREENS / f"picker-unusable-{d.renderer(page)}.png")
     # By keys: the search has its words still, and a filter is left as any other field.
     shown.locator("[data-filter=pickerShown]").focus()
     page.keyboard.press("Home")
-    expect(rows).to_have_count(4)
+    expect(rows).to_have_count(5)
     families = shown.locator("[data-filter=family] option").evaluate_all("(all) => all.map((one) => one.value)")
     assert {"", "SDXL", "FLUX.1"} <= set(families)
     shown.locator("[data-filter=family]").select_option("FLUX.1")

@@ -1,6 +1,8 @@
 """What is behind the rows of a LoRA Stack, in both renderers: the desk of a row, trigger words, scaling, and ComfyUI's missing models."""
 
+import copy
 import math
+import shutil
 
 import desk_page as d
 import pytest
@@ -161,3 +163,31 @@ def test_missing_files_are_in_comfyuis_own_list_with_its_download_button(page):
     page.wait_for_function(f"() => {MISSING}?.length === 1")
     d.choose(page, "2", "text", "a cat")
     page.wait_for_function(f"() => !{MISSING}?.length")
+
+
+def test_a_file_that_came_after_the_page_was_loaded_is_not_missing(page, server):
+    folder = server.base / "models" / "loras"
+    shutil.copy(folder / "sd15.safetensors", folder / "arrived.safetensors")
+    try:
+        workflow = copy.deepcopy(WORKFLOW)
+        workflow["nodes"][0]["widgets_values"][0] = "<lora:arrived:1>"
+        workflow["nodes"][1]["widgets_values"][0] = "a cat, <lora:arrived:1>"
+        page.evaluate(
+            "(it) => app.loadGraphData(it, true, false, app.extensionManager.workflow.activeWorkflow)", workflow
+        )
+        page.wait_for_timeout(1500)
+        s.row(page, "1", 0).wait_for()
+        assert not page.evaluate(f"() => {MISSING}?.length")
+        listed = "() => app.graph.nodes.flatMap((node) => node.widgets.filter((w) => w.name.startsWith('strata_file_')).length)"
+        assert page.evaluate(listed) == [0, 0]
+        # What the picker shows is here too, at once.
+        shutil.copy(folder / "sd15.safetensors", folder / "later.safetensors")
+        s.act(page, "1", "addLora").click()
+        page.keyboard.type("later")
+        page.locator(".strata-choice:not(.waiting)", has_text="later").first.wait_for()
+        page.keyboard.press("Enter")
+        assert "<lora:later:1>" in s.text(page, "1")
+        assert page.evaluate(listed) == [0, 0] and not page.evaluate(f"() => {MISSING}?.length")
+    finally:
+        for name in ("arrived", "later"):
+            (folder / f"{name}.safetensors").unlink(missing_ok=True)

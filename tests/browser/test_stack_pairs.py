@@ -5,6 +5,7 @@ import shutil
 import desk_page as d
 import pytest
 import stack_page as s
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
@@ -93,7 +94,8 @@ def test_a_chosen_half_comes_with_its_other_one_where_there_are_two_models(page)
 
 
 def test_rows_take_turns_and_the_curve_keeps_it(page):
-    text = "<lora:sd15:1:lbw=OUT*=1,default=0>\nlock <lora:flux:1>\n<lora:sdxl:0.5>\noff <lora:wan:1>"
+    own = "<lora:wan:1:at=0@0%, 1@100%>"
+    text = f"<lora:sd15:1:lbw=OUT*=1,default=0>\nlock <lora:flux:1>\n<lora:sdxl:0.5>\noff <lora:wan:1>\n{own}"
     node = s.stack(page, text)
 
     def turns(steps):
@@ -102,12 +104,26 @@ def test_rows_take_turns_and_the_curve_keeps_it(page):
         page.keyboard.press("Enter")
         page.wait_for_timeout(300)
 
+    s.act(page, node, "stackMenu").click()
+    menu = page.locator(".strata-choices")
+    expect(menu.locator(".strata-note").first).to_have_text(
+        "These rows have a strength over time of their own: they keep it and take no turn: wan"
+    )
+    page.get_by_label("Take turns, steps each").fill("abc")
+    page.keyboard.press("Enter")
+    expect(menu.locator(".strata-note").last).to_have_text('"abc" is not taken: type a number from 0 to 100.')
+    d.SCREENS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=d.SCREENS / f"turns-menu-{d.renderer(page)}.png")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    assert s.text(page, node) == text
     turns("3")
     assert s.text(page, node).splitlines() == [
         "<lora:sd15:1:lbw=OUT*=1,default=0:at=hold:1@0s, 0@3s, again@6s>",
         "lock <lora:flux:1>",
         "<lora:sdxl:0.5:at=hold:0@0s, 1@3s, again@6s>",
         "off <lora:wan:1>",
+        own,
     ]
     assert s.row(page, node, 2).locator(".strata-time").inner_text().strip() == "0\u21921 \u21bb"
     # A point that is moved in the row's curve is the same turn at another strength.

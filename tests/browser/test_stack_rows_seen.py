@@ -117,6 +117,16 @@ def test_a_long_name_keeps_its_end(page, files):
     assert start.evaluate("(shown) => shown.scrollWidth > shown.clientWidth")
     assert end.text_content() == "ch 000012"
     assert end.evaluate("(shown) => shown.scrollWidth <= shown.clientWidth + 1")
+    # Where the usual end is the same for neighbours it reaches back to the word or number that is not.
+    names = {
+        "wan22_i2v_a14b_style_rank64_bf16_high_noise_v2": "high_noise_v2",
+        "wan22_i2v_a14b_style_rank64_bf16_low_noise_v2": "low_noise_v2",
+        "my_character_lora_epoch12_rank64_bf16": "12_rank64_bf16",
+        "a_slow_and_shallow_style_of_drawing": "f_drawing",
+    }
+    node = s.stack(page, "\n".join(f"<lora:{name}:1>" for name in names), width=320)
+    for at, tail in enumerate(names.values()):
+        assert s.row(page, node, at).locator(".strata-short span").last.text_content() == tail
 
 
 def test_a_finger_moves_a_row(page):

@@ -52,8 +52,10 @@ export class CurveEditor {
   #linked = false
   #error = ''
   #complaint = ''
-  /** What a change of the unit took for true. */
-  #taken = ''
+  /** What a change of the unit took for true, and how many steps of the sampler it counted. @type {{text: string, steps?: number | null}} */
+  #taken = { text: '' }
+  /** Of the sampler behind, where there is one. @type {number | null} */
+  #steps = null
   #round = 0
   /** @type {Schedule['presets']} */
   #presets = []
@@ -168,9 +170,15 @@ export class CurveEditor {
     )
   }
 
-  /** What the text is now. Linked: a wire decides it. @param {{text: string, linked: boolean}} state */
-  show({ text, linked }) {
-    if (this.plot.held || (text === this.#text && linked === this.#linked && this.#presets.length)) return
+  /** What the text is now. Linked: a wire decides it; steps: of the sampler. @param {{text: string, linked: boolean, steps: number | null}} state */
+  show({ text, linked, steps }) {
+    if (this.plot.held) return
+    const counts = steps !== this.#steps
+    this.#steps = steps
+    if (text === this.#text && linked === this.#linked && this.#presets.length) {
+      if (counts) this.draw()
+      return
+    }
     this.#text = text
     this.#linked = linked
     this.#complaint = ''
@@ -195,7 +203,7 @@ export class CurveEditor {
 
   draw() {
     const { curve, enabled, selected } = this
-    this.plot.draw(curve, { enabled, selected })
+    this.plot.draw(curve, { enabled, selected, steps: this.#steps })
     for (const button of this.shapes) {
       flag(button, 'aria-pressed', button.dataset.shape === curve.shape)
       attribute(button, 'disabled', enabled ? null : true)
@@ -216,7 +224,9 @@ export class CurveEditor {
     attribute(this.bin, 'disabled', point && enabled && curve.points.length > 1 ? null : true)
     this.foot.classList.toggle('pointing', point !== null)
     const wrong = this.#complaint || (this.#linked ? '' : this.#error)
-    setText(this.note, wrong || (this.#linked ? t('curveLinked') : this.#taken || t('curveHint')))
+    const { text: taken, steps = this.#steps } = this.#taken
+    const told = (steps === this.#steps && taken) || t('curveHint')
+    setText(this.note, wrong || (this.#linked ? t('curveLinked') : told))
     attribute(this.note, 'title', this.note.textContent)
     this.note.classList.toggle('wrong', wrong !== '')
     this.foot.classList.toggle('talking', wrong !== '')
@@ -240,7 +250,8 @@ export class CurveEditor {
     const text = write(curve)
     this.curve = curve
     this.selected = selected
-    this.#complaint = this.#taken = ''
+    this.#complaint = ''
+    this.#taken = { text: '' }
     if (text !== this.#text) {
       this.#round++
       this.#text = text
@@ -279,10 +290,11 @@ export class CurveEditor {
       return this.draw()
     }
     this.#edit(found)
+    this.#steps = steps
     const counted = [unit, before.unit].includes('step') &&
       t(steps ? 'curveSteps' : 'curveStepsAssumed', { steps: steps ?? STEPS })
     const noisy = [unit, before.unit].includes('sigma') && t('curveNoise', { family })
-    this.#taken = [counted, noisy].filter(Boolean).join(' ')
+    this.#taken = { text: [counted, noisy].filter(Boolean).join(' '), steps: counted ? steps : undefined }
     this.draw()
   }
 

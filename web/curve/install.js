@@ -7,7 +7,7 @@ import { t } from '../lib/i18n.js'
 import { leave, takePlace } from '../lib/place.js'
 import { unwatch, watch } from '../lib/watch.js'
 import { CurveEditor } from './curve.js'
-import { samplingOf } from './sampling.js'
+import { samplingOf, stepsBehind } from './sampling.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 
@@ -25,7 +25,8 @@ export function installCurve(node) {
     tick() {
       if (!node.graph) return
       takePlace(node, editor.element)
-      editor.show({ text: String(valueOf(node, 'strength') ?? ''), linked: isLinked(node, 'strength') })
+      const steps = stepsBehind(node)
+      editor.show({ text: String(valueOf(node, 'strength') ?? ''), linked: isLinked(node, 'strength'), steps })
       editor.plot.noise.tick(loaderBehind(node)?.node)
     },
   }

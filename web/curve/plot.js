@@ -73,9 +73,9 @@ export class Plot {
     return this.#drag.held
   }
 
-  /** @param {Curve} curve @param {{enabled: boolean, selected: number | null}} state */
-  draw(curve, { enabled, selected }) {
-    if (!this.held) [this.axis, this.range] = [axisOf(curve), rangeOf(curve)]
+  /** @param {Curve} curve @param {{enabled: boolean, selected: number | null, steps: number | null}} state steps of the sampler */
+  draw(curve, { enabled, selected, steps }) {
+    if (!this.held) [this.axis, this.range] = [axisOf(curve, steps), rangeOf(curve)]
     const line = path(curve, this.axis, this.range)
     const ground = 100 - 100 * height(this.range, 0)
     attribute(this.line, 'd', line)

@@ -37,11 +37,11 @@ export function write({ points, unit, shape, again }) {
   return (shape === 'linear' ? '' : `${shape}: `) + written.join(', ')
 }
 
-/** @param {Curve} curve @returns {Axis} */
-export function axisOf({ points, unit, again = 0 }) {
+/** @param {Curve} curve @param {number | null} [steps] of the sampler that it acts in @returns {Axis} */
+export function axisOf({ points, unit, again = 0 }, steps) {
   const most = Math.max(again, ...points.map(([place]) => place))
   if (unit === 'percent') return { from: 0, to: Math.max(100, most) }
-  if (unit === 'step') return { from: 0, to: Math.max(STEPS, Math.ceil(most)) }
+  if (unit === 'step') return { from: 0, to: Math.max(steps ?? STEPS, Math.ceil(most)) }
   return { from: most <= 1 ? 1 : Math.max(NOISE, Math.ceil(most)), to: 0 }
 }
 

@@ -11,8 +11,8 @@ export async function samplingOf(node, lora = loaderBehind(node)?.lora) {
   return { steps: stepsBehind(node), noise: profile?.noise ?? null, family: profile?.family ?? '' }
 }
 
-/** The steps of the first sampler behind a node, or of the scheduler whose noise that takes. @param {GraphNode} node */
-function stepsBehind(node) {
+/** The steps of the first sampler behind a node, or of the scheduler whose noise that takes. @param {GraphNode} node @returns {number | null} */
+export function stepsBehind(node) {
   for (const found of nodesBehind(node)) {
     const steps = stepsOf(found)
     if (steps) return steps

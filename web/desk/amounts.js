@@ -46,15 +46,15 @@ export class Amounts {
       (this.top ? `\n${t('barsTop', { top: this.top })}` : '')
   }
 
-  /** In words, of one block or of several together. @param {string[]} names */
-  describe(names) {
+  /** In words, of one block or of several together. @param {string[]} names @param {boolean} [brief] beside other words */
+  describe(names, brief = false) {
     const rows = names.filter((name) => this.has(name)).map((name) => this.rows[name])
     if (!rows.length) return t('nothing')
     const share = sum(rows.map((row) => row.share))
-    if (!this.relative) return t('share', { share: percent(share) })
+    if (!this.relative) return t(brief ? 'shareBrief' : 'share', { share: percent(share) })
     // Squared norms add up: the change's is the share, and the weights' is the change's over relative squared.
     const own = sum(rows.map((row) => (row.relative ? row.share / row.relative ** 2 : 0)))
-    return t('relative', { relative: percent(own ? Math.sqrt(share / own) : 0) })
+    return t(brief ? 'relativeBrief' : 'relative', { relative: percent(own ? Math.sqrt(share / own) : 0) })
   }
 }
 

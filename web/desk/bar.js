@@ -34,6 +34,7 @@ export class Bar {
     this.reset = tool('reset', () => texts.reset())
     this.paste = tool('paste', () => texts.pasteFromClipboard())
     this.carries = tool('carries', () => desk.picture.make())
+    this.carries.hidden = true
     this.element = el(
       'div',
       { class: 'strata-bar' },

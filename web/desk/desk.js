@@ -34,6 +34,8 @@ import { NONE, Texts } from './texts.js'
 const AUTO = 'auto'
 /** The canvas's zoom below which small things are left out. */
 const FAR = 0.45
+/** Px below which the foot has no room for everything. */
+const NARROW = 260
 /** Ms after which a fader of a node that came anew is not the one that went. */
 const REFOCUS = 1500
 
@@ -216,6 +218,7 @@ export class DeskView {
   #arrange() {
     const width = this.strips.element.clientWidth
     if (!this.layout || !width) return
+    this.element.classList.toggle('narrow', width < NARROW)
     const rebuilt = this.strips.build(this.layout, width)
     this.height.fit()
     if (rebuilt) this.draw()

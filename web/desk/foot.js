@@ -117,6 +117,7 @@ export class Foot {
     }
     if (name || !this.#hint) this.say(name ? this.#describe(name, members) : '')
     else if (this.readout.textContent !== this.#hint) this.readout.replaceChildren(...sentences(this.#hint))
+    this.element.classList.toggle('pictured', desk.picture.bars !== null)
     this.readout.classList.toggle('whole', !name && this.#hint !== '')
     attribute(this.readout, 'title', this.readout.textContent)
   }
@@ -125,9 +126,10 @@ export class Foot {
   #describe(name, members) {
     const { settings, amounts, picture } = this.desk
     const rules = settings?.fine[name]
+    const carried = picture.bars?.describe(members)
     return [
-      amounts?.describe(members),
-      picture.bars?.describe(members),
+      carried,
+      amounts?.describe(members, Boolean(carried)),
       rules && t('finer', { rules: rules.join(', ') }),
     ].filter(Boolean).join(' · ')
   }

@@ -118,19 +118,31 @@ export class Picture {
   /** Makes a sweep that finds out. */
   make() {
     const used = this.usedAs()
-    const made = used && makeSweep(used)
-    if (!made) {
-      this.desk.foot.complain(t('pictureCannot'))
-      return
-    }
-    const { missing, leftOut, drawn } = made
+    if (!used) return this.desk.foot.complain(t('noLora'))
+    const made = makeSweep({ ...used, beside: [...this.#own(), ...used.beside] })
+    if (!made) return this.desk.foot.complain(t('pictureCannot'))
+    const { missing, unset, leftOut, drawn } = made
+    const listed = (/** @type {string[]} */ names) => names.join(t('comma'))
+    // What is missing comes first: without it nothing runs.
+    const first = !drawn ?
+      [t('pictureNoSampler')] :
+      missing.length ?
+      [t('pictureMissing', { names: listed(missing) })] :
+      [t('pictureMade')]
     const told = [
-      t('pictureMade'),
-      !drawn && t('pictureNoSampler'),
-      missing.length > 0 && t('pictureMissing', { names: missing.join(t('comma')) }),
-      leftOut.length > 0 && t('pictureLeftOut', { names: leftOut.join(t('comma')) }),
+      ...first,
+      drawn && unset.length > 0 && t('pictureUnset', { names: listed(unset) }),
+      leftOut.length > 0 && t('pictureLeftOut', { names: listed(leftOut) }),
     ]
     this.desk.foot.tell(told.filter(Boolean).join(' '))
+  }
+
+  /** The desk's own weights, where they are not all 1: the sweep leaves out one block of the whole LoRA. */
+  #own() {
+    const { settings } = this.desk
+    const acts = settings && (Object.values(settings.values).some((value) => value !== 1) ||
+      Object.keys(settings.fine).length > 0)
+    return acts ? [t('pictureWeights')] : []
   }
 }
 

@@ -30,7 +30,9 @@ const ENGLISH = {
   hint: 'Drag, or paint across. Double-click: 1. Right click: more. Type a number.',
   nothing: 'not in this LoRA',
   share: '{share} % of the LoRA',
+  shareBrief: 'share {share} %',
   relative: 'changes these weights by {relative} %',
+  relativeBrief: 'weights {relative} %',
   barsShare: 'share',
   barsShareHint: 'The bars show how much of the LoRA lies in each block.',
   barsRelative: 'change',
@@ -141,7 +143,9 @@ const ENGLISH = {
   pairOf: 'MODEL (high): {high}\nMODEL (low): {low}',
   takeTurns: 'Take turns, steps each',
   takeTurnsHint: 'One LoRA acts at a time, for so many steps, then the next one, round and round. 0 ends it.',
-  turnsNeed: 'Turns need two rows or more that are on and not locked, and a whole number of steps.',
+  turnsNeed:
+    'Turns need two rows or more that are on, not locked and without a strength over time of their own, and a whole number of steps.',
+  turnsKept: 'These rows have a strength over time of their own: they keep it and take no turn: {names}',
   noiseOfSteps: 'Dashed: the noise of the {steps} steps of the connected sampler, from {from} to {to} at the last step',
   maskLabel: 'Mask',
   maskHint:
@@ -227,6 +231,7 @@ const ENGLISH = {
   found: '{total} of {all}',
   learning: 'reading {count} more',
   noLoras: 'No LoRA fits.',
+  noCopies: 'No copies found so far.',
   elsewhere: '{count} in other folders',
   pickerHint: 'Enter: choose',
   pickerHintSeveral: 'Enter: add. Shift+Enter or Shift+click: add and go on',
@@ -258,7 +263,7 @@ const ENGLISH = {
   sweepAfter: 'Next picture',
   close: 'Close',
   // Which block carries the picture
-  carries: 'Picture',
+  carries: 'Which block?',
   carriesHint:
     'Which block carries the picture: makes a LoRA Sweep that leaves out one block after another, and shows here how far each changes the picture',
   barsPicture: 'picture',
@@ -270,9 +275,13 @@ const ENGLISH = {
   pictureOf: 'picture {rms}',
   pictureOfOld: 'picture {rms} at another strength',
   pictureMade: 'A LoRA Sweep stands below: run it, and its bars come here.',
-  pictureNoSampler: 'No sampler was found behind this LoRA.',
-  pictureMissing: 'Not found, so not connected: {names}.',
+  pictureNoSampler:
+    'No sampler was found behind this LoRA: connect its model to one and press again, or connect the LoRA Sweep below by hand.',
+  pictureMissing:
+    'Not found, so not connected: {names}. Connect it to the LoRA Sweep below, then run it: its bars come here.',
+  pictureUnset: 'Not found, so left as they are in the sweep: {names}.',
   pictureLeftOut: 'Not in its pictures: {names}.',
+  pictureWeights: 'the block weights of this desk',
   pictureCannot: 'This editor cannot make a LoRA Sweep here. Add the node yourself.',
   otherRows: 'the other rows',
   importRows: 'Replace by LoRA Stack (Strata)',

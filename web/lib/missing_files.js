@@ -24,7 +24,24 @@ export function learnFiles(definition) {
   const names = Array.isArray(spec?.[0]) ? spec[0] : options
   if (!Array.isArray(names)) return
   listed = names.filter((name) => typeof name === 'string' && ENDING.test(name))
-  known = new Set(listed.flatMap((name) => [plain(name), baseOf(plain(name))]))
+  known = new Set()
+  knowFiles(listed)
+}
+
+/**
+ * Files that the server has told of: one that came after the page was loaded is in no list yet.
+ *
+ * @param {(string | null | undefined)[]} names
+ * @returns {boolean} whether any of them is new
+ */
+export function knowFiles(names) {
+  const before = known.size
+  for (const name of names) {
+    if (!name) continue
+    known.add(plain(name))
+    known.add(baseOf(plain(name)))
+  }
+  return known.size > before
 }
 
 /** A name by whichever slash, with an ending. @param {string} name */

@@ -12,7 +12,8 @@ import { TriggerWords } from '../lib/trigger_words.js'
 import { oneStep } from '../lib/undo.js'
 import { chooseLora } from '../picker/picker.js'
 import { picture } from '../picker/pictures.js'
-import { describe, withoutName } from './verdict.js'
+import { withoutName } from '../picker/file_name.js'
+import { describe } from './verdict.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 /** @typedef {import('../lib/server.js').Profile} Profile */

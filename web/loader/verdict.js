@@ -4,27 +4,6 @@ import { t } from '../lib/i18n.js'
 
 /** @typedef {import('../lib/server.js').Profile} Profile */
 
-/**
- * A message without the name that it begins with.
- *
- * @param {string} text
- * @param {string | null} lora as the node names it
- */
-export function withoutName(text, lora) {
-  if (!lora) return text
-  const base = lora.split(/[\\/]/).pop() ?? lora
-  for (const name of [`LoRA '${lora}'`, `LoRA '${base}'`, lora, base]) {
-    if (!text.startsWith(name)) continue
-    let rest = text.slice(name.length)
-    // What stands in brackets is its size.
-    if (rest.startsWith(' (')) rest = rest.slice(rest.indexOf(')') + 1)
-    const said = [': ', ' is '].find((joint) => rest.startsWith(joint))
-    const short = said ? rest.slice(said.length) : rest.startsWith(' ') ? rest.slice(1) : ''
-    return short ? short[0].toUpperCase() + short.slice(1) : text
-  }
-  return text
-}
-
 /** What a file is, before anything ran. @param {Profile} profile */
 export function describe(profile) {
   const { facts, family, fits } = profile

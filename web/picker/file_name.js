@@ -7,6 +7,10 @@ import { picture } from './pictures.js'
 const SHOWN = 350
 /** Letters of a long name that are never cut away: they tell versions and epochs apart. */
 const TAIL = 9
+/** How far back they reach to tell halves of a pair and epochs apart. */
+const FAR = 24
+const HALF = /(?<![a-z])(?:high|low)(?:[-_ .]?noise)?(?![a-z])/i
+const COUNT = /(?<=(?:epoch|step|ep|[-_ .]e|[-_ .]s)[-_ .]?)\d+|\d{4,}/i
 /** Px that a picture needs. */
 const HEIGHT = 270
 
@@ -20,6 +24,37 @@ export function parts(name) {
   }
 }
 
+/**
+ * A message without the name that it begins with.
+ *
+ * @param {string} text
+ * @param {string | null} lora as the node names it
+ */
+export function withoutName(text, lora) {
+  if (!lora) return text
+  const base = lora.split(/[\\/]/).pop() ?? lora
+  for (const name of [`LoRA '${lora}'`, `LoRA '${base}'`, lora, base]) {
+    if (!text.startsWith(name)) continue
+    let rest = text.slice(name.length)
+    // What stands in brackets is its size.
+    if (rest.startsWith(' (')) rest = rest.slice(rest.indexOf(')') + 1)
+    const said = [': ', ' is '].find((joint) => rest.startsWith(joint))
+    const short = said ? rest.slice(said.length) : rest.startsWith(' ') ? rest.slice(1) : ''
+    return short ? short[0].toUpperCase() + short.slice(1) : text
+  }
+  return text
+}
+
+/** Where the end of a long name begins that is never cut away. @param {string} text */
+function tailOf(text) {
+  const letters = [...text]
+  if (letters.length <= 2 * TAIL) return text.length
+  const usual = letters.slice(0, -TAIL).join('').length
+  const first = Math.max(TAIL, text.length - FAR)
+  const found = [HALF, COUNT].map((kind) => text.slice(first).search(kind)).find((at) => at >= 0)
+  return found === undefined ? usual : Math.min(usual, first + found)
+}
+
 /** A name that is cut in its middle where the room is short. */
 export class ShortName {
   constructor() {
@@ -30,10 +65,9 @@ export class ShortName {
 
   /** @param {string} text */
   show(text) {
-    const letters = [...text]
-    const at = letters.length > 2 * TAIL ? letters.length - TAIL : letters.length
-    setText(this.start, letters.slice(0, at).join(''))
-    setText(this.end, letters.slice(at).join(''))
+    const at = tailOf(text)
+    setText(this.start, text.slice(0, at))
+    setText(this.end, text.slice(at))
   }
 }
 

@@ -3,9 +3,10 @@
 import { attribute, el, flag, setText } from '../lib/dom.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
+import { knowFiles } from '../lib/missing_files.js'
 import { Popup } from '../lib/popup.js'
 import { findLoras, markLora } from '../lib/server.js'
-import { parts, ShortName } from './file_name.js'
+import { parts, ShortName, withoutName } from './file_name.js'
 import { copyText, Filters } from './filters.js'
 import { picture } from './pictures.js'
 
@@ -192,6 +193,7 @@ class Picker {
     if (round !== this.#round || !this.#asked) return
     if (answer.error) return setText(this.count, answer.error)
     this.#pages.set(page, answer.rows)
+    knowFiles(answer.rows.map((found) => found.name))
     this.#total = answer.total
     this.#elsewhere = answer.elsewhere
     setText(
@@ -277,7 +279,11 @@ class Picker {
       if (!found) void this.#load(page)
       shown.push(this.#row(at, found))
     }
-    if (!this.#total) shown.push(el('div', { class: 'strata-empty', text: t('noLoras') }))
+    if (!this.#total) {
+      shown.push(
+        el('div', { class: 'strata-empty', text: t(this.filters.asked.shown === 'copies' ? 'noCopies' : 'noLoras') }),
+      )
+    }
     // What was looked for by words may lie elsewhere: the folder is remembered, and easily forgotten.
     const more = this.#elsewhere && (this.search.value.trim() || !this.#total)
     attribute(this.elsewhere, 'hidden', more ? null : true)
@@ -299,7 +305,8 @@ class Picker {
     const name = new ShortName()
     name.show(short)
     const copied = found.copy && copyText(found.copy, found.name, (other) => parts(other).short)
-    const words = found.problem || copied || [found.title, ...(found.words ?? [])].filter(Boolean).join(', ')
+    const problem = found.problem && withoutName(found.problem, found.name)
+    const words = problem || copied || [found.title, ...(found.words ?? [])].filter(Boolean).join(', ')
     const star = el('button', {
       type: 'button',
       class: 'strata-star',
@@ -326,7 +333,7 @@ class Picker {
         'div',
         { class: 'strata-named' },
         el('div', {}, name.element, el('small', { text: folder })),
-        el('small', { class: found.problem ? 'wrong' : '', text: words }),
+        el('small', { class: problem ? 'wrong' : '', title: found.problem || null, text: words }),
       ),
       found.size ? el('small', { class: 'strata-size', text: found.size }) : null,
       found.family ? el('span', { class: 'strata-family', text: found.family }) : null,

@@ -7,7 +7,7 @@ import { isLinked, setWidget, valueOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { Menu } from '../lib/menu.js'
-import { namesIn, showMissing } from '../lib/missing_files.js'
+import { knowFiles, namesIn, showMissing } from '../lib/missing_files.js'
 import { leave, takePlace } from '../lib/place.js'
 import { LAID_OUT, Room } from '../lib/room.js'
 import { failureOf, outputOf } from '../lib/runs.js'
@@ -151,6 +151,7 @@ export class TagsView {
     if (round !== this.#round) return
     this.#read = key
     this.#error = answer.error ?? ''
+    if (!answer.error && knowFiles(answer.tags.map((row) => row.file))) this.showMissing()
     this.#take(text, answer.error ? [text] : answer.pieces, answer.error ? [] : answer.tags)
     if (!answer.error) this.#relatives = answer.relatives
     this.#draw()

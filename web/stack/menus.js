@@ -5,8 +5,9 @@ import { t } from '../lib/i18n.js'
 import { Menu } from '../lib/menu.js'
 import { NumberField } from '../lib/number_field.js'
 import { deleteSet, getSets, saveSet } from '../lib/server.js'
+import { parts } from '../picker/file_name.js'
 import { canPair, togglePair } from './pair.js'
-import { takeTurns } from './turns.js'
+import { keptRows, takeTurns } from './turns.js'
 
 /** @typedef {import('./stack.js').StackView} StackView */
 
@@ -59,14 +60,18 @@ export class StackMenu extends Menu {
     this.total = this.#number('normaliseTo', (value) => stack.scaling.normalise(value))
     this.energy = this.#number('normaliseEnergy', (value) => stack.scaling.normaliseEnergy(value))
     attribute(this.energy.element, 'title', t('normaliseEnergyHint'))
-    this.turns = this.#number('takeTurns', (value) => takeTurns(stack, value))
+    this.turns = this.#number('takeTurns', (value) => takeTurns(stack, value), 0)
     attribute(this.turns.element, 'title', t('takeTurnsHint'))
+    this.kept = el('div', { class: 'strata-note' })
+    this.refused = el('div', { class: 'strata-note wrong', role: 'status' })
   }
 
-  /** @param {'multiplyBy' | 'normaliseTo' | 'normaliseEnergy' | 'takeTurns'} label @param {(value: number) => void} run */
-  #number(label, run) {
+  /** @param {'multiplyBy' | 'normaliseTo' | 'normaliseEnergy' | 'takeTurns'} label @param {(value: number) => void} run @param {number} [low] */
+  #number(label, run, low) {
     const field = new NumberField({
       label: t(label),
+      low,
+      refuse: (message) => setText(this.refused, message),
       take: (value) => {
         this.popup.close(true)
         run(value)
@@ -82,6 +87,9 @@ export class StackMenu extends Menu {
     this.total.field.show(null)
     this.energy.field.show(null)
     this.turns.field.show(null)
+    const kept = keptRows(stack).map((row) => parts(row.file ?? row.name ?? '').short)
+    setText(this.kept, kept.length ? t('turnsKept', { names: kept.join(t('comma')) }) : '')
+    setText(this.refused, '')
     this.show(opener, [
       this.item(t('addHeading'), () => stack.edits.addHeading()),
       this.item(t('allOn'), () => stack.edits.switchAll(true)),
@@ -92,6 +100,8 @@ export class StackMenu extends Menu {
       this.total.element,
       this.energy.element,
       this.turns.element,
+      this.kept,
+      this.refused,
     ])
   }
 }

@@ -1,7 +1,7 @@
 // @ts-check
 // The curve of one row: the strength over time of its LoRA, under the row. The row's text is the truth.
 import { CurveEditor } from '../curve/curve.js'
-import { samplingOf } from '../curve/sampling.js'
+import { samplingOf, stepsBehind } from '../curve/sampling.js'
 import { el } from '../lib/dom.js'
 import { unwatch, watch } from '../lib/watch.js'
 
@@ -30,7 +30,7 @@ export class RowCurve {
 
   tick() {
     const row = this.stack.rows[this.at]
-    if (row) this.editor.show({ text: row.time || CONSTANT, linked: false })
+    if (row) this.editor.show({ text: row.time || CONSTANT, linked: false, steps: stepsBehind(this.stack.node) })
     this.editor.plot.noise.tick(this.stack.node)
   }
 

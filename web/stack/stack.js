@@ -6,7 +6,7 @@ import { attribute, el, setText } from '../lib/dom.js'
 import { isLinked, setWidget, showWidget, valueOf, widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
-import { namesInRows, showMissing } from '../lib/missing_files.js'
+import { knowFiles, namesInRows, showMissing } from '../lib/missing_files.js'
 import { leave, takePlace } from '../lib/place.js'
 import { LAID_OUT, Room } from '../lib/room.js'
 import { failureOf, outputOf } from '../lib/runs.js'
@@ -166,6 +166,7 @@ export class StackView {
     this.#ready = true
     this.text = text
     this.rows = answer.rows
+    if (knowFiles(answer.rows.map((row) => row.file))) this.showMissing()
     this.#relatives = answer.relatives
     this.opened.check()
     const resume = this.opened.resume()

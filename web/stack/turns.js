@@ -10,15 +10,14 @@ import { acting, changed } from './text.js'
 const TURN = /\bagain@/
 
 /**
- * The rows that act and are not locked take turns; 0 ends that.
+ * The rows that act, are not locked and have no strength over time of their own take turns; 0 ends that.
  *
  * @param {StackView} stack
  * @param {number} steps of each turn
  */
 export function takeTurns(stack, steps) {
   const { rows } = stack
-  const acts = acting(rows)
-  const free = rows.map((row, at) => acts[at] && row.kind === 'lora' && !row.locked)
+  const free = freeRows(rows).map((isFree, at) => isFree && !isOwn(rows[at]))
   if (steps === 0) {
     return stack.write(rows.map((row, at) => (free[at] && TURN.test(row.time ?? '') ? withTime(row, '') : row)))
   }
@@ -27,6 +26,19 @@ export function takeTurns(stack, steps) {
   let turn = 0
   stack.write(rows.map((row, at) => (free[at] ? withTime(row, timeOf(turn++, count, steps)) : row)))
 }
+
+/** The rows that take no turn, as their strength over time is their own. @param {StackView} stack */
+export const keptRows = ({ rows }) =>
+  freeRows(rows).flatMap((isFree, at) => (isFree && isOwn(rows[at]) ? [rows[at]] : []))
+
+/** @param {Row[]} rows */
+function freeRows(rows) {
+  const acts = acting(rows)
+  return rows.map((row, at) => acts[at] && row.kind === 'lora' && !row.locked)
+}
+
+/** @param {Row} row */
+const isOwn = ({ time }) => Boolean(time) && !TURN.test(time ?? '')
 
 /** @param {number} turn from 0 @param {number} count @param {number} steps */
 function timeOf(turn, count, steps) {

@@ -1,6 +1,6 @@
 // @ts-check
 // A LoRA Sweep that leaves out one block of a LoRA after another, wired to what draws the picture behind that LoRA.
-import { connectAs, isLinked, linkOf, setWidget, slotName, valueOf } from '../lib/graph.js'
+import { connectAs, isLinked, linkOf, setWidget, slotName, valueOf, widgetOf } from '../lib/graph.js'
 import { oneStep } from '../lib/undo.js'
 import { follow } from './following.js'
 
@@ -28,8 +28,9 @@ const GAP = 60
  * Makes one, or takes the one that there is of this LoRA, as one step of undo.
  *
  * @param {Used} used
- * @returns {{missing: string[], leftOut: string[], drawn: boolean} | null} what was not found, as the sweep calls it, and the nodes that the
- *   sweep leaves out, by title; drawn: whether there is a sampler at all. Null where the editor makes no node
+ * @returns {{missing: string[], unset: string[], leftOut: string[], drawn: boolean} | null} what was not found, as the sweep calls it: inputs
+ *   without a wire, and those that have the sweep's own value; the nodes that the sweep leaves out, by title; drawn: whether there is a sampler at
+ *   all. Null where the editor makes no node
  */
 export function makeSweep(used) {
   const { graph } = used.node
@@ -63,10 +64,11 @@ export function makeSweep(used) {
   const needed = NEEDED.filter((name) => name !== 'steps' || !done.has('sigmas'))
   // What a hand has connected to a sweep from before stays.
   const there = /** @type {GraphNode} */ (sweep)
-  const missing = needed.filter((name) => !done.has(name) && !isLinked(there, name)).map((name) =>
-    slotName(there, name)
-  )
-  return { missing, leftOut: [...new Set([...way.leftOut, ...used.beside])], drawn: way.sampler !== null }
+  const empty = needed.filter((name) => !done.has(name) && !isLinked(there, name))
+  const called = (/** @type {string[]} */ names) => names.map((name) => slotName(there, name))
+  const missing = called(empty.filter((name) => !widgetOf(there, name)))
+  const unset = called(empty.filter((name) => widgetOf(there, name)))
+  return { missing, unset, leftOut: [...new Set([...way.leftOut, ...used.beside])], drawn: way.sampler !== null }
 }
 
 /** Whether a node is such a sweep of this LoRA. @param {GraphNode} node @param {string} lora */
