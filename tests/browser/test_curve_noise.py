@@ -62,6 +62,14 @@ def test_it_follows_the_sampler(page):
     last = d.element(page, node, "strata_curve").locator(".strata-curve-ticks span").last
     expect(last).to_have_text("6")
     d.screenshot(page, f"noise-{d.renderer(page)}", node)
+    # Words that need more than a line have it, in the narrowest node too.
+    note = d.element(page, node, "strata_curve").locator(".strata-note")
+    resize = "([id, width]) => { const n = app.graph.getNodeById(id); n.setSize([width, n.size[1]]); n.setDirtyCanvas(true, true) }"
+    for width in (230, 400):
+        page.evaluate(resize, [node, width])
+        page.wait_for_timeout(500)
+        assert note.evaluate("(it) => it.scrollWidth <= it.clientWidth + 1 && it.scrollHeight <= it.clientHeight + 1")
+        d.screenshot(page, f"noise-{width}-{d.renderer(page)}", node)
     d.choose(page, sampler, "scheduler", "normal")
     d.choose(page, sampler, "steps", 8)
     wait_for_steps(page, node, 9)

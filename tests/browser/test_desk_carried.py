@@ -199,7 +199,8 @@ def test_what_the_sweep_finds_stands_behind_the_faders(page, server):
     # Whole at 400 px; the number at 230 px too.
     for width in (230, 400):
         page.evaluate(
-            "([id, width]) => { const n = app.graph.getNodeById(id); n.setSize([width, n.size[1]]) }", [desk, width]
+            "([id, width]) => { const n = app.graph.getNodeById(id); n.setSize([width, n.size[1]]); n.setDirtyCanvas(true, true) }",
+            [desk, width],
         )
         page.wait_for_timeout(500)
         d.fader(page, desk, first).hover()

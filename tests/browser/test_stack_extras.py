@@ -175,9 +175,10 @@ def test_a_file_that_came_after_the_page_was_loaded_is_not_missing(page, server)
         page.evaluate(
             "(it) => app.loadGraphData(it, true, false, app.extensionManager.workflow.activeWorkflow)", workflow
         )
-        page.wait_for_timeout(1500)
         s.row(page, "1", 0).wait_for()
-        assert not page.evaluate(f"() => {MISSING}?.length")
+        page.wait_for_timeout(3000)  # what is missing is shown late
+        told = page.evaluate(f"() => {MISSING}")
+        assert not told
         listed = "() => app.graph.nodes.flatMap((node) => node.widgets.filter((w) => w.name.startsWith('strata_file_')).length)"
         assert page.evaluate(listed) == [0, 0]
         # What the picker shows is here too, at once.
@@ -186,7 +187,10 @@ def test_a_file_that_came_after_the_page_was_loaded_is_not_missing(page, server)
         page.keyboard.type("later")
         page.locator(".strata-choice:not(.waiting)", has_text="later").first.wait_for()
         page.keyboard.press("Enter")
-        assert "<lora:later:1>" in s.text(page, "1")
+        page.wait_for_function(
+            "() => app.graph.getNodeById('1').widgets.find((w) => w.name === 'rows').value.includes('<lora:later:1>')"
+        )
+        page.wait_for_timeout(500)
         assert page.evaluate(listed) == [0, 0] and not page.evaluate(f"() => {MISSING}?.length")
     finally:
         for name in ("arrived", "later"):

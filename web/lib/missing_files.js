@@ -32,16 +32,13 @@ export function learnFiles(definition) {
  * Files that the server has told of: one that came after the page was loaded is in no list yet.
  *
  * @param {(string | null | undefined)[]} names
- * @returns {boolean} whether any of them is new
  */
 export function knowFiles(names) {
-  const before = known.size
   for (const name of names) {
     if (!name) continue
     known.add(plain(name))
     known.add(baseOf(plain(name)))
   }
-  return known.size > before
 }
 
 /** A name by whichever slash, with an ending. @param {string} name */

@@ -151,7 +151,8 @@ export class TagsView {
     if (round !== this.#round) return
     this.#read = key
     this.#error = answer.error ?? ''
-    if (!answer.error && knowFiles(answer.tags.map((row) => row.file))) this.showMissing()
+    if (!answer.error) knowFiles(answer.tags.map((row) => row.file))
+    this.showMissing()
     this.#take(text, answer.error ? [text] : answer.pieces, answer.error ? [] : answer.tags)
     if (!answer.error) this.#relatives = answer.relatives
     this.#draw()

@@ -166,7 +166,8 @@ export class StackView {
     this.#ready = true
     this.text = text
     this.rows = answer.rows
-    if (knowFiles(answer.rows.map((row) => row.file))) this.showMissing()
+    knowFiles(answer.rows.map((row) => row.file))
+    this.showMissing()
     this.#relatives = answer.relatives
     this.opened.check()
     const resume = this.opened.resume()
