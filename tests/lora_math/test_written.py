@@ -69,7 +69,8 @@ def test_reading_undoes_writing(kind, style, seed, layer):
     weight = weight_of(layer)
     for strength in (1.0, -0.7):
         expected = adapter.delta(weight, strength)
-        # alpha is stored in float32, and IA3 in PEFT's files as 1 + w in float32: rounded by 2^-24 of |1 + w|, its change by that of |W| more.
+        # alpha is stored in float32, and IA3 in PEFT's files as 1 + w in float32: rounded by 2^-24 of |1 + w|, its change by that of |W|
+        # more.
         stored_as_sum = "PEFT IA3" in kind or (kind == "IA3 input" and style == "peft")
         rounding = 2.0**-23 * (weight.abs() + expected.abs()) if stored_as_sum else 0
         bound = 2e-7 * expected.abs() + 1e-7 * float(expected.abs().max()) + rounding
