@@ -43,7 +43,7 @@ def sweep(page, stack=None, width=460, **values):
     # The page keeps what a run told of a node by its id, also of one of a workflow before.
     page.evaluate("(last) => { app.graph.last_node_id = last }", next(IDS))
     plain = {"steps": 1, "cfg": 1.0, "positive": "a fox", "filename_prefix": "sweep/test"}
-    node = d.add(page, "StrataSweep", (640, 40), **{**plain, **values})
+    node = d.add(page, "StrataSweep", (640, -260), **{**plain, **values})
     page.evaluate(
         """([id, stack, width, checkpoint]) => {
           const make = (kind, at) => {
