@@ -34,7 +34,6 @@ export class Bar {
     this.reset = tool('reset', () => texts.reset())
     this.paste = tool('paste', () => texts.pasteFromClipboard())
     this.carries = tool('carries', () => desk.picture.make())
-    this.carries.hidden = true
     this.element = el(
       'div',
       { class: 'strata-bar' },
@@ -68,7 +67,10 @@ export class Bar {
     attribute(this.legend, 'title', amounts?.hint)
     setText(this.pictured, picture.bars?.word ?? '')
     attribute(this.pictured, 'title', picture.bars?.hint)
-    this.carries.hidden = picture.usedAs() === null
+    // It keeps its place without a loader: the desk would be of another height once there is one.
+    const used = picture.usedAs() !== null
+    attribute(this.carries, 'disabled', used ? null : true)
+    attribute(this.carries, 'title', t(used ? 'carriesHint' : 'carriesNoLoader'))
     setText(this.openMenu, `${this.#preset()} ▾`)
     attribute(this.openMenu, 'title', this.#preset())
     flag(this.invert, 'aria-pressed', inverted)

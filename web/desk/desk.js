@@ -7,11 +7,12 @@ import { isLinked, loaderBehind, setWidget, valueOf, widgetOf } from '../lib/gra
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { leave, takePlace } from '../lib/place.js'
+import { endedWith } from '../lib/runs.js'
 import { keepSettings, knownLora } from '../lib/server.js'
 import { oneStep } from '../lib/undo.js'
 import { Amounts } from './amounts.js'
 import { Bar } from './bar.js'
-import { Picture, sweepsEnded, usedBehind } from './picture.js'
+import { Picture, usedBehind } from './picture.js'
 import { FaderMenu } from './fader_menu.js'
 import { Foot } from './foot.js'
 import { Hands } from './hands.js'
@@ -36,6 +37,8 @@ const AUTO = 'auto'
 const FAR = 0.45
 /** Px below which the foot has no room for everything. */
 const NARROW = 260
+/** Px from which the bar is one line. */
+const WIDE = 520
 /** Ms after which a fader of a node that came anew is not the one that went. */
 const REFOCUS = 1500
 
@@ -158,7 +161,7 @@ export class DeskView {
     this.lora = this.loraOf()
     const linked = ['weights', 'preset', 'layout', 'invert'].some((name) => isLinked(this.node, name))
     const known = this.lora !== null && knownLora(this.lora) !== undefined
-    const signature = JSON.stringify([this.question(), this.preset, linked, known, sweepsEnded()])
+    const signature = JSON.stringify([this.question(), this.preset, linked, known, endedWith('strata_sweep')])
     this.element.classList.toggle('far', (app.canvas?.ds?.scale ?? 1) < FAR)
     if (signature === this.#signature) {
       if (this.picture.compare()) this.draw()
@@ -217,9 +220,11 @@ export class DeskView {
 
   #arrange() {
     const width = this.strips.element.clientWidth
-    if (!this.layout || !width) return
+    if (!width) return
     this.element.classList.toggle('narrow', width < NARROW)
-    const rebuilt = this.strips.build(this.layout, width)
+    // By the width alone: a bar that wraps by its words would grow when the server answers.
+    this.element.classList.toggle('wide', width >= WIDE)
+    const rebuilt = this.layout !== null && this.strips.build(this.layout, width)
     this.height.fit()
     if (rebuilt) this.draw()
   }

@@ -4,13 +4,13 @@ import { rowsHeight } from './strips.js'
 
 /** @typedef {import('./desk.js').DeskView} DeskView */
 
-/** Px of the bar and of the foot, while each is one line. */
-const LINE = 24
+/** Px of the bar and of the foot of a new node: two rows of buttons, and a line. */
+const LINES = 44 + 24
 /** Px between the parts of a desk. */
 const GAPS = 14
 
 export class Height {
-  #lines = 2 * LINE
+  #lines = LINES
 
   /** @param {DeskView} desk */
   constructor(desk) {
@@ -23,8 +23,8 @@ export class Height {
 
   /** The bar or the foot says something else, which may need more lines or fewer. */
   fit() {
-    const { bar, foot, layout, strips } = this.desk
-    if (!layout || !strips.element.clientWidth) return
+    const { bar, foot, strips } = this.desk
+    if (!strips.element.clientWidth) return
     // The page's measures do not know of the canvas's zoom.
     const [above, below] = [bar.element.offsetHeight, foot.element.offsetHeight]
     if (above && below) this.#lines = above + below

@@ -1,30 +1,11 @@
 // @ts-check
 // Which block of a LoRA carries the picture: what a sweep found that left out one after another, as bars beside those of the file.
-import { api } from '../lib/comfy.js'
 import { isLinked, loaderBehind, slotName, valueOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
-import { lookSoon } from '../lib/watch.js'
 import { makeSweep } from '../sweep/making.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 /** @typedef {import('../sweep/making.js').Used} Used */
-
-/** How many sweeps have ended since the page was loaded: each may know more. */
-let ended = 0
-let listening = false
-
-/** Counts sweeps from now on. */
-export function sweepsEnded() {
-  if (!listening) {
-    listening = true
-    api.addEventListener('executed', (event) => {
-      if (!(/** @type {CustomEvent} */ (event).detail?.output?.strata_sweep)) return
-      ended++
-      lookSoon()
-    })
-  }
-  return ended
-}
 
 /** The LoRA on the loader that takes a node's block weights, as it acts there. @param {GraphNode} node @returns {Used | null} */
 export function usedBehind(node) {

@@ -1,8 +1,8 @@
 // @ts-check
 // What a desk shows, as the server reads it: the weights that the node's text means, the LoRA that they are for, the preset they came from.
 import { t } from '../lib/i18n.js'
+import { endedWith } from '../lib/runs.js'
 import { getCarried, getLayout, getLora, getSettings, knownLora, knownSettings } from '../lib/server.js'
-import { sweepsEnded } from './picture.js'
 
 /** @typedef {import('./desk.js').DeskView} DeskView */
 /** @typedef {import('../lib/server.js').Layout} Layout */
@@ -37,7 +37,7 @@ export async function read(desk, isOld) {
   const [settings, found, carried, ofPreset] = await Promise.all([
     known ?? getSettings(question),
     profile,
-    question.lora ? getCarried(question.lora, sweepsEnded()) : null,
+    question.lora ? getCarried(question.lora, endedWith('strata_sweep')) : null,
     preset && text ? getSettings({ ...question, text: preset, invert: false }) : null,
   ])
   // Weights that a lost preset was to say can be set by hand again: the text then counts, and not the name.

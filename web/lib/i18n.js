@@ -266,6 +266,8 @@ const ENGLISH = {
   carries: 'Which block?',
   carriesHint:
     'Which block carries the picture: makes a LoRA Sweep that leaves out one block after another, and shows here how far each changes the picture',
+  carriesNoLoader:
+    'Connect the weights to a LoRA Loader first: it finds out which block of that LoRA carries the picture',
   barsPicture: 'picture',
   barsPictureOld: 'picture, other strength',
   barsPictureHint: 'These bars show how far the picture changes when a block is left out of the whole LoRA.',

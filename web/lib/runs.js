@@ -17,6 +17,9 @@ const failures = new Map()
 /** The same for what a node had to say after it had run, while some later node sampled. @type {Map<string, Failure>} */
 const notices = new Map()
 
+/** Name of an output for the page -> how many nodes have ended with one since the page was loaded. @type {Map<string, number>} */
+const ended = new Map()
+
 /** What stays the same through the undo of a workflow, and is another in another tab. */
 const workflowNow = () => app.extensionManager?.workflow?.activeWorkflow?.changeTracker
 
@@ -31,11 +34,16 @@ export function note(event) {
     notices.clear()
   } else if (event.type === 'progress_text') {
     notices.set(String(detail.nodeId), { text: String(detail.text).trim(), workflow: workflowNow() })
-  } else if (event.type === 'executed') failures.delete(String(detail.node))
-  else if (event.type === 'execution_error') {
+  } else if (event.type === 'executed') {
+    failures.delete(String(detail.node))
+    for (const name of Object.keys(detail.output ?? {})) ended.set(name, endedWith(name) + 1)
+  } else if (event.type === 'execution_error') {
     failures.set(String(detail.node_id), { text: String(detail.exception_message).trim(), workflow: workflowNow() })
   }
 }
+
+/** How many nodes have ended with such an output: each may have made something known. @param {string} name */
+export const endedWith = (name) => ended.get(name) ?? 0
 
 /** What stopped the last run, where it was this node. @param {GraphNode} node */
 export const failureOf = (node) => ofNode(failures, node)
