@@ -93,16 +93,28 @@ def _curve(found: schedule.Schedule) -> dict:
 
 @as_json
 async def noise_of_steps(request: web.Request) -> dict:
-    """``{"run", "sampler", "scheduler", "steps", "denoise"}``: noise and percent of the sampling at each step, for the model of a
-    node's run; ``{"steps": null}`` where there is none. Raises StrataError for a sampler that there is not."""
+    """``{"run", "way": [{"node", "slot", "values"}]}``: noise and percent of the sampling at each step, for the model of a node's run
+    and the nodes that its sampler's steps come through; ``{"steps": null}`` where they are not known. Raises StrataError for settings
+    that a node does not have."""
     body = await body_of(request)
-    names = [text_of(body, name) for name in ("run", "sampler", "scheduler")]
-    steps, denoise = body.get("steps"), body.get("denoise", 1.0)
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise BadRequest("steps is a whole number.")
-    if isinstance(denoise, bool) or not isinstance(denoise, (int, float)):
-        raise BadRequest("denoise is a number.")
-    return {"steps": await asyncio.to_thread(noise_steps.steps_of, *names, steps, denoise)}
+    run, way = text_of(body, "run"), body.get("way")
+    if not isinstance(way, list) or not all(isinstance(each, dict) for each in way):
+        raise BadRequest("way is a list of nodes.")
+    made = [noise_steps.Made(text_of(each, "node"), _slot(each), _values(each)) for each in way]
+    return {"steps": await asyncio.to_thread(noise_steps.steps_of, run, made)}
+
+
+def _slot(each: dict) -> int:
+    slot = each.get("slot")
+    if isinstance(slot, bool) or not isinstance(slot, int) or slot < 0:
+        raise BadRequest("slot is the number of an output.")
+    return slot
+
+
+def _values(each: dict) -> dict:
+    if not isinstance(each.get("values"), dict):
+        raise BadRequest("values are settings by name.")
+    return each["values"]
 
 
 @as_json

@@ -87,3 +87,77 @@ def test_it_follows_the_sampler(page):
         [loader, sampler],
     )
     wait_for_steps(page, node, 0)
+
+
+def test_it_follows_sigmas(page):
+    """Through a guider, from a scheduler on the model without the LoRA, through a node that takes the second half of the steps."""
+    desk, loader = d.add_pair(page, LORAS[0])
+    d.set_text(page, desk, f"OUT*={WEIGHTS[d.renderer(page)] + 0.02}, default=1")
+    d.make_runnable(page, loader, CHECKPOINT)
+    node = d.add(page, "StrataLoraSchedule", (420, 620), strength="1@0s, 0@6s")
+    kinds = {
+        "guider": ("BasicGuider", {}),
+        "scheduler": ("BasicScheduler", {"scheduler": "karras", "steps": 6}),
+        "split": ("SplitSigmas", {"step": 2}),
+        "sampler": ("SamplerCustomAdvanced", {}),
+    }
+    ids = {
+        name: d.add(page, kind, (1350, 100 + 170 * at), **values)
+        for at, (name, (kind, values)) in enumerate(kinds.items())
+    }
+    page.evaluate(
+        """([node, loader, ids]) => {
+          const at = (id) => app.graph.getNodeById(id)
+          const wire = (from, slot, to, name) => at(from).connect(slot, at(to), at(to).inputs.findIndex((it) => it.name === name))
+          wire(node, 0, loader, 'keyframes')
+          wire(loader, 0, ids.guider, 'model')
+          const checkpoint = app.graph.getLink(at(loader).inputs.find((it) => it.name === 'model').link).origin_id
+          wire(checkpoint, 0, ids.scheduler, 'model')
+          wire(ids.scheduler, 0, ids.split, 'sigmas')
+          wire(ids.split, 1, ids.sampler, 'sigmas')
+          wire(ids.guider, 0, ids.sampler, 'guider')
+          for (const id of Object.keys(app.nodeOutputs)) delete app.nodeOutputs[id]
+        }""",
+        [node, loader, ids],
+    )
+    d.settle(page)
+    wait_for_steps(page, node, 0)
+    page.evaluate("() => app.queuePrompt(0)")
+    wait_for_steps(page, node, 5)
+    sampling = comfy.model_sampling.ModelSamplingDiscrete()
+
+    def places(sigmas):
+        return [pytest.approx(100 - 100 * sigma / max(sigmas), abs=0.01) for sigma in sigmas]
+
+    karras = comfy.samplers.calculate_sigmas(sampling, "karras", 6).tolist()
+    assert [y for _, y in drawn(page, node)] == places(karras[2:])
+    d.choose(page, ids["split"], "step", 4)
+    wait_for_steps(page, node, 3)
+    assert [y for _, y in drawn(page, node)] == places(karras[4:])
+    d.screenshot(page, f"noise-sigmas-{d.renderer(page)}", node)
+    # The scheduler counts by a model that is not the sampler's: what that makes is known in the run only.
+    page.evaluate(
+        """(scheduler) => {
+          const from = app.graph.getNodeById(scheduler)
+          const between = LiteGraph.createNode('ModelSamplingSD3')
+          app.graph.add(between)
+          const model = app.graph.getLink(from.inputs.find((it) => it.name === 'model').link)
+          app.graph.getNodeById(model.origin_id).connect(0, between, 0)
+          between.connect(0, from, from.inputs.findIndex((it) => it.name === 'model'))
+        }""",
+        ids["scheduler"],
+    )
+    wait_for_steps(page, node, 0)
+    # Numbers alone are the same for every model.
+    karras = d.add(page, "KarrasScheduler", (1350, 800), steps=3, sigma_max=8, sigma_min=0.5)
+    page.evaluate(
+        """([karras, split]) => {
+          const [from, to] = [karras, split].map((id) => app.graph.getNodeById(id))
+          from.connect(0, to, to.inputs.findIndex((it) => it.name === 'sigmas'))
+        }""",
+        [karras, ids["split"]],
+    )
+    d.choose(page, ids["split"], "step", 1)
+    wait_for_steps(page, node, 3)
+    sigmas = [round(100 - 100 * sigma / ((8 ** (1 / 7) + 0.5 ** (1 / 7)) / 2) ** 7, 2) for sigma in (0.5, 0)]
+    assert [y for _, y in drawn(page, node)][1:] == [pytest.approx(y, abs=0.02) for y in sigmas]

@@ -28,7 +28,7 @@ ROUTES = [
     ("GET", "/strata/layout?family=SDXL", None),
     ("POST", "/strata/weights", {"text": "IN*=0.5"}),
     ("POST", "/strata/schedule", {"text": "0@0, 1@0.5"}),
-    ("POST", "/strata/noise", {"run": "a", "sampler": "euler", "scheduler": "normal", "steps": 4, "denoise": 1.0}),
+    ("POST", "/strata/noise", {"run": "a", "way": [{"node": "KSampler", "slot": 0, "values": {"steps": 4}}]}),
     ("GET", "/strata/presets", None),
     ("POST", "/strata/presets", {"name": "Crossed", "weights": "IN*=0.3", "family": "SDXL"}),
     ("DELETE", "/strata/presets", {"name": "Kept", "family": "SDXL"}),

@@ -306,6 +306,7 @@ def test_a_tag_is_written_with_block_weights_and_a_strength_over_time(server):
 
 
 def test_the_noise_of_a_run_that_nobody_knows(server):
-    asked = {"run": "gone", "sampler": "euler", "scheduler": "normal", "steps": 4, "denoise": 1.0}
-    assert send(server, "POST", "/strata/noise", asked) == (200, {"steps": None})
-    assert send(server, "POST", "/strata/noise", {**asked, "steps": "4"})[0] == 400
+    node = {"node": "KSampler", "slot": 0, "values": {"steps": 4}}
+    assert send(server, "POST", "/strata/noise", {"run": "gone", "way": [node]}) == (200, {"steps": None})
+    for wrong in (None, {}, ["KSampler"], [{**node, "node": 1}], [{**node, "slot": -1}], [{**node, "values": []}]):
+        assert send(server, "POST", "/strata/noise", {"run": "gone", "way": wrong})[0] == 400
