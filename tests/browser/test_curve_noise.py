@@ -92,7 +92,7 @@ def test_it_follows_the_sampler(page):
 def test_it_follows_sigmas(page):
     """Through a guider, from a scheduler on the model without the LoRA, through a node that takes the second half of the steps."""
     desk, loader = d.add_pair(page, LORAS[0])
-    d.set_text(page, desk, f"OUT*={WEIGHTS[d.renderer(page)] + 0.02}, default=1")
+    d.set_text(page, desk, f"OUT*={WEIGHTS[d.renderer(page)]}, IN*=0.9, default=1")
     d.make_runnable(page, loader, CHECKPOINT)
     node = d.add(page, "StrataLoraSchedule", (420, 620), strength="1@0s, 0@6s")
     kinds = {
@@ -134,7 +134,9 @@ def test_it_follows_sigmas(page):
     d.choose(page, ids["split"], "step", 4)
     wait_for_steps(page, node, 3)
     assert [y for _, y in drawn(page, node)] == places(karras[4:])
-    d.screenshot(page, f"noise-sigmas-{d.renderer(page)}", node)
+    d.SCREENS.mkdir(parents=True, exist_ok=True)
+    curve = d.element(page, node, "strata_curve")
+    curve.screenshot(path=d.SCREENS / f"noise-sigmas-{d.renderer(page)}.png")
     # The scheduler counts by a model that is not the sampler's: what that makes is known in the run only.
     page.evaluate(
         """(scheduler) => {
