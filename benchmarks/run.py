@@ -26,7 +26,8 @@ def main() -> int:
         metavar="PART",
         nargs="*",
         help="some parts only: nodes, stack, understanding, analysis, applying, sampling, schedule, variation, memory; "
-        "or picker, inspecting, bounds, cycles or saving, which are no parts of the rest",
+        "or picker, inspecting, bounds, cycles, rows, held, first, sweep, saving or merging (the last of saving), which are no parts "
+        "of the rest",
     )
     parser.add_argument(
         "--threads", type=int, default=1, help="default: 1, whose CPU time other programs do not disturb"
@@ -69,6 +70,7 @@ def main() -> int:
         results,
         rows,
         saving,
+        sweep,
     )
 
     if options.against:
@@ -86,7 +88,9 @@ def main() -> int:
         "rows": rows.rows,
         "held": held.held,
         "first": first_use.first,
+        "sweep": sweep.sweep,
         "saving": partial(saving.saving, peers=options.peers),
+        "merging": saving.merging,
     }.items():
         if name in (options.only or parts.PARTS):
             began = time.perf_counter()

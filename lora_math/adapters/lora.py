@@ -13,7 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..energy import product_norm
+from ..energy import cast, product_norm
 from ..errors import StrataError
 from ..extremes import largest
 from ..layer import Layer
@@ -188,5 +188,5 @@ class LoRA(Adapter):
 
     def matrices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """(up [out, rank], down [rank, in * kernel]) in ``dtype``, the scale not in them."""
-        up = self.up.to(dtype).flatten(1)
-        return up, self.down.to(dtype).flatten(1) if self.mid is None else fold_core(self.mid, self.down, dtype)
+        up = cast(self.up, dtype).flatten(1)
+        return up, cast(self.down, dtype).flatten(1) if self.mid is None else fold_core(self.mid, self.down, dtype)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..choices import ELEMENTWISE, METHODS, Method
 from ..errors import StrataError
-from ..low_rank import LowRank, gram_matrix
+from ..low_rank import LowRank, gram_matrix, quick_svd
 from .change import Change, OnDemand, total
 from .elementwise import combine
 
@@ -156,10 +156,9 @@ def _knots(parts: Sequence[tuple[Change, float]], inner: str, density: float, se
     columns = changes[0].low.shape[1]
     q, r = torch.linalg.qr(stacked)
     core = torch.cat([part @ change.low.down for part, change in zip(r.split(ranks, 1), changes, strict=True)], 1)
-    # The left singular vectors of core [R, N * in] through its small Gram side.
-    u, s, vh = torch.linalg.svd(core, full_matrices=False)
-    merged = combine(list(vh.split(columns, 1)), [factor for _, factor in parts], inner, density, seed)
-    return Change(LowRank(q @ (u * s), merged), None, changes[0].shape)
+    svd = quick_svd(LowRank(torch.eye(len(core), dtype=torch.float64), core))
+    merged = combine(list(svd.vh.split(columns, 1)), [factor for _, factor in parts], inner, density, seed)
+    return Change(LowRank(q @ (svd.u * svd.s), merged), None, changes[0].shape)
 
 
 def _elementwise(parts: Sequence[tuple[Change, float]], method: str, density: float, seed: int) -> Change:

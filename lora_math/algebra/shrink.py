@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..choices import TYPES
+from ..energy import product_norm
 from ..errors import StrataError
-from ..low_rank import SVD, LowRank
+from ..low_rank import SVD, LowRank, quick_singular_values, quick_svd
 from .budget import Budget, choose
 from .change import Change
 from .sketch import leading_svd
@@ -120,7 +121,7 @@ def _spectrum(change: Change, budget: Budget, clip: float) -> _Spectrum | None:
     """None for what stays whole."""
     low = change.low
     if low is not None:
-        return _Spectrum(_nonzero(low.svd(), _noise(low)), 0.0, change.shape)
+        return _Spectrum(_nonzero(quick_svd(low), _noise(low)), 0.0, change.shape)
     if not change.is_matrix or (budget.kind == "exact" and not clip):
         return None
     matrix = change.whole.reshape(change.shape[0], -1)
@@ -148,7 +149,7 @@ def _ranks(
         change = changes[name]
         fixed += overhead(name)
         if change.low is not None:
-            s = change.low.singular_values()
+            s = quick_singular_values(change.low)
             values[name] = s[: _count(s, _noise(change.low))]
             costs.append(sum(change.low.shape) * dtype.itemsize)
         else:
@@ -194,15 +195,20 @@ def _stored(svd: SVD, rank: int, spectrum: _Spectrum, dtype: torch.dtype) -> Sto
     small_up, small_down = up.to(dtype), down.to(dtype)
     if not all(bool(t.isfinite().all()) for t in (small_up, small_down)):
         raise OverflowError
-    # What rounding does, as a product: up' down' - up down = (up' - up) down' + up (down' - down).
-    rounding = LowRank(
-        torch.cat([small_up.double() - up, up], 1), torch.cat([small_down.double(), small_down.double() - down])
-    )
     lost = float(torch.linalg.vector_norm(svd.s[rank:]))
     norm = math.hypot(float(torch.linalg.vector_norm(svd.s)), beyond)
-    error = math.hypot(lost, beyond, rounding.frobenius_norm() if rank else 0.0)
+    error = math.hypot(lost, beyond, _rounding(up, down, small_up, small_down) if rank else 0.0)
     inner = LowRank(small_up, small_down).inner(LowRank(svd.u * svd.s, svd.vh)) if rank else 0.0
     return Stored(small_up, small_down, None, shape, norm, error, inner)
+
+
+def _rounding(up: Tensor, down: Tensor, small_up: Tensor, small_down: Tensor) -> float:
+    """||up' down' - up down||, as (up' - up) down' + up (down' - down): no two of these numbers cancel, so that single precision does."""
+    scale = float(up.abs().max())
+    rounded_up, rounded_down = small_up.double(), small_down.double()
+    left = torch.cat([(rounded_up - up).div_(scale).float(), (up / scale).float()], 1)
+    right = torch.cat([(rounded_down / scale).float(), (rounded_down - down).div_(scale).float()])
+    return product_norm(left, right) ** 0.5 * scale**2
 
 
 def _whole(change: Change, dtype: torch.dtype) -> Stored:

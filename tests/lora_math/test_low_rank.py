@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 
 from strata.lora_math.errors import LoraShapeError
-from strata.lora_math.low_rank import LowRank, gram_matrix
+from strata.lora_math.low_rank import LowRank, gram_matrix, quick_singular_values, quick_svd
 
 sizes = st.integers(1, 12)
 seeds = st.integers(0, 2**31)
@@ -30,6 +30,43 @@ def test_svd_is_the_dense_one(out, into, rank, seed):
     assert torch.allclose(found.s, dense[: found.s.numel()], atol=1e-10)
     assert torch.allclose(low.singular_values(), found.s, atol=1e-10)
     assert (dense[found.s.numel() :] < 1e-10).all()
+
+
+# Tens of the size of columns of one factor, of how far it is from singular, and of a whole factor.
+decades = st.floats(-9, 1)
+
+
+@given(st.integers(4, 24), st.integers(4, 24), st.integers(1, 12), decades, decades, st.integers(-12, 6), seeds)
+@settings(max_examples=200)
+def test_the_quick_svd_is_the_dense_one_however_singular_the_factors_are(out, into, rank, spread, twin, size, seed):
+    """Also of factors that no Gram matrix has the digits for: there the slow way is taken."""
+    low = matrix(out, into, rank, seed)
+    low.up.mul_(torch.logspace(0, spread, rank, dtype=torch.float64) * 10.0**size)
+    # The last two rows of one factor differ by this much only.
+    low.down[-1] = low.down[0] + 10.0**twin * low.down[-1]
+    whole = low.dense()
+    scale = float(torch.linalg.matrix_norm(low.up) * torch.linalg.matrix_norm(low.down))
+    dense, found = torch.linalg.svdvals(whole), quick_svd(low)
+    assert torch.allclose(found.s, dense[: len(found.s)], rtol=1e-3, atol=1e-10 * scale)
+    assert torch.allclose(quick_singular_values(low), found.s, rtol=1e-9, atol=1e-12 * scale)
+    for kept in range(len(found.s) + 1):
+        short = found.u[:, :kept] @ torch.diag(found.s[:kept]) @ found.vh[:kept]
+        best = float(torch.linalg.vector_norm(dense[kept:]))
+        assert math.isclose(float(torch.linalg.matrix_norm(whole - short)), best, rel_tol=1e-6, abs_tol=1e-10 * scale)
+
+
+def test_the_quick_svd_takes_the_slow_way_for_numbers_that_gram_matrices_do_not_hold():
+    low = matrix(9, 7, 3, 0)
+    for factor in (1e-170, 1e170):
+        large = LowRank(low.up * factor, low.down)
+        assert torch.allclose(quick_svd(large).s / factor, low.svd().s, rtol=1e-12)
+    for empty in (
+        LowRank(low.up * 0, low.down),
+        LowRank(low.up[:, :0], low.down[:0]),
+        LowRank(low.up[:2], low.down[:, :2]),
+    ):
+        found = quick_svd(empty)
+        assert torch.allclose(found.u @ torch.diag(found.s) @ found.vh, empty.dense(), atol=1e-12)
 
 
 @given(sizes, sizes, st.integers(1, 8), st.integers(0, 8), seeds)
