@@ -17,6 +17,8 @@ from .errors import LoraShapeError
 
 # Of the largest: the least singular value, and the least pivot of a factor, for which Gram matrices leave enough digits.
 SOUND = 1e-6
+# Numbers of factors whose products are looked at together: 16 MB in double precision.
+TOGETHER = 1 << 21
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +136,42 @@ def singular_values_of(up: Tensor, down: Tensor) -> Tensor:
     core = square_root(mirrored(upper_gram(down, torch.float64)))
     inner = core.T @ mirrored(upper_gram(up.T, torch.float64)) @ core
     return torch.linalg.eigvalsh(inner).clamp_min(0).sqrt().flip(0)[:size]
+
+
+def singular_values_of_all(products: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """``singular_values_of`` each (up, down). Small ones of equal shapes go together: one by one it is their calls that cost."""
+    found: list[Tensor | None] = [None] * len(products)
+    alike: dict[tuple, list[int]] = {}
+    for at, (up, down) in enumerate(products):
+        small = 0 < up.numel() + down.numel() <= TOGETHER // 4 and up.shape[1] <= min(up.shape[0], down.shape[1])
+        if small:
+            alike.setdefault((up.shape, down.shape, up.dtype, down.dtype), []).append(at)
+        else:
+            found[at] = singular_values_of(up, down)
+    for places in alike.values():
+        count = TOGETHER // sum(factor.numel() for factor in products[places[0]])
+        for start in range(0, len(places), count):
+            some = places[start : start + count]
+            values = _values_together([products[at] for at in some])
+            for place, at in enumerate(some):
+                found[at] = singular_values_of(*products[at]) if values is None else values[place]
+    return found
+
+
+def _values_together(products: Sequence[tuple[Tensor, Tensor]]) -> Tensor | None:
+    """[n, rank]; None where one of them wants to be looked at alone."""
+    inner, outer = (
+        torch.bmm(rows, rows.mT)
+        for rows in (
+            cast(torch.stack([down for _, down in products]), torch.float64),
+            cast(torch.stack([up.T for up, _ in products]), torch.float64),
+        )
+    )
+    roots, failed = torch.linalg.cholesky_ex(inner)
+    squares = roots.mT @ outer @ roots
+    if failed.any() or not squares.isfinite().all():
+        return None
+    return torch.linalg.eigvalsh(squares).clamp_min(0).sqrt().flip(1)
 
 
 def quick_svd(matrix: LowRank) -> SVD:

@@ -289,6 +289,11 @@ class Adapter:
         rank, shape = self.factor_rank, self.matrix_shape
         return math.inf if rank is None or shape is None else product_spectrum_work(*shape, rank)
 
+    @property
+    def plain_product(self) -> tuple[Tensor, Tensor, float] | None:
+        """(up [out, rank], down [rank, in * kernel], scale) as stored, with the singular values of scale * up @ down; None for others."""
+        return None
+
     def singular_values(self) -> Tensor:
         """[k] of the change at strength 1 as a matrix [out, in * kernel], descending, float64 on the CPU; DoRA's before it rescales.
         Only where ``spectrum_work`` is finite. Exact down to 1e-7 of the largest."""

@@ -93,6 +93,10 @@ class DoRA(Adapter):
     def spectrum_work(self) -> float:
         return self.inner.spectrum_work
 
+    @property
+    def plain_product(self) -> tuple[Tensor, Tensor, float] | None:
+        return self.inner.plain_product
+
     def singular_values(self) -> Tensor:
         return self.inner.singular_values()
 

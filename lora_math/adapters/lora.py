@@ -143,9 +143,13 @@ class LoRA(Adapter):
     def factor_rank(self) -> int:
         return len(self.down)
 
+    @property
+    def plain_product(self) -> tuple[Tensor, Tensor, float] | None:
+        return None if self.mid is not None else (self.up.flatten(1), self.down.flatten(1), self.scale)
+
     def singular_values(self) -> Tensor:
-        up, down = (self.up, self.down) if self.mid is None else self.matrices(torch.float64)
-        return singular_values_of(up.flatten(1), down.flatten(1)) * abs(self.scale)
+        up, down, scale = self.plain_product or (*self.matrices(torch.float64), self.scale)
+        return singular_values_of(up, down) * abs(scale)
 
     def squared_norm(self, shape: tuple[int, ...]) -> float | None:
         up, down = (self.up, self.down) if self.mid is None else self.matrices(torch.float32)

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from ..adapters import Adapter
 from ..family import component
+from ..low_rank import singular_values_of_all
 from ..reading.state_dict import Entry
 
 # The most multiplications for one layer's singular values: a second or so.
 LAYER_WORK = 4e9
 # And for all of a file's: half a minute on two cores at the very most.
 TOTAL_WORK = 4e11
+# Layers that are looked at together.
+BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,22 +90,38 @@ def measure(
             break
         left -= works[at]
         wanted.add(at)
-    found = []
-    for at, entry in enumerate(entries):
-        tick()
-        found.append(_numbers(entry, at in wanted, bool(broken.intersection(entry.keys))))
-    return found
+    unsound = {at for at, entry in enumerate(entries) if broken.intersection(entry.keys) or not _is_whole(entry)}
+    values: dict[int, Tensor] = {}
+    for start in range(0, len(entries), BATCH):
+        some = range(start, min(start + BATCH, len(entries)))
+        for _ in some:
+            tick()
+        sound = [at for at in some if at in wanted and at not in unsound]
+        values.update(zip(sound, _values([entries[at].adapter for at in sound]), strict=True))
+    return [_numbers(entry, values.get(at), at in unsound) for at, entry in enumerate(entries)]
 
 
-def _numbers(entry: Entry, with_values: bool, broken: bool) -> LayerNumbers:
+def _is_whole(entry: Entry) -> bool:
+    """Whether its factors fit each other: else no weight can take them."""
+    shape = entry.adapter.matrix_shape
+    return shape is None or entry.adapter.mismatch(shape) is None
+
+
+def _values(adapters: Sequence[Adapter]) -> list[Tensor]:
+    """The singular values of each."""
+    products = [adapter.plain_product for adapter in adapters]
+    together = iter(singular_values_of_all([product[:2] for product in products if product is not None]))
+    return [
+        adapter.singular_values() if product is None else next(together) * abs(product[2])
+        for adapter, product in zip(adapters, products, strict=True)
+    ]
+
+
+def _numbers(entry: Entry, values: Tensor | None, broken: bool) -> LayerNumbers:
     adapter = entry.adapter
     about = (entry.module, component(entry.module), adapter.name, entry.parameter, adapter.rank, adapter.matrix_shape)
-    values = norm = None
-    if not broken and adapter.matrix_shape is not None and adapter.mismatch(adapter.matrix_shape) is not None:
-        # These factors do not fit each other: no weight can take them.
-        broken = True
-    if not broken and with_values:
-        values = adapter.singular_values()
+    norm = None
+    if values is not None:
         norm = float(torch.linalg.vector_norm(values))
     elif not broken:
         norm = _norm(adapter)

@@ -1,6 +1,6 @@
 """A folder of LoRA files: what each is, and which are the same, byte for byte or in what they do.
 
-Files are read one at a time; what is known of one is a few hundred bytes, and is kept as long as the file stays the same.
+Few files are read at a time; what is known of one is a few hundred bytes, and is kept as long as the file stays the same.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -43,6 +46,8 @@ ALIKE, SAME = 0.85, 0.98
 MOST_ALIKE = 12
 # The most bytes of a file whose change is looked at; what is larger is told by its data alone.
 LARGEST_FILE = 4 << 30
+# Files at a time, larger ones than this many bytes one by one.
+READERS, LARGE_FILE = 2, 1 << 30
 # Fingerprints that are compared with all before them at a time.
 _BLOCK = 256
 
@@ -88,15 +93,28 @@ def look_through(
 ) -> Library:
     """index: what was known before, by path from the folder; told: called with each path that is read. Raises StrataError for a folder
     that cannot be read."""
-    found: dict[str, File] = {}
-    for path in _paths(folder):
-        whole = os.path.join(folder, path)
-        size, modified = stamp(whole)
+    paths, found = list(_paths(folder)), {}
+    for path in paths:
         known = (index or {}).get(path)
-        if known is None or (known.size, known.modified) != (size, modified):
+        if known is not None and (known.size, known.modified) == stamp(os.path.join(folder, path)):
+            found[path] = known
+    new = [path for path in paths if path not in found]
+    one_large = Lock()
+
+    def look(path: str) -> File:
+        whole = os.path.join(folder, path)
+        with one_large if stamp(whole)[0] > LARGE_FILE else nullcontext():
+            return look_at(whole)
+
+    # Two at once, so that the disk does not wait for what is made of the file before.
+    pool = ThreadPoolExecutor(READERS, "strata-library")
+    try:
+        for path, file in zip(new, pool.map(look, new), strict=True):
             told(path)
-            known = look_at(whole)
-        found[path] = known
+            found[path] = file
+    finally:
+        pool.shutdown(cancel_futures=True)
+    found = {path: found[path] for path in paths}
     groups: dict[str, list[str]] = {}
     for path, file in found.items():
         if file.data:

@@ -8,7 +8,14 @@ import torch
 from hypothesis import given, settings
 
 from strata.lora_math.errors import LoraShapeError
-from strata.lora_math.low_rank import LowRank, gram_matrix, quick_singular_values, quick_svd
+from strata.lora_math.low_rank import (
+    LowRank,
+    gram_matrix,
+    quick_singular_values,
+    quick_svd,
+    singular_values_of,
+    singular_values_of_all,
+)
 
 sizes = st.integers(1, 12)
 seeds = st.integers(0, 2**31)
@@ -139,3 +146,17 @@ def test_factors_that_do_not_fit_are_refused():
         matrix(4, 5, 2, 0).inner(matrix(5, 4, 2, 0))
     with pytest.raises(LoraShapeError, match="nothing"):
         LowRank.concat([])
+
+
+def test_singular_values_of_many_are_those_of_each():
+    """Of one shape and of several, with a product that is zero, one that is singular, and one of more rank than it can have."""
+    lows = [matrix(9, 7, rank, seed) for seed, rank in enumerate((3, 3, 2, 3, 8, 3, 0, 3))]
+    lows[3].up.zero_()
+    lows[5].down[2] = lows[5].down[1]
+    products = [(low.up, low.down) for low in lows]
+    products.append((lows[0].up.half(), lows[0].down.half()))
+    for found, (up, down) in zip(singular_values_of_all(products), products, strict=True):
+        dense = torch.linalg.svdvals(up.double() @ down.double())
+        count = min(up.shape[0], up.shape[1], down.shape[1])
+        assert found.shape == (count,) and torch.allclose(found, dense[:count], atol=1e-6)
+        assert torch.allclose(found, singular_values_of(up, down), atol=1e-6)
