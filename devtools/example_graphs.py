@@ -26,8 +26,8 @@ def _hugging_face(directory: str, repository: str, name: str, folder: str = "") 
     return Model(name, f"{HUGGING_FACE}/{repository}/resolve/main/{folder}{name}", directory)
 
 
-def _wan(directory: str, name: str) -> Model:
-    return _hugging_face(directory, "Comfy-Org/Wan_2.2_ComfyUI_Repackaged", name, f"split_files/{directory}/")
+def _wan(directory: str, name: str, version: str = "2.2_ComfyUI_Repackaged") -> Model:
+    return _hugging_face(directory, f"Comfy-Org/Wan_{version}", name, f"split_files/{directory}/")
 
 
 SD15 = _hugging_face("checkpoints", "Comfy-Org/stable-diffusion-v1-5-archive", "v1-5-pruned-emaonly-fp16.safetensors")
@@ -46,7 +46,7 @@ FLUX_DETAIL = _hugging_face(
 SPEED = _hugging_face("loras", "ByteDance/Hyper-SD", "Hyper-SD15-8steps-lora.safetensors")
 WAN_HIGH = _wan("diffusion_models", "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors")
 WAN_LOW = _wan("diffusion_models", "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors")
-WAN_TEXT = _wan("text_encoders", "umt5_xxl_fp8_e4m3fn_scaled.safetensors")
+WAN_TEXT = _wan("text_encoders", "umt5_xxl_fp8_e4m3fn_scaled.safetensors", "2.1_ComfyUI_repackaged")
 WAN_VAE = _wan("vae", "wan_2.1_vae.safetensors")
 WAN_SPEED_HIGH = _wan("loras", "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors")
 WAN_SPEED_LOW = _wan("loras", "wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors")

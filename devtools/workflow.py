@@ -1,18 +1,21 @@
 """From a workflow file, as the editor saves it, to a prompt, as the server runs it.
 
 The editor does this in the browser (its ``graphToPrompt``); this is the part of it that an example workflow needs:
-links, widgets in their order, the extra values that some widgets store. Subgraphs, muted or bypassed nodes and
-the editor's own virtual nodes are refused rather than converted wrongly.
+links, widgets in their order, those that another's choice brings, the extra values that some widgets store. Subgraphs, muted
+or bypassed nodes and the editor's own virtual nodes are refused rather than converted wrongly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 # Exist only in the editor and take no part in the prompt.
 NOTES = {"Note", "MarkdownNote"}
-WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+# A list whose choice decides which inputs stand below it: their names are the list's, a dot and their own.
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC_COMBO}
+MISSING = object()
 MODE_ALWAYS = 0
 
 Prompt = dict[str, dict[str, Any]]
@@ -64,24 +67,36 @@ def nodes_of(prompt: Prompt, class_type: str) -> list[str]:
 def _widget_values(node: Mapping[str, Any], definition: Mapping[str, Any], name: str) -> dict[str, Any]:
     saved = node.get("widgets_values", [])
     declared = {socket["name"] for socket in node.get("inputs", ()) if "widget" in socket}
-    widgets = list(_widgets(definition, declared))
     if isinstance(saved, Mapping):
-        return {widget: saved[widget] for widget, _ in widgets if widget in saved}
-    expected = sum(1 + extra for _, extra in widgets)
-    if len(saved) != expected:
-        raise WorkflowError(f"{name} stores {len(saved)} widget values; the node here has {expected}.")
-    values, position = {}, 0
-    for widget, extra in widgets:
-        values[widget] = saved[position]
-        position += 1 + extra
+        return dict(_values(definition["input"], declared, lambda widget, _: saved.get(widget, MISSING)))
+    position = 0
+
+    def take(widget: str, extra: int) -> Any:
+        nonlocal position
+        at, position = position, position + 1 + extra
+        return saved[at] if at < len(saved) else MISSING
+
+    values = dict(_values(definition["input"], declared, take))
+    if len(saved) != position:
+        raise WorkflowError(f"{name} stores {len(saved)} widget values; the node here has {position}.")
     return values
 
 
-def _widgets(definition: Mapping[str, Any], declared: set[str]) -> Iterator[tuple[str, int]]:
-    """(input name, how many extra values are stored after its own) for every input that has a widget, in order."""
+def _values(
+    inputs: Mapping[str, Any], declared: set[str], take: Callable[[str, int], Any], within: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """(input name, value) for every input that has a widget, in order.
+
+    Args:
+        inputs: those of a node, or those that one choice of a dynamic combo brings, as ``/object_info`` gives them.
+        declared: names of inputs of which the file says that they are widgets.
+        take: gives the next value that was saved, or MISSING. Called with the input's name and how many extra values are stored
+            after its own.
+        within: the name of that dynamic combo, with a dot.
+    """
     for group in ("required", "optional"):
-        for name, (kind, *rest) in definition["input"].get(group, {}).items():
-            options = rest[0] if rest else {}
+        for short, (kind, *rest) in inputs.get(group, {}).items():
+            options, name = rest[0] if rest else {}, f"{within}{short}"
             is_widget = isinstance(kind, list) or kind in WIDGET_TYPES or name in declared
             if not is_widget or options.get("forceInput"):
                 continue
@@ -90,4 +105,10 @@ def _widgets(definition: Mapping[str, Any], declared: set[str]) -> Iterator[tupl
                 kind == "INT" and name in ("seed", "noise_seed") and "control_after_generate" not in options
             )
             upload = any(options.get(f"{media}_upload") for media in ("image", "video", "audio"))
-            yield name, bool(control) + upload
+            value = take(name, bool(control) + upload)
+            if value is not MISSING:
+                yield name, value
+            if kind == DYNAMIC_COMBO:
+                for option in options["options"]:
+                    if option["key"] == value:
+                        yield from _values(option["inputs"], declared, take, f"{name}.")

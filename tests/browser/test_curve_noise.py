@@ -131,6 +131,8 @@ def test_it_follows_sigmas(page):
 
     karras = comfy.samplers.calculate_sigmas(sampling, "karras", 6).tolist()
     assert [y for _, y in drawn(page, node)] == places(karras[2:])
+    # The axis counts the steps that the sampler does.
+    expect(d.element(page, node, "strata_curve").locator(".strata-curve-ticks span").last).to_have_text("6")
     d.choose(page, ids["split"], "step", 4)
     wait_for_steps(page, node, 3)
     assert [y for _, y in drawn(page, node)] == places(karras[4:])

@@ -2,6 +2,10 @@
 
 import copy
 import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
@@ -9,6 +13,15 @@ from strata.devtools.example_graphs import GRAPHS
 from strata.devtools.server import ROOT
 from strata.devtools.workflow import WorkflowError, nodes_of, to_prompt
 
+ENCODING = [
+    "COMFY_DYNAMICCOMBO_V3",
+    {
+        "options": [
+            {"key": "auto", "inputs": {}},
+            {"key": "again", "inputs": {"required": {"crf": ["FLOAT", {}], "audio": ["AUDIO", {}]}}},
+        ]
+    },
+]
 OBJECT_INFO = {
     "Loader": {
         "input": {
@@ -35,6 +48,24 @@ OBJECT_INFO = {
     "Noise": {"input": {"required": {"noise_seed": ["INT", {}], "size": ["INT"]}}},
     "Quiet": {"input": {"required": {"seed": ["INT", {"control_after_generate": False}], "size": ["INT"]}}},
     "Picture": {"input": {"required": {"image": [["p.png"], {"image_upload": True}], "size": ["INT"]}}},
+    # As Save Video: the codec decides whether there is an encoding, and that whether there is a quality.
+    "Saver": {
+        "input": {
+            "required": {
+                "prefix": ["STRING", {}],
+                "codec": [
+                    "COMFY_DYNAMICCOMBO_V3",
+                    {
+                        "options": [
+                            {"key": "auto", "inputs": {}},
+                            {"key": "h264", "inputs": {"optional": {"encoding": ENCODING}}},
+                        ]
+                    },
+                ],
+                "frames": ["INT", {}],
+            }
+        }
+    },
     "Custom": {"input": {"required": {"curve": ["MY_WIDGET", {}], "size": ["INT"]}}},
 }
 
@@ -104,6 +135,31 @@ def test_extra_widget_values(type, saved, expected):
     assert inputs_of(graph(node(1, type, saved)), 1) == expected
 
 
+@pytest.mark.parametrize(
+    ("saved", "expected"),
+    [
+        (["v", "auto", 8], {"prefix": "v", "codec": "auto", "frames": 8}),
+        (["v", "h264", "auto", 8], {"prefix": "v", "codec": "h264", "codec.encoding": "auto", "frames": 8}),
+        (
+            ["v", "h264", "again", 18.0, 8],
+            {"prefix": "v", "codec": "h264", "codec.encoding": "again", "codec.encoding.crf": 18.0, "frames": 8},
+        ),
+        # By name, as some nodes save.
+        (
+            {"prefix": "v", "codec": "h264", "codec.encoding": "auto"},
+            {"prefix": "v", "codec": "h264", "codec.encoding": "auto"},
+        ),
+    ],
+)
+def test_inputs_within_a_choice(saved, expected):
+    assert inputs_of(graph(node(1, "Saver", saved)), 1) == expected
+
+
+def test_inputs_of_another_choice_are_too_many():
+    with pytest.raises(WorkflowError, match="stores 4 widget values; the node here has 3"):
+        inputs_of(graph(node(1, "Saver", ["v", "auto", "auto", 8])), 1)
+
+
 def test_a_linked_widget_keeps_its_place_and_takes_the_link():
     workflow = graph(
         node(1, "Quiet", [5, 64]),
@@ -160,6 +216,32 @@ def test_shipped_workflows_are_well_formed(path):
         assert nodes[source]["outputs"][out]["type"] == type
     ends = [socket["link"] for node in nodes.values() for socket in node["inputs"] if socket.get("link") is not None]
     assert sorted(ends) == sorted(link[0] for link in workflow["links"])
+
+
+def test_addresses_are_those_of_comfyuis_own_templates():
+    """Where both name a file, both say where it is."""
+    theirs = defaultdict(set)
+    # The templates come as one package or as several, as ComfyUI's requirements have them.
+    packages = [folder for spec in iter_modules() if (folder := templates_of(spec))]
+    for path in (path for package in packages for path in package.rglob("*.json")):
+        for url in re.findall(
+            r'"(https://huggingface\.co/[^"\s]{1,400}?\.safetensors)', path.read_text(encoding="utf-8")
+        ):
+            theirs[url.rsplit("/", 1)[1]].add(url)
+    ours = {
+        model["url"]
+        for path in (ROOT / "example_workflows").glob("*.json")
+        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]
+        for model in node["properties"].get("models", ())
+    }
+    known = {url for url in ours if url.rsplit("/", 1)[1] in theirs}
+    assert len(known) >= 6
+    assert {url for url in known if url not in theirs[url.rsplit("/", 1)[1]]} == set()
+
+
+def templates_of(spec):
+    is_theirs = spec.name.startswith("comfyui_workflow_templates")
+    return Path(spec.module_finder.path) / spec.name if is_theirs and spec.ispkg else None
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("*.json")), ids=lambda path: path.stem)

@@ -19,7 +19,7 @@ import { inUnit, moved, path, placed, removed, STEPS, SUFFIX, write } from './po
  * @typedef {object} Wishes
  * @property {(text: string) => void} set the text is another; called within a step of undo
  * @property {() => void} [resized]
- * @property {() => Promise<{steps: number | null, noise: number[] | null, family: string}>} [sampling] what is known of the sampling that it acts in
+ * @property {(counted: number | null) => Promise<{steps: number | null, noise: number[] | null, family: string}>} [sampling] what is known of the sampling that it acts in, beside the steps that are counted already
  * @property {string} [constant] the text of a strength that does not change, where that can be chosen too
  */
 
@@ -282,7 +282,7 @@ export class CurveEditor {
   /** The same points in another unit, by what the sampling is; where nobody knows that, nothing changes. @param {Unit} unit */
   async #countIn(unit) {
     const before = this.curve
-    const { steps = null, noise = null, family = '' } = await this.wishes.sampling?.() ?? {}
+    const { steps = null, noise = null, family = '' } = await this.wishes.sampling?.(this.plot.noise.count) ?? {}
     if (this.curve !== before) return
     const found = inUnit(before, unit, { steps: steps ?? STEPS, noise })
     if (!found) {

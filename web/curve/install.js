@@ -20,12 +20,15 @@ const TEXT_LINES = 46
 
 /** @param {GraphNode} node */
 export function installCurve(node) {
-  const editor = new CurveEditor({ set: (text) => setWidget(node, 'strength', text), sampling: () => samplingOf(node) })
+  const editor = new CurveEditor({
+    set: (text) => setWidget(node, 'strength', text),
+    sampling: (counted) => samplingOf(node, counted),
+  })
   const item = {
     tick() {
       if (!node.graph) return
       takePlace(node, editor.element)
-      const steps = stepsBehind(node)
+      const steps = editor.plot.noise.count ?? stepsBehind(node)
       editor.show({ text: String(valueOf(node, 'strength') ?? ''), linked: isLinked(node, 'strength'), steps })
       editor.plot.noise.tick(loaderBehind(node)?.node)
     },

@@ -78,6 +78,11 @@ export class NoiseLine {
     this.draw()
   }
 
+  /** How many steps it is; null where nobody knows. */
+  get count() {
+    return this.#steps && this.#steps.length > 1 ? this.#steps.length - 1 : null
+  }
+
   /** @param {Question | null} question */
   async #ask(question) {
     const round = ++this.#round

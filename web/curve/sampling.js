@@ -5,10 +5,15 @@ import { getLora } from '../lib/server.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 
-/** @param {GraphNode} node @param {string | null} [lora] the file that it is about; of the loader behind the node without @returns {Promise<{steps: number | null, noise: number[] | null, family: string}>} */
-export async function samplingOf(node, lora = loaderBehind(node)?.lora) {
+/**
+ * @param {GraphNode} node
+ * @param {number | null} counted the steps that the server has counted; those that the widgets say where it has not
+ * @param {string | null} [lora] the file that it is about; of the loader behind the node without
+ * @returns {Promise<{steps: number | null, noise: number[] | null, family: string}>}
+ */
+export async function samplingOf(node, counted, lora = loaderBehind(node)?.lora) {
   const profile = lora ? await getLora(lora) : null
-  return { steps: stepsBehind(node), noise: profile?.noise ?? null, family: profile?.family ?? '' }
+  return { steps: counted ?? stepsBehind(node), noise: profile?.noise ?? null, family: profile?.family ?? '' }
 }
 
 /** The steps of the first sampler behind a node, or of the scheduler whose noise that takes. @param {GraphNode} node @returns {number | null} */

@@ -75,6 +75,19 @@ export const namesIn = (text) => [
 /** The files that a stack's rows name, of the rows that act. @param {string} text */
 export const namesInRows = (text) => namesIn(actingRows(text))
 
+/** @param {string} name */
+const withoutSide = (name) => name.replace(/high|low/gi, '*')
+
+/** The other files of pairs of which a text names one: those that the workflow itself lists for the node. @param {GraphNode} node @param {string[]} names */
+function halvesOf(node, names) {
+  const models = node.properties?.models
+  /** @type {unknown[]} */
+  const files = Array.isArray(models) ? models.map((model) => model?.name) : []
+  const sides = new Set(names.map((name) => withoutSide(baseOf(name))))
+  return files.filter((name) => typeof name === 'string').map(plain)
+    .filter((name) => !names.includes(name) && sides.has(withoutSide(baseOf(name))))
+}
+
 /**
  * Brings a node's lists of missing files to what its text names now.
  *
@@ -83,7 +96,8 @@ export const namesInRows = (text) => namesIn(actingRows(text))
  * @param {(name: string, instead: string) => void} replace another file was chosen in ComfyUI's list
  */
 export function showMissing(node, names, replace) {
-  const missing = listed.length ? names.filter((name) => !isHere(name)).slice(0, MOST) : []
+  const wanted = [...names, ...halvesOf(node, names)]
+  const missing = listed.length ? wanted.filter((name) => !isHere(name)).slice(0, MOST) : []
   const lists = (node.widgets ?? []).filter((widget) => widget.name.startsWith(KIND))
   if (JSON.stringify(missing) === JSON.stringify(lists.map(({ value }) => value))) return
   for (const list of lists) {

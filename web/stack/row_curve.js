@@ -20,7 +20,7 @@ export class RowCurve {
     this.at = at
     this.editor = new CurveEditor({
       set: (text) => stack.edits.setCurve(at, text === CONSTANT ? '' : text),
-      sampling: () => samplingOf(stack.node, stack.rows[at]?.file),
+      sampling: (counted) => samplingOf(stack.node, counted, stack.rows[at]?.file),
       constant: CONSTANT,
     })
     this.element = el('div', { class: 'strata-under' }, this.editor.element)
@@ -30,7 +30,8 @@ export class RowCurve {
 
   tick() {
     const row = this.stack.rows[this.at]
-    if (row) this.editor.show({ text: row.time || CONSTANT, linked: false, steps: stepsBehind(this.stack.node) })
+    const steps = this.editor.plot.noise.count ?? stepsBehind(this.stack.node)
+    if (row) this.editor.show({ text: row.time || CONSTANT, linked: false, steps })
     this.editor.plot.noise.tick(this.stack.node)
   }
 
