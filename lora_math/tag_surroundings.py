@@ -17,10 +17,15 @@ _COMMENTS = {"//": "\n", "/*": "*/", "#": "\n", "<!--": "-->"}
 # SwarmUI's, which are one thing after the other while a picture is made.
 _OVER_TIME = ("alternate", "fromto")
 _COMMENT = "comment"
+# Those behind which its prompt is another one, as long as no other begins: of a part of the picture, or of another model.
+_PARTS = ("segment", "region", "object")
+_MODELS = ("refiner", "video", "videoswap")
+_BASE = "base"
 
 # A // behind a colon belongs to an address. SwarmUI's <word: and <word[...]: are bounded, so that each letter is read a few times at most.
 _MARK = re.compile(
     r"\\.?|[\[\](){}:|\n#]|(?<!:)//|/\*|\*/|<!--|-->|[<\uff1c][a-z][a-z0-9_-]{0,40}(?:\[[^\[\]<>\n]{0,100}\])?[:\uff1a]"
+    r"|[<\uff1c](?:base|refiner|video|videoswap)(?=[>\uff1e])"
     r"|[>\uff1e\uff08\uff09\uff1a\uff3b\uff3d\uff5b-\uff5d]",
     re.DOTALL | re.IGNORECASE,
 )
@@ -33,7 +38,8 @@ def refuse_more_than_words(text: str, places: Sequence[Placed]) -> None:
 
     ``[<lora:a:1>:<lora:b:1>:0.5]`` and ``[<lora:a:1>|<lora:b:1>]`` change LoRAs while sampling, ``{<lora:a:1>|<lora:b:1>}`` chooses one,
     what stands behind ``//`` or ``#``, or between ``/*`` and ``*/``, is a comment, also with full-width signs, and SwarmUI's
-    ``<word:...>`` around a tag does what its word says. Brackets that only weaken a word may hold tags.
+    ``<word:...>`` around a tag does what its word says. Behind SwarmUI's ``<segment:...>``, ``<region:...>`` and ``<object:...>`` a tag is
+    for that part of the picture, behind ``<refiner>`` and ``<video>`` for another model. Brackets that only weaken a word may hold tags.
     """
     # Each open bracket: [its kind, where it starts, whether it holds a tag, whether it holds a |, where its last colon is]
     opened: list[list] = []
@@ -41,6 +47,8 @@ def refuse_more_than_words(text: str, places: Sequence[Placed]) -> None:
     angled: list[list] = []
     # Where a comment began, and what began it.
     comment, sign = -1, ""
+    # Of the <word:...> whose prompt this is: (where it starts, where it stops, its word); None in the prompt of the whole picture.
+    part: tuple[int, int, str] | None = None
     for at, mark in _marks(text, places):
         if comment >= 0:
             if mark == _COMMENTS[sign]:
@@ -50,6 +58,8 @@ def refuse_more_than_words(text: str, places: Sequence[Placed]) -> None:
         elif mark in _COMMENTS:
             comment, sign = at, mark
         elif mark == "tag":
+            if part is not None:
+                raise StrataError(_in_part(text, *part, at))
             for stack in (opened, angled):
                 if stack:
                     stack[-1][2] = True
@@ -60,6 +70,10 @@ def refuse_more_than_words(text: str, places: Sequence[Placed]) -> None:
                 word, start, tagged = angled.pop()
                 if tagged:
                     raise StrataError(_in_angles(text, start, at + 1, word))
+                if word in (*_PARTS, *_MODELS):
+                    part = start, at + 1, word
+                elif word == _BASE:
+                    part = None
         elif mark in "[({":
             opened.append([mark, at, False, False, -1])
         elif not opened or mark in ("\n", "*/", "-->"):
@@ -96,6 +110,20 @@ def _in_angles(text: str, start: int, stop: int, word: str) -> str:
     return (
         f"{shown}: <{word}:> around a LoRA is not read here. Take it away and leave the LoRA; to choose one of several, use the pick rows "
         "of LoRA Stack (Strata)."
+    )
+
+
+def _in_part(text: str, start: int, stop: int, word: str, tag: int) -> str:
+    """tag: where one stands behind ``text[start:stop]``."""
+    shown = f"{cut(text, tag)} stands behind {cut(text, start, stop)}"
+    if word in _MODELS:
+        return (
+            f"{shown} and would be for another model, which is not in this prompt. Take the tag out, and write it where that model gets "
+            "its LoRAs."
+        )
+    return (
+        f"{shown} and would be for that part of the picture alone; here a prompt's LoRA is for all of it. Write the tag in front of "
+        f"<{word}:...>, or give the LoRA a mask."
     )
 
 

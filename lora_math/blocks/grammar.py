@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from ..numbers import NUMBER
 from .errors import BlockTextError
-from .groups import KNOWN_LETTERS, STREAMS
+from .groups import KNOWN_LETTERS, RESERVED, STREAMS
 from .layout import ENCODERS, TE, Layout
 from .selector import Selector, fits_pattern, parse_selector
 from .weights import BlockWeights, Rule
@@ -76,6 +76,27 @@ def _read_value(item: str, text: str) -> tuple[float, float | None]:
     if match is None:
         raise BlockTextError(f"{item!r}: {text!r} is not a number (0.5, -1, .5) or a ramp (0.2..1).")
     return float(match[1]), None if match[2] is None else float(match[2])
+
+
+def means_blocks(text: str) -> bool:
+    """Whether a text without weights is made of words of this grammar alone, or of names of blocks of any family: ``TE``, ``IN4``,
+    ``D0-10 S``, ``attn``, ``default``."""
+    words = _WORDS.findall(text[: MAX_LENGTH + 1])
+    return bool(words) and all(map(_is_of_blocks, words))
+
+
+# Not within braces, as in D{1,3}.
+_WORDS = re.compile(r"(?:\{[^{}]*\}|[^\s,;{}])+")
+
+
+def _is_of_blocks(word: str) -> bool:
+    if word.upper() in RESERVED:
+        return True
+    try:
+        selector = parse_selector(word)
+    except BlockTextError:
+        return False
+    return selector.kind not in ("group", "range") or selector.name in KNOWN_LETTERS
 
 
 def check_names(weights: BlockWeights, layout: Layout) -> list[str]:

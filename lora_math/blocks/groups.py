@@ -74,7 +74,8 @@ AUX = {
 COMPONENTS = ("attn", "cross", "mlp", "mod", "norm", "conv", "proj", "fused", "a2v", "v2a")
 STREAMS = ("img", "txt", "video", "audio")
 FILTERS = COMPONENTS + STREAMS
-_RESERVED = {"TE", "OTHER", "DEFAULT", "EVEN", "ODD", *(word.upper() for word in FILTERS)}
+# Words of the grammar, which no block is called by.
+RESERVED = {"TE", "OTHER", "DEFAULT", "EVEN", "ODD", *(word.upper() for word in FILTERS)}
 KNOWN_LETTERS = {*MAIN.values(), *AUX.values()}
 
 _LIST_NOUN = r"[A-Za-z0-9_]*(?:blocks|layers|refiner|middle_block|encoder\.block|injector|encoders|music_encoder)"
@@ -130,9 +131,9 @@ def letters(paths: Iterable[str]) -> dict[str, str]:
             words = re.findall(r"[A-Za-z]+", path)
             name = "".join(word[0] for word in words).upper()
             spelled = "".join(words).upper()
-            if len(words) < 2 or name in KNOWN_LETTERS | _RESERVED or name in named.values():
+            if len(words) < 2 or name in KNOWN_LETTERS | RESERVED or name in named.values():
                 name = spelled
-            while name in named.values() or name in _RESERVED:
+            while name in named.values() or name in RESERVED:
                 name += "X"
         named[path] = name
     return named

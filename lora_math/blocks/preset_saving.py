@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import grammar
 from .commented_json import without_comments
 from .errors import BlockTextError
 from .presets import (
@@ -63,7 +64,7 @@ def save_preset(path: Path | str, family: str | None, name: str, weights: str, a
     no other preset changes for anybody.
 
     The file is replaced in one step, so a crash leaves the old one; if it had comments, a ``.bak`` keeps
-    them. Raises BlockTextError for a text that cannot be read, or a file that is broken or cannot be written.
+    them. Raises BlockTextError for a text that cannot be read, a name that means blocks, or a file that is broken or cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
@@ -71,6 +72,11 @@ def save_preset(path: Path | str, family: str | None, name: str, weights: str, a
     title, place = family or ANY, lambda: path.name
     entry = {"weights": weights, "about": about} if about else weights
     preset = read_entry(name, entry, read_title(title, place), True, place)
+    # In a file that has one already it is read, and can be deleted.
+    if grammar.means_blocks(preset.name):
+        raise BlockTextError(
+            f"The name {preset.name!r} is one of blocks or a word of block weights, as in {preset.name}=0.5. Give the preset another name."
+        )
     check(preset, place, preset.families or (None,))
     _refuse_halves(path, weights, about)
 

@@ -236,12 +236,21 @@ def test_names_keep_folders_and_spaces_and_order():
         ("<wildcard:x,not=<lora:a:1>>", "<wildcard:> around a LoRA"),
         ("<repeat:3,<alternate:b||c> <lora:a:1>>", "<repeat:> around a LoRA"),
         ("\uff1crandom\uff1a<lora:a:1>\uff1e", "<random:> around a LoRA"),
+        ("<segment:face> <lora:a:1>", "behind <segment:face> and would be for that part of the picture alone"),
+        ("<region:0,0,0.5,1> a dog\n<lora:a:1>", "behind <region:0,0,0.5,1> .*in front of <region:...>, or give"),
+        ("<object:0,0,1,0.5,0.1,0.5> <lora:a:1>", "for that part of the picture alone"),
+        ("<Segment:face|hair> (x <lora:a:1>:1.2)", "for that part of the picture alone"),
+        ("<segment:yolo-face.pt-1,0.8,0.25> <base> b <region:background> <lora:a:1>", "behind <region:background>"),
+        ("<segment:<var:x>> <lora:a:1>", "behind <segment:<var:x>> and"),
+        ("\uff1csegment\uff1aface\uff1e <lora:a:1>", "for that part of the picture alone"),
+        ("<refiner> <lora:a:1>", "behind <refiner> and would be for another model"),
+        ("<video> a <videoswap> <lora:a:1>", "behind <videoswap> and would be for another model"),
     ],
 )
 def test_a_tag_that_is_not_understood_is_shown(tag, message):
     with pytest.raises(StrataError, match=message) as error:
         read_tags(f"a cat {tag}")
-    assert tag in str(error.value)
+    assert tag in str(error.value) or "stands behind" in str(error.value)
 
 
 def test_an_open_tag_does_not_swallow_the_next_one():
@@ -269,6 +278,12 @@ def test_an_open_tag_does_not_swallow_the_next_one():
         "\\# <lora:x:1>",
         "/* # */ <lora:x:1>",
         "<random:a|b> <lora:x:1> <segment:face>",
+        "<lora:x:1> <refiner> more",
+        "<segment:face> a <base> b <lora:x:1>",
+        "<extend:33> <lora:x:1>",
+        "<segment face> <lora:x:1>",
+        "<videos> <lora:x:1>",
+        "<!-- <segment:face> --> <lora:x:1>",
         "a <3 <lora:x:1> -> b",
         "<b> <lora:x:1> </b>",
         "<!-- a --> <lora:x:1>",

@@ -9,7 +9,7 @@ import pytest
 from deadline import deadline
 from hypothesis import given
 
-from strata.lora_math.blocks import FAMILIES, BlockTextError, builtin_layout, parse
+from strata.lora_math.blocks import FAMILIES, BlockTextError, builtin_layout, grammar, parse
 from strata.lora_math.blocks.preset_saving import delete_preset, save_preset
 from strata.lora_math.blocks.presets import BUILTIN, MAX_PRESETS, builtin_presets, load_presets, read_presets, texts
 
@@ -437,7 +437,7 @@ SEEN_BY = ("SDXL", "SD1.5", "FLUX.1", "Wan", None)
 own_sections = st.lists(
     st.tuples(
         st.sampled_from(["SDXL", "SD1.5", "*", "SDXL, SD1.5", "SD1.5,SDXL , FLUX.1", "FLUX.1, SDXL", "SD1.5, SD1.5"]),
-        st.lists(st.sampled_from(["a", " a", "b", "c "]), max_size=3, unique=True),
+        st.lists(st.sampled_from(["x", " x", "y", "z "]), max_size=3, unique=True),
     ),
     max_size=6,
 )
@@ -461,7 +461,7 @@ def own_texts(path) -> dict:
 
 @given(
     own_sections,
-    st.lists(st.tuples(st.booleans(), st.sampled_from(SEEN_BY), st.sampled_from("abc")), min_size=1, max_size=4),
+    st.lists(st.tuples(st.booleans(), st.sampled_from(SEEN_BY), st.sampled_from("xyz")), min_size=1, max_size=4),
 )
 def test_saving_and_deleting_change_what_they_are_asked_to_and_nothing_else(tmp_path_factory, written, steps):
     path = tmp_path_factory.getbasetemp() / "law.json"
@@ -567,10 +567,48 @@ def test_a_name_that_reads_as_something_else_is_refused(tmp_path, name):
         load_presets("SDXL", [tmp_path / "mine.json"])
 
 
+MEANS_BLOCKS = [
+    *("TE", "te", "TE:clip_l", "TE:t5xxl.3", "OTHER", "other", "default", "Default", "even", "ODD"),
+    *("IN4", "in4", "M", "OUT", "D0-10", "S{7,12}", "IN3-OUT2", "B", "IN4.attn", "0%-50%", "attn", "Img", "IN4, OUT2"),
+]
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, None])
+def test_every_block_and_group_of_a_family_is_a_name_that_means_blocks(tmp_path, family):
+    layout = builtin_layout(family or "SDXL")
+    names = {*layout.counts, *(block.name for block in layout.blocks), *(f"TE:{name}" for name in layout.encoders)}
+    for name in sorted(names):
+        with pytest.raises(BlockTextError, match="word of block weights"):
+            save_preset(tmp_path / "mine.json", family, name, "default=0")
+
+
+@pytest.mark.parametrize("name", MEANS_BLOCKS)
+def test_a_name_that_means_blocks_is_not_saved_and_an_old_one_still_read(tmp_path, name):
+    path = tmp_path / "mine.json"
+    with pytest.raises(BlockTextError, match=r"word of block weights.*Give the preset another name"):
+        save_preset(path, "SDXL", name, "IN*=0")
+    assert not path.exists()
+    path.write_text(json.dumps({"SDXL": {name: "IN*=0"}}), encoding="utf-8")
+    layout, named = builtin_layout("SDXL"), texts(load_presets("SDXL", [path]))
+    assert parse(name, layout, presets=named) == parse("IN*=0", layout)
+    save_preset(path, "SDXL", "mine", "IN*=1")
+    assert [preset.name for preset in read_presets(path)] == [name, "mine"]
+    assert delete_preset(path, "SDXL", name)
+
+
+def test_no_preset_of_the_pack_is_called_as_blocks_are():
+    names = {name for preset in builtin_presets() for name in (preset.name, *preset.also)}
+    # Inspire publishes one of that name: all blocks at 1.
+    assert {name for name in names if grammar.means_blocks(name)} == {"Default"}
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "MIDD 2",
+        "IN4 soft",
+        "S 2",
+        "teal",
         "a: b",
         "\u4eba\u50cf",
         "\u4eba \u50cf\u3000x",
@@ -601,7 +639,7 @@ def test_half_a_character_is_refused(tmp_path, field):
 def test_half_a_character_in_the_file_survives_the_next_save(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(r'{"SDXL": {"a": {"weights": "IN=0", "about": "\ud800"}}}', encoding="utf-8")
-    save_preset(path, "SDXL", "b", "IN=1")
+    save_preset(path, "SDXL", "mine", "IN=1")
     assert [p.about for p in read_presets(path)] == ["\ud800", ""]
 
 
@@ -615,8 +653,8 @@ def test_a_file_of_more_presets_than_anyone_has_is_refused(tmp_path, size):
 
 def test_a_full_file_takes_no_more(tmp_path):
     path = tmp_path / "mine.json"
-    path.write_text(json.dumps({"*": {f"p{n}": "default=0" for n in range(MAX_PRESETS)}}), encoding="utf-8")
-    save_preset(path, None, "p7", "default=1")
+    path.write_text(json.dumps({"*": {f"own {n}": "default=0" for n in range(MAX_PRESETS)}}), encoding="utf-8")
+    save_preset(path, None, "own 7", "default=1")
     with pytest.raises(BlockTextError, match="Delete some"):
         save_preset(path, None, "one more", "default=1")
     assert len(load_presets(None, [path])) > MAX_PRESETS
