@@ -8,7 +8,8 @@ from comfy_api.latest import io
 
 from ..lora_math.errors import StrataError
 from . import inputs
-from .sweep.sheet_inputs import read_cell_size, read_theme, sheet_inputs
+from .inspecting.themes import read_theme
+from .sweep.sheet_inputs import read_cell_size, sheet_inputs
 
 MAX_PICTURES = 1000
 

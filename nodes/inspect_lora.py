@@ -8,12 +8,11 @@ from ..lora_math.errors import StrataError
 from . import inputs
 from .comfy.lora_names import resolve
 from .comfy.targets import clip_targets, model_targets
-from .inspecting.themes import THEMES
+from .inspecting.themes import AUTO, read_theme, theme_input
 from .loader import NO_LORA, LoraStackType
 from .seen_files import fingerprint, remember
 from .stack import StackEntry, read_stack
 
-AUTO = "auto"
 # Px of the picture's layout; it is drawn at twice that.
 WIDTH = 720
 
@@ -41,12 +40,7 @@ class StrataLoraInspect(io.ComfyNode):
                     default="",
                     tooltip="The name of a LoRA to look at, behind those of the stack, if one is connected.",
                 ),
-                io.Combo.Input(
-                    "theme",
-                    options=[AUTO, *THEMES],
-                    default=AUTO,
-                    tooltip="The colours of the picture. auto: as the editor is; dark without one.",
-                ),
+                theme_input("the picture"),
                 LoraStackType.Input(
                     "lora_stack",
                     optional=True,
@@ -93,9 +87,7 @@ class StrataLoraInspect(io.ComfyNode):
         from .inspecting.text import as_json, report
         from .inspecting.view import view
 
-        # The page sends what its editor looks like; a program that sends auto has none.
-        theme = inputs.choice(theme, "theme", (AUTO, *THEMES))
-        theme = "dark" if theme == AUTO else theme
+        theme = read_theme(theme)
         model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
         stack = read_stack(lora_stack)
         if lora_name is not None or not stack:

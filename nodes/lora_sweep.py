@@ -8,12 +8,13 @@ from ..lora_math.errors import StrataError
 from . import inputs
 from .comfy.drawing import guided_model, has_cfg, samplers
 from .comfy.lora_names import lora_names, resolve
+from .inspecting.themes import AUTO, read_theme
 from .loader import NO_LORA, LoraStackType
 from .seen_files import ask_again, fingerprint, remember
 from .stack import StackEntry, read_stack
 from .sweep.axes import CFG, KINDS, LORA, MAX_STRENGTH, NONE, PROMPT, STEPS, STRENGTHS
 from .sweep.plan import COMPARE, MAX_CELLS
-from .sweep.sheet_inputs import CELL_SIZE, THEME, read_cell_size, read_theme, sheet_inputs
+from .sweep.sheet_inputs import CELL_SIZE, read_cell_size, sheet_inputs
 
 LETTERS = ("x", "y", "z")
 APPLY = ("live", "patch", "auto")
@@ -226,7 +227,7 @@ class StrataSweep(io.ComfyNode):
         compare_with: str | None = COMPARE[0],
         compare_cell: int | None = 1,
         cell_size: int | None = CELL_SIZE,
-        theme: str | None = THEME,
+        theme: str | None = AUTO,
         filename_prefix: str | None = PREFIX,
         resume: bool | None = True,
         strength_model: float | None = 1.0,

@@ -4,10 +4,12 @@ import { installCurve } from './curve/install.js'
 import { installDesk } from './desk/install.js'
 import { installInspect } from './inspect/install.js'
 import { app } from './lib/comfy.js'
+import { showWhole } from './lib/core_text.js'
 import { loadStyles } from './lib/dom.js'
 import { loadWords } from './lib/i18n.js'
 import { learnFiles } from './lib/missing_files.js'
 import { forget } from './lib/server.js'
+import { sendTheme } from './lib/theme.js'
 import { installLoader } from './loader/install.js'
 import { DEFAULT_RANGE, RANGE_SETTING } from './loader/strengths.js'
 import { installPrompt, refreshTags } from './prompt/install.js'
@@ -16,6 +18,10 @@ import { replacements } from './stack/replacing.js'
 import { installSweep } from './sweep/install.js'
 
 const LOADER = 'StrataLoraLoader'
+/** Nodes whose pictures the server draws. */
+const DRAWN = ['StrataLoraInspect', 'StrataSweep', 'StrataImageGrid']
+/** Nodes that say in ComfyUI's own text what they have done. */
+const SAYING = ['StrataLoraSave', 'StrataLoraExtract']
 
 app.registerExtension({
   name: 'strataloralayerbylayer.desk',
@@ -38,6 +44,8 @@ app.registerExtension({
     if (definition.name === LOADER) learnFiles(definition)
   },
   nodeCreated(node) {
+    if (SAYING.includes(node.comfyClass ?? '')) showWhole(node)
+    if (DRAWN.includes(node.comfyClass ?? '')) sendTheme(node)
     if (node.comfyClass === 'StrataLoraBlockWeights') installDesk(node)
     if (node.comfyClass === LOADER) installLoader(node)
     if (node.comfyClass === 'StrataLoraStack') installStack(node)

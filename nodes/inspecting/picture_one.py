@@ -52,7 +52,7 @@ def _head(picture: Picture, one: One) -> float:
     room = picture.width - 2 * PAD
     large = 18 if text_width(one.short, 18) <= room else 14
     y = PAD + 16
-    for line in wrapped(printable(one.short), large, room, 2):
+    for line in wrapped(printable(one.short), large, room, 4):
         picture.text(PAD, y, line, "text", large, room=room, hover=one.name)
         y += LINE
     return paragraph(picture, y - 8, describe(one.lora), "dim", 12, 3) + 8

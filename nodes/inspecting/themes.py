@@ -1,7 +1,14 @@
-"""The colours of the picture."""
+"""The colours of what is drawn for people: pictures of LoRAs, and sheets of pictures."""
 
 from __future__ import annotations
 
+from comfy_api.latest import io
+
+from .. import inputs
+
+AUTO = "auto"
+# Of a program that runs a node without an editor.
+WITHOUT_EDITOR = "dark"
 # The colours that a role has. series: of groups of blocks and of LoRAs, told apart by lightness too.
 THEMES: dict[str, dict[str, str]] = {
     "dark": {
@@ -45,3 +52,18 @@ THEMES: dict[str, dict[str, str]] = {
         "series5": "#68707d",
     },
 }
+
+
+def theme_input(what: str, **how) -> io.Combo.Input:
+    """``theme`` of a node. what: whose colours. how: more of the input, e.g. ``advanced``."""
+    tooltip = f"The colours of {what}. {AUTO}: as the editor is; {WITHOUT_EDITOR} without one."
+    return io.Combo.Input("theme", options=[AUTO, *THEMES], default=AUTO, tooltip=tooltip, **how)
+
+
+def read_theme(value) -> str:
+    """The theme that is meant. The page sends what its editor looks like; a program that sends ``auto`` has none.
+
+    Raises StrataError.
+    """
+    found = inputs.choice(value, "theme", (AUTO, *THEMES))
+    return WITHOUT_EDITOR if found == AUTO else found

@@ -6,10 +6,9 @@ from comfy_api.latest import io
 
 from ...lora_math.errors import StrataError
 from .. import inputs
-from ..inspecting.themes import THEMES
+from ..inspecting.themes import theme_input
 
 CELL_SIZE, MAX_CELL_SIZE = 512, 8192
-THEME = "dark"
 
 
 def sheet_inputs(more: str = "") -> list:
@@ -25,14 +24,7 @@ def sheet_inputs(more: str = "") -> list:
             advanced=True,
             tooltip=f"{size} {more}".strip(),
         ),
-        io.Combo.Input(
-            "theme",
-            options=list(THEMES),
-            default=THEME,
-            optional=True,
-            advanced=True,
-            tooltip="The colours of the sheets.",
-        ),
+        theme_input("the sheets", optional=True, advanced=True),
     ]
 
 
@@ -42,8 +34,3 @@ def read_cell_size(value) -> int:
     if not 0 <= found <= MAX_CELL_SIZE:
         raise StrataError(f"cell_size is {found}: it goes from 0 to {MAX_CELL_SIZE}.")
     return found
-
-
-def read_theme(value) -> str:
-    """Raises StrataError."""
-    return inputs.choice(value, "theme", tuple(THEMES))

@@ -68,6 +68,49 @@ def test_a_failed_run_turns_the_line_red(page, server):
     page.keyboard.press("Escape")
 
 
+def test_a_long_message_grows_into_no_node_below_and_scrolls_there(page):
+    """Two loaders close under each other: the message has what room there is, and is whole behind its button."""
+    above = d.add(page, "StrataLoraLoader", (600, 120), lora_name="flux.safetensors")
+    below = d.add(page, "StrataLoraLoader", (600, 900), lora_name="sd15.safetensors")
+    d.make_runnable(page, above, CHECKPOINT)
+    page.wait_for_timeout(900)
+    page.evaluate(
+        """([above, below]) => {
+          const [one, other] = [above, below].map((id) => app.graph.getNodeById(id))
+          one.setSize([230, one.computeSize()[1]])
+          other.pos = [620, one.pos[1] + one.size[1] + 50]
+        }""",
+        [above, below],
+    )
+    page.evaluate("() => app.queuePrompt(0)")
+    page.wait_for_function(
+        f"(id) => {d.ELEMENT}(id).querySelector('.strata-verdict').classList.contains('wrong')",
+        arg=above,
+        timeout=120_000,
+    )
+    page.wait_for_timeout(600)
+    page.keyboard.press("Escape")
+    end = "(id) => { const { pos, size } = app.graph.getNodeById(id); return pos[1] + size[1] }"
+    title = "(id) => app.graph.getNodeById(id).pos[1] - LiteGraph.NODE_TITLE_HEIGHT"
+    assert page.evaluate(end, above) <= page.evaluate(title, below)
+    told = line(page, above)
+    assert not is_whole(told) and told.bounding_box()["height"] >= 30
+    told.click()
+    before = page.evaluate("() => app.canvas.ds.scale")
+    page.mouse.wheel(0, 400)
+    page.wait_for_timeout(300)
+    assert told.evaluate("(e) => e.scrollTop + e.clientHeight >= e.scrollHeight - 2")
+    assert page.evaluate("() => app.canvas.ds.scale") == before
+    # With room below it is whole again.
+    page.evaluate("(id) => { app.graph.getNodeById(id).pos = [900, 1200] }", below)
+    page.evaluate(
+        "(id) => { const n = app.graph.getNodeById(id); n.setSize([240, n.size[1]]); app.canvas.setDirty(true, true) }",
+        above,
+    )
+    page.wait_for_timeout(600)
+    assert is_whole(told)
+
+
 def test_a_file_that_cannot_be_read_says_why_without_its_name(page, server):
     path = server.base / "models" / "loras" / "style" / "page.safetensors"
     path.parent.mkdir(exist_ok=True)

@@ -43,6 +43,14 @@ def test_a_stack_becomes_a_file_that_a_loader_takes_at_once(page, server, width)
     # A narrow node shows two rows: what matters comes before the name.
     assert shown.startswith("Saved, error ") and shown.endswith(f"{LONG}_00001_.safetensors") and shown.index(":") < 40
     page.wait_for_timeout(400)
+    # Whatever the renderer, none of its lines is cut.
+    told = page.get_by_text("Saved, error ").first
+    assert told.evaluate(
+        """(shown) => {
+          const frame = shown.closest('.overflow-y-auto')
+          return frame !== null && frame.scrollHeight <= frame.clientHeight + 1
+        }"""
+    )
     d.SCREENS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=d.SCREENS / f"save-{d.renderer(page)}-{width}.png")
     # As the loader's own list of files has it, without a restart.

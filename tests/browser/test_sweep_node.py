@@ -134,9 +134,20 @@ def test_a_failing_cell_says_why_and_names_may_be_long(page):
     finished(page, node, "2 of 2 pictures, 1 failed")
     view = element(page, node)
     expect(view.locator(".strata-sweep-cell.wrong")).to_contain_text("is not in your loras folders")
-    assert view.locator(".strata-sweep-cell.wrong").is_disabled()
     page.wait_for_timeout(700)
     screenshot(page, "failed")
+    page.evaluate("() => { app.canvas.ds.scale = 1 }")
+    column = view.locator(".strata-sweep-column").nth(1)
+    end = column.locator("span").last
+    assert end.text_content() == "_no_label_holds"[-9:] and column.text_content() == name.removesuffix(".safetensors")
+    # The reason whole, in the place of a picture; nothing to compare or to use.
+    view.locator(".strata-sweep-cell.wrong").press("Enter")
+    large = page.locator("dialog.strata-sweep-large[open]")
+    expect(large.locator(".strata-sweep-reason")).to_contain_text("is not in your loras folders")
+    assert large.locator("[data-act=compare]").is_disabled() and large.locator("[data-act=use]").is_disabled()
+    page.keyboard.press("ArrowLeft")
+    assert large.locator(".strata-sweep-frame").is_visible() and not large.locator(".strata-sweep-reason").is_visible()
+    page.keyboard.press("Escape")
 
 
 def test_use_writes_a_cells_strengths_into_the_loader_in_one_step(page):

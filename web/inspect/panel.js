@@ -8,11 +8,11 @@ import { shield } from '../lib/keys.js'
 import { leave, takePlace } from '../lib/place.js'
 import { failureOf, outputOf } from '../lib/runs.js'
 import { getPicture } from '../lib/server.js'
+import { themeFor } from '../lib/theme.js'
 import { oneStep } from '../lib/undo.js'
 import { chooseLora } from '../picker/picker.js'
 import { drawn } from './drawing.js'
 import { addSave, scaleAll, sourcesOf } from './sources.js'
-import { themeFor } from './theme.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 /** @typedef {import('../lib/server.js').Shape} Shape */
@@ -98,7 +98,7 @@ export class InspectPanel {
     takePlace(node, this.element)
     const width = Math.min(WIDEST, Math.max(NARROWEST, Math.floor(this.#room() / STEP) * STEP))
     this.#sources = sourcesOf(node)
-    const theme = themeFor(valueOf(node, 'theme'), this.element)
+    const theme = themeFor(valueOf(node, 'theme'))
     const question = { sources: this.#sources.list, width, theme, language: language() }
     // After a run the files have met a model.
     const asked = JSON.stringify([question, outputOf(node)?.strata_report])

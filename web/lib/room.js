@@ -3,6 +3,10 @@
 
 /** @typedef {import('./comfy.js').GraphNode} GraphNode */
 
+/** Px of a node's title, above its place, and between two nodes. */
+const TITLE = 30
+const BETWEEN = 8
+
 /** Ms after which a node has the size that its elements ask for: the page makes it only when it is laid out. */
 export const LAID_OUT = 150
 
@@ -29,4 +33,20 @@ export class Room {
     clearTimeout(this.#waiting)
     this.#waiting = setTimeout(() => (this.#grown = node.size[1]), LAID_OUT)
   }
+}
+
+/**
+ * Px that a node can grow by until it meets the next one under it.
+ *
+ * @param {GraphNode} node
+ * @param {number} height of the node before it grows
+ */
+export function roomBelow(node, height) {
+  const [left, top] = node.pos
+  let room = Infinity
+  for (const { pos, size } of node.graph?.nodes ?? []) {
+    const isBeside = pos[0] >= left + node.size[0] || pos[0] + size[0] <= left
+    if (pos[1] > top && !isBeside) room = Math.min(room, pos[1] - TITLE - BETWEEN - top - height)
+  }
+  return room
 }

@@ -1,11 +1,13 @@
 // @ts-check
 // The loader's quiet line: what the file is before the first run, what the loader did after it; and the details behind it.
 import { passWheel } from '../lib/canvas.js'
+import { isVue } from '../lib/comfy.js'
 import { attribute, el, flag, icon, setText } from '../lib/dom.js'
 import { isLinked, NO_LORA, setWidget, valueOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { leave, takePlace } from '../lib/place.js'
+import { roomBelow } from '../lib/room.js'
 import { failureOf, noticeOf, outputOf } from '../lib/runs.js'
 import { forget, getLora, knownLora } from '../lib/server.js'
 import { TriggerWords } from '../lib/trigger_words.js'
@@ -22,6 +24,9 @@ import { describe } from './verdict.js'
 const SEARCH = 'M10.5 17a6.5 6.5 0 1 0 0-13 6.5 6.5 0 0 0 0 13ZM15.5 15.5 20 20'
 /** Its height in px. */
 const LINE = 26
+/** Px of a message that is longer than the line: two lines of it, and six. */
+const SHORTEST = 34
+const TALLEST = 91
 const DETAILS = 230
 
 export class LoaderLine {
@@ -40,7 +45,7 @@ export class LoaderLine {
   constructor(node) {
     this.node = node
     this.words = new TriggerWords(node)
-    this.text = el('span', { class: 'strata-verdict', role: 'status' })
+    this.text = el('span', { class: 'strata-verdict', role: 'status', on: { scroll: () => this.#fade() } })
     this.more = el('button', {
       type: 'button',
       class: 'strata-button',
@@ -146,13 +151,27 @@ export class LoaderLine {
     this.#fit()
   }
 
-  /** Room for a message that is longer than the line: what is wrong is whole on the node. */
+  /** Room for a message that is longer than the line: whole on the node, as long as no other node lies under it. There it scrolls. */
   #fit() {
+    const { node, text } = this
+    const grown = this.#lead - LINE
+    const room = LINE - 2 + roomBelow(node, (isVue() ? node.size[1] : node.computeSize()[1]) - grown)
+    text.style.setProperty('--most', `${Math.max(SHORTEST, Math.min(TALLEST, room))}px`)
+    this.#fade()
     if (this.lead.offsetHeight) this.#lead = Math.max(LINE, this.lead.offsetHeight + 2)
     const height = `${this.minHeight}px`
     if (this.element.style.minHeight === height) return
     this.element.style.minHeight = height
     this.#resize(this.node.size[1])
+  }
+
+  /** What goes on below fades out; a click or Tab takes hold of it, and then it has the wheel and the arrow keys. */
+  #fade() {
+    const { text } = this
+    const scrolls = text.classList.contains('wrong') && text.scrollHeight > text.clientHeight + 1
+    text.classList.toggle('goes-on', scrolls && text.scrollTop + text.clientHeight < text.scrollHeight - 2)
+    attribute(text, 'data-capture-wheel', scrolls ? 'true' : null)
+    attribute(text, 'tabindex', scrolls ? 0 : null)
   }
 
   /** @param {number} wanted px of the node's height; it gets more where it needs more */
@@ -203,7 +222,8 @@ export class LoaderLine {
   #wheel(event) {
     const inside = event.target instanceof Node && this.details.contains(event.target)
     const scrolls = inside && this.details.scrollHeight > this.details.clientHeight
-    if (scrolls && this.details.contains(document.activeElement)) event.stopPropagation()
+    const reads = event.target === this.text && document.activeElement === this.text
+    if (reads || (scrolls && this.details.contains(document.activeElement))) event.stopPropagation()
     else passWheel(event)
   }
 

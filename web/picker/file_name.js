@@ -5,8 +5,9 @@ import { picture } from './pictures.js'
 
 /** Ms that the pointer rests before a picture comes. */
 const SHOWN = 350
-/** Letters of a long name that are never cut away: they tell versions and epochs apart. */
+/** Letters of a long name that are never cut away: they tell versions and epochs apart. Of those as wide as two it is half of them. */
 const TAIL = 9
+const WIDE = /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uff60]/
 /** How far back they reach to tell halves of a pair and epochs apart. */
 const FAR = 24
 const HALF = /(?<![a-z])(?:high|low)(?:[-_ .]?noise)?(?![a-z])/i
@@ -46,10 +47,17 @@ export function withoutName(text, lora) {
 }
 
 /** Where the end of a long name begins that is never cut away. @param {string} text */
-function tailOf(text) {
-  const letters = [...text]
-  if (letters.length <= 2 * TAIL) return text.length
-  const usual = letters.slice(0, -TAIL).join('').length
+export function tailOf(text) {
+  const widths = [...text].map((letter) => ({ letter, wide: WIDE.test(letter) || letter.length > 1 ? 2 : 1 }))
+  if (widths.reduce((sum, { wide }) => sum + wide, 0) <= 2 * TAIL) return text.length
+  let usual = text.length
+  for (let room = TAIL; room > 0;) {
+    const { letter, wide } = widths[widths.length - 1]
+    room -= wide
+    if (room < 0) break
+    widths.pop()
+    usual -= letter.length
+  }
   const first = Math.max(TAIL, text.length - FAR)
   const found = [HALF, COUNT].map((kind) => text.slice(first).search(kind)).find((at) => at >= 0)
   return found === undefined ? usual : Math.min(usual, first + found)

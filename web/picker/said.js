@@ -21,12 +21,16 @@ export class Said {
     if (key === this.#shown) return
     this.#shown = key
     const sentence = text && text[0].toUpperCase() + text.slice(1)
-    const others = near.map((other) =>
+    // Files of the same name in several folders are told apart by these.
+    const shorts = near.map((other) => parts(other.name).short)
+    const others = near.map((other, at) =>
       el('button', {
         type: 'button',
         class: 'strata-word',
         title: other.name,
-        text: t('useInstead', { name: parts(other.name).short }),
+        text: t('useInstead', {
+          name: shorts.indexOf(shorts[at]) === shorts.lastIndexOf(shorts[at]) ? shorts[at] : other.name,
+        }),
         on: { click: () => this.use(other) },
       })
     )

@@ -25,6 +25,7 @@ import { TagRow } from './tag_row.js'
 const BAR = 26
 const NOTE = 18
 const ROW = 28
+const GAP = 2
 /** Rows that the node makes room for; more can be scrolled. */
 const MOST = 8
 /** Ms of rest before a typed text is read. */
@@ -96,8 +97,9 @@ export class TagsView {
   }
 
   get minHeight() {
-    const wrong = this.#rows.reduce((sum, row) => sum + row.said.element.offsetHeight, 0)
-    return this.#lead + Math.min(MOST * ROW, this.tags.length * ROW + wrong)
+    // A row of a narrow node is two lines, and what is wrong stands under its own.
+    const tall = this.#rows.reduce((sum, row) => sum + row.element.offsetHeight + GAP, 0)
+    return this.#lead + Math.min(MOST * ROW, Math.max(this.tags.length * ROW, tall))
   }
 
   tick() {

@@ -34,7 +34,8 @@ export class Large {
       on: { input: () => this.#cut() },
     })
     this.frame = el('div', { class: 'strata-sweep-frame' }, this.front, this.back, this.line)
-    this.stage = el('div', { class: 'strata-sweep-stage' }, this.frame)
+    this.reason = el('div', { class: 'strata-sweep-reason' })
+    this.stage = el('div', { class: 'strata-sweep-stage' }, this.frame, this.reason)
     this.front.addEventListener('load', () => {
       this.frame.style.setProperty('--ratio', String(this.front.naturalWidth / this.front.naturalHeight || 1))
     })
@@ -102,36 +103,42 @@ export class Large {
     const sweep = /** @type {Sweep} */ (this.#sweep)
     const [file] = cell.files
     if (file) attribute(this.front, 'src', addressOf(file, false))
+    // A cell that failed has its reason in the place of a picture.
+    this.frame.hidden = !file
+    this.reason.hidden = Boolean(file)
+    setText(this.reason, file ? '' : cell.error)
     const pinned = this.#pinned
-    const other = pinned && pinned !== cell ? pinned : null
+    const other = file && pinned && pinned !== cell ? pinned : null
     if (other) attribute(this.back, 'src', addressOf(other.files[0], false))
     this.back.hidden = this.line.hidden = !other
     this.frame.classList.toggle('cut', Boolean(other))
     flag(this.compare, 'aria-pressed', Boolean(pinned))
+    this.compare.disabled = !file && !pinned
     const far = cell.difference === null ? '' : ` · ${t('sweepDifference', { rms: cell.difference.toPrecision(3) })}`
     const title = titleOf(sweep, cell)
     setText(
       this.title,
       other ? `${titleOf(sweep, other)} | ${title}` : pinned ? t('sweepPinned', { name: title }) : `${title}${far}`,
     )
-    const list = this.#pictures()
+    const list = this.#cells()
     const at = list.indexOf(cell)
     this.before.disabled = at <= 0
     this.after.disabled = at < 0 || at >= list.length - 1
     setText(this.copy, t('sweepCopy'))
     setText(this.put, t('sweepUse'))
-    this.put.disabled = false
+    this.put.disabled = !file
     this.#cut()
   }
 
-  #pictures() {
-    const cells = this.#sweep?.cells.filter((cell) => cell.files.length) ?? []
+  /** What the arrows go through: while one is compared, pictures alone. */
+  #cells() {
+    const cells = (this.#sweep?.cells ?? []).filter((cell) => cell.files.length || !this.#pinned)
     return cells.sort((one, other) => one.index - other.index)
   }
 
   /** @param {number} by */
   #step(by) {
-    const list = this.#pictures()
+    const list = this.#cells()
     const next = list[list.findIndex((cell) => cell.index === this.#cell?.index) + by]
     if (next) this.#show(next)
   }

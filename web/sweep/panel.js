@@ -9,6 +9,7 @@ import { leave, takePlace } from '../lib/place.js'
 import { Room } from '../lib/room.js'
 import { failureOf } from '../lib/runs.js'
 import { oneStep } from '../lib/undo.js'
+import { tailOf } from '../picker/file_name.js'
 import { chooseLora } from '../picker/picker.js'
 import { addressOf, sweepOf, titleOf } from './cells.js'
 import { Large } from './large.js'
@@ -24,7 +25,13 @@ const TALLEST = 560
 /** Px of a picture, at least. */
 const SMALLEST = 64
 const WIDEST = 320
-const LABEL = 64
+/** Px of the labels of rows, at least and at most, and what part of the width they are between. */
+const LABEL = { least: 64, most: 120, part: 0.2 }
+/** Px of the labels above the columns before they are laid out. */
+const ABOVE = 32
+/** Lines of a label, and px of a letter. */
+const LINES = 3
+const LETTER = 6.4
 
 export class SweepPanel {
   /** @type {Sweep | null} */
@@ -74,10 +81,17 @@ export class SweepPanel {
     if (!this.#sweep) return Math.max(EMPTY, this.note.offsetHeight + 12)
     const rows = this.#sweep.axes[1]?.labels.length ?? 1
     const across = this.#sweep.axes[0]?.labels.length ?? 1
-    const label = this.#sweep.axes[1] ? LABEL : 0
-    const picture = Math.max(SMALLEST, (this.#width() - label) / across)
-    const grid = rows * (Math.min(picture, WIDEST) / this.#ratio + 4) + 32
+    const picture = Math.max(SMALLEST, (this.#width() - this.#label()) / across)
+    const { scroll } = this
+    const laid = this.grid.offsetHeight + scroll.offsetHeight - scroll.clientHeight
+    const grid = laid || rows * (Math.min(picture, WIDEST) / this.#ratio + 4) + ABOVE
     return Math.min(TALLEST, Math.ceil(this.note.offsetHeight + 12 + (this.#sweep.axes[2] ? 28 : 0) + grid))
+  }
+
+  /** Px of the labels of rows. */
+  #label() {
+    if (!this.#sweep?.axes[1]) return 0
+    return Math.round(Math.min(LABEL.most, Math.max(LABEL.least, LABEL.part * this.#width())))
   }
 
   #width() {
@@ -156,11 +170,9 @@ export class SweepPanel {
     } else this.sheets.replaceChildren()
     this.sheets.hidden = !z
     this.grid.style.gridTemplateColumns = `${
-      y ? `${LABEL}px ` : ''
+      y ? 'var(--label) ' : ''
     }repeat(${columns.length}, minmax(${SMALLEST}px, ${WIDEST}px))`
     this.grid.setAttribute('aria-label', sweep.axes.map(({ name }) => name).join(', '))
-    const label = (/** @type {string} */ text, /** @type {string} */ kind) =>
-      el('div', { class: kind, text, title: text })
     const parts = []
     if (y) parts.push(label(`${x.name} → ${y.name} ↓`, 'strata-sweep-corner'))
     for (const text of columns) parts.push(label(text, 'strata-sweep-column'))
@@ -181,14 +193,14 @@ export class SweepPanel {
     const title = titleOf(sweep, cell)
     place.setAttribute('aria-label', title)
     place.title = cell.error ? `${title}: ${cell.error}` : title
+    place.disabled = false
+    place.onclick = () => this.large.open(/** @type {Sweep} */ (this.#sweep), cell)
     const [file] = cell.files
     if (!file) {
       place.classList.add('wrong')
       place.replaceChildren(el('span', { text: cell.error }))
       return
     }
-    place.disabled = false
-    place.onclick = () => this.large.open(/** @type {Sweep} */ (this.#sweep), cell)
     const picture = el('img', { src: addressOf(file, true), alt: '', loading: 'lazy', draggable: 'false' })
     picture.addEventListener('load', () => this.#shape(picture.naturalWidth / picture.naturalHeight))
     place.replaceChildren(picture)
@@ -210,6 +222,8 @@ export class SweepPanel {
 
   /** The node has room for its grid. */
   #fit() {
+    this.grid.style.setProperty('--label', `${this.#label()}px`)
+    for (const label of this.grid.querySelectorAll('.strata-sweep-column, .strata-sweep-row')) shorten(label)
     const height = `${this.minHeight}px`
     if (this.element.style.minHeight === height) return
     this.element.style.minHeight = height
@@ -245,4 +259,20 @@ export class SweepPanel {
     if (this.large.element.open) this.large.element.close()
     leave(this.node, this.element)
   }
+}
+
+/** A label of the grid: the end of a long name of a file stands apart, as it may have to stay alone. @param {string} text @param {string} kind */
+function label(text, kind) {
+  const at = /\s/.test(text) ? text.length : tailOf(text)
+  const parts = [text.slice(0, at), text.slice(at)].filter(Boolean)
+  return el('div', { class: kind, title: text }, ...parts.map((part) => el('span', {}, ...breakable(part))))
+}
+
+/** Names break behind their marks. @param {string} text */
+const breakable = (text) => text.split(/(?<=[-_./])/).flatMap((piece) => [piece, el('wbr')])
+
+/** A name that is longer than its lines shows its start and its end. @param {Element} label */
+function shorten(label) {
+  const letters = LINES * label.clientWidth / LETTER
+  label.classList.toggle('strata-sweep-name', label.childElementCount > 1 && label.textContent.length > letters)
 }
