@@ -44,12 +44,14 @@ def test_a_stack_becomes_a_file_that_a_loader_takes_at_once(page, server, width)
     assert shown.startswith("Saved, error ") and shown.endswith(f"{LONG}_00001_.safetensors") and shown.index(":") < 40
     page.wait_for_timeout(400)
     # Whatever the renderer, none of its lines is cut.
-    told = page.get_by_text("Saved, error ").first
-    assert told.evaluate(
+    told = page.get_by_text("Saved, error ").first.element_handle()
+    page.wait_for_function(
         """(shown) => {
           const frame = shown.closest('.overflow-y-auto')
           return frame !== null && frame.scrollHeight <= frame.clientHeight + 1
-        }"""
+        }""",
+        arg=told,
+        timeout=10_000,
     )
     d.SCREENS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=d.SCREENS / f"save-{d.renderer(page)}-{width}.png")
