@@ -3,7 +3,7 @@
 import { isLinked, NO_LORA, setWidget, sourceOf, valueOf } from '../lib/graph.js'
 import { outputOf } from '../lib/runs.js'
 import { getRows } from '../lib/server.js'
-import { UndoStep } from '../lib/undo.js'
+import { oneStepLaidOut } from '../lib/undo.js'
 import { scaled, times } from '../stack/scaling.js'
 import { textOf } from '../stack/text.js'
 
@@ -113,13 +113,9 @@ export async function scaleAll(owners, factor) {
       })
     }
   }
-  const step = new UndoStep()
-  step.begin()
-  try {
+  oneStepLaidOut(() => {
     for (const change of changes) change()
-  } finally {
-    step.end()
-  }
+  })
 }
 
 /**
@@ -132,9 +128,7 @@ export function addSave(node, rank) {
   const make = (/** @type {string} */ kind) => globalThis.LiteGraph?.createNode?.(kind)
   const { graph } = node
   if (!graph?.add) return
-  const step = new UndoStep()
-  step.begin()
-  try {
+  oneStepLaidOut(() => {
     const save = make('StrataLoraSave')
     if (!save) return
     save.pos = [node.pos[0] + node.size[0] + 60, node.pos[1]]
@@ -155,7 +149,5 @@ export function addSave(node, rank) {
     }
     setWidget(save, 'shrink', 'rank')
     setWidget(save, 'amount', rank)
-  } finally {
-    step.end()
-  }
+  })
 }

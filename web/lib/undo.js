@@ -1,6 +1,7 @@
 // @ts-check
 // Steps of ComfyUI's undo. What happens between the beginning and the end of a step is taken back by one Ctrl+Z.
 import { app } from './comfy.js'
+import { LAID_OUT } from './room.js'
 
 const trackerNow = () => app.extensionManager?.workflow?.activeWorkflow?.changeTracker
 
@@ -44,6 +45,21 @@ export function oneStep(run) {
     run()
   } finally {
     step.end()
+  }
+}
+
+/**
+ * As ``oneStep``, for whatever makes nodes or lets them grow: the sizes that the page gives them are part of it.
+ *
+ * @param {() => void} run
+ */
+export function oneStepLaidOut(run) {
+  const step = new UndoStep()
+  step.begin()
+  try {
+    run()
+  } finally {
+    endLater(step, LAID_OUT)
   }
 }
 

@@ -3,9 +3,8 @@
 import { app } from '../lib/comfy.js'
 import { setWidget, widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
-import { LAID_OUT } from '../lib/room.js'
 import { getImported, getRows } from '../lib/server.js'
-import { endLater, UndoStep } from '../lib/undo.js'
+import { oneStepLaidOut } from '../lib/undo.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 /** @typedef {import('../comfyui.d.ts').Link} Link */
@@ -88,13 +87,7 @@ async function replace(chain) {
   // The new node knows its rows, and their room, at once.
   await getRows(answer.text)
   if (chain.some((node) => !node.graph)) return
-  const step = new UndoStep()
-  step.begin()
-  try {
-    swap(chain, answer.text)
-  } finally {
-    endLater(step, LAID_OUT)
-  }
+  oneStepLaidOut(() => swap(chain, answer.text))
 }
 
 /** What the server reads of a node. @param {GraphNode} node */

@@ -1,7 +1,7 @@
 // @ts-check
 // A LoRA Sweep that leaves out one block of a LoRA after another, wired to what draws the picture behind that LoRA.
 import { connectAs, isLinked, linkOf, setWidget, slotName, valueOf, widgetOf } from '../lib/graph.js'
-import { oneStep } from '../lib/undo.js'
+import { oneStepLaidOut } from '../lib/undo.js'
 import { follow } from './following.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
@@ -50,7 +50,7 @@ export function makeSweep(used) {
   /** @type {Set<string>} */
   const done = new Set()
   let sweep = graph.nodes.find((node) => isOf(node, used.lora)) ?? null
-  oneStep(() => {
+  oneStepLaidOut(() => {
     if (!sweep) {
       sweep = globalThis.LiteGraph?.createNode?.(SWEEP) ?? null
       if (!sweep) return

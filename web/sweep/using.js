@@ -2,7 +2,7 @@
 // Writes the LoRAs of a cell where they came from: into the loaders and stacks before a sweep, or into a new loader beside it.
 import { connectAs, isLinked, NO_LORA, setWidget, sourceOf, valueOf } from '../lib/graph.js'
 import { getRows } from '../lib/server.js'
-import { UndoStep } from '../lib/undo.js'
+import { oneStepLaidOut } from '../lib/undo.js'
 import { acting, textOf } from '../stack/text.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
@@ -74,13 +74,9 @@ export async function use(node, sweep, cell) {
     const row = cell.rows[at]
     changes.push(() => addLoader(node, row))
   }
-  const step = new UndoStep()
-  step.begin()
-  try {
+  oneStepLaidOut(() => {
     for (const change of changes) change()
-  } finally {
-    step.end()
-  }
+  })
   return true
 }
 
