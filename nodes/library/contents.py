@@ -24,6 +24,7 @@ from ...lora_math.errors import StrataError
 from ...lora_math.inspecting import library as contents
 from ..comfy import user_files
 from ..comfy.web_server import is_busy
+from .background import Background
 
 FILE = "lora_contents.json"
 VERSION = 1
@@ -68,7 +69,7 @@ class Contents:
         # By full path; by two of them, in order. None before they were read.
         self._known: dict[str, Content] | None = None
         self._pairs: dict[tuple[str, str], Likeness] = {}
-        self._thread: threading.Thread | None = None
+        self._work = Background("lora-contents")
         self._stop = threading.Event()
         # What was asked for since it was stopped, while it has not ended yet.
         self._next: Callable[[], Iterable[str]] | None = None
@@ -78,13 +79,12 @@ class Contents:
     def start(self, paths: Callable[[], Iterable[str]]) -> None:
         """Reads and compares these files, unless that is under way. ``paths`` is called in the background."""
         with self._lock:
-            if self._thread is not None and self._thread.is_alive():
+            if self._work.running:
                 if self._stop.is_set():
                     self._next = paths
                 return
             self._begin()
-            self._thread = threading.Thread(target=self._run, args=(paths,), name="strata-lora-contents", daemon=True)
-            self._thread.start()
+            self._work.start(self._run, paths)
 
     def stop(self) -> None:
         """What is known by then is kept."""
@@ -94,11 +94,7 @@ class Contents:
 
     def wait(self, timeout: float) -> bool:
         """Until what is under way has ended, for tests and benchmarks; False when it has not by then."""
-        thread = self._thread
-        if thread is None:
-            return True
-        thread.join(timeout)
-        return not thread.is_alive()
+        return self._work.wait(timeout)
 
     @property
     def revision(self) -> int:
@@ -109,7 +105,7 @@ class Contents:
     def state(self) -> dict:
         """For the page. stage: "read" or "compare" while it runs, else ""; done of total: files, then pairs."""
         with self._lock:
-            running = self._thread is not None and self._thread.is_alive()
+            running = self._work.running
             return {
                 "stage": self._stage if running else "",
                 "waiting": running and is_busy(),
@@ -137,7 +133,7 @@ class Contents:
                 following = self._next
                 if following is None:
                     # Whoever asks from here on starts a thread.
-                    self._thread = None
+                    self._work.forget()
                 else:
                     self._begin()
 

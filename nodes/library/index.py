@@ -24,6 +24,7 @@ from ...lora_math.reading.recommended import recommended
 from ...lora_math.reading.trigger_words import trigger_words
 from ...lora_math.reading.xlabs import convert
 from ..comfy import library, lora_names, user_files
+from .background import Background
 
 FILE = "lora_index.json"
 VERSION = 3
@@ -70,7 +71,7 @@ class LoraIndex:
         self._lock = threading.Lock()
         # By full path.
         self._known: dict[str, Known] | None = None
-        self._thread: threading.Thread | None = None
+        self._work = Background("lora-index")
         self._waiting = self._revision = 0
         # Name of the list -> full path.
         self._paths: dict[str, str] = {}
@@ -120,23 +121,18 @@ class LoraIndex:
         names = lora_names.lora_names()[:MAX_FILES]
         with self._lock:
             now, this = time.monotonic(), hash(tuple(names))
-            if self._thread is not None:
+            if self._work.begun:
                 at, of = self._looked
-                if self._thread.is_alive() or (of == this and now - at < LOOK_EVERY):
+                if self._work.running or (of == this and now - at < LOOK_EVERY):
                     return
             self._looked = now, this
             # The first look has something to tell, whatever it is.
             self._waiting = 0 if self._paths else 1
-            self._thread = threading.Thread(target=self._run, args=(names,), name="strata-lora-index", daemon=True)
-            self._thread.start()
+            self._work.start(self._run, names)
 
     def wait(self, timeout: float) -> bool:
         """Until the learning under way has ended, for tests and benchmarks; False when it has not by then."""
-        thread = self._thread
-        if thread is None:
-            return True
-        thread.join(timeout)
-        return not thread.is_alive()
+        return self._work.wait(timeout)
 
     def _run(self, names: list[str]) -> None:
         found_at = places(names)

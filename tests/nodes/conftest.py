@@ -7,6 +7,10 @@ import safetensors.torch
 from strata.devtools.model_cache import toy_models
 from strata.devtools.toy.studio import Studio
 from strata.nodes.comfy import drawing as sweep_drawing
+from strata.nodes.library import contents as contents_module
+from strata.nodes.library import index as index_module
+from strata.nodes.library import search as search_module
+from strata.nodes.rows import words as words_module
 from strata.nodes.sweep import run as sweep_run
 
 
@@ -34,6 +38,31 @@ class LoraFolder:
         safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, target, metadata)
         folder_paths.filename_list_cache.pop("loras", None)
         return name
+
+
+@pytest.fixture
+def user(tmp_path_factory, monkeypatch):
+    """ComfyUI's user folder, empty."""
+    folder = tmp_path_factory.mktemp("user")
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(folder))
+    return folder
+
+
+@pytest.fixture
+def start_library(user, monkeypatch):
+    """Call it for the picker's index and contents as they are after a start of ComfyUI, without the pauses that they leave to others."""
+    monkeypatch.setattr(index_module, "PAUSE", 0)
+    monkeypatch.setattr(index_module, "LOOK_EVERY", 0)
+    monkeypatch.setattr(contents_module, "PAUSE", 0)
+
+    def start():
+        index, contents = index_module.LoraIndex(), contents_module.Contents()
+        for module in (index_module, search_module, words_module):
+            monkeypatch.setattr(module, "INDEX", index)
+        monkeypatch.setattr(search_module, "CONTENTS", contents)
+        return index, contents
+
+    return start
 
 
 @pytest.fixture

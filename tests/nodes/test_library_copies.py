@@ -17,11 +17,10 @@ from strata.lora_math.inspecting import library as contents_of
 from strata.lora_math.reading import contents
 from strata.nodes.comfy import user_files
 from strata.nodes.library import contents as contents_module
-from strata.nodes.library import index as index_module
 from strata.nodes.library import search as search_module
-from strata.nodes.library.contents import Content, Contents, Likeness, pack, unpack
+from strata.nodes.library.contents import Content, Likeness, pack, unpack
 from strata.nodes.library.copies import copies
-from strata.nodes.library.index import Known, LoraIndex
+from strata.nodes.library.index import Known
 from strata.nodes.library.search import Question, compare_contents, search
 from strata.tests.nodes.helpers import lora_makers, small_models
 
@@ -57,27 +56,9 @@ def as_diffusers(tensors) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def user(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.mktemp("user")
-    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(folder))
-    return folder
-
-
-@pytest.fixture
-def fresh(user, monkeypatch):
-    """An index and contents as after a start of ComfyUI."""
-    monkeypatch.setattr(index_module, "PAUSE", 0)
-    monkeypatch.setattr(index_module, "LOOK_EVERY", 0)
-    monkeypatch.setattr(contents_module, "PAUSE", 0)
-
-    def start():
-        found, contents = LoraIndex(), Contents()
-        monkeypatch.setattr(index_module, "INDEX", found)
-        monkeypatch.setattr(search_module, "INDEX", found)
-        monkeypatch.setattr(search_module, "CONTENTS", contents)
-        return contents
-
-    return start
+def fresh(start_library):
+    """Contents, beside an index, as after a start of ComfyUI."""
+    return lambda: start_library()[1]
 
 
 @pytest.fixture

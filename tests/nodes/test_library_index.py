@@ -26,21 +26,8 @@ from strata.tests.nodes.helpers import lora_makers, small_models
 
 
 @pytest.fixture
-def user(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.mktemp("user")
-    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(folder))
-    return folder
-
-
-@pytest.fixture
-def index(user, monkeypatch):
-    found = LoraIndex()
-    for module in (index_module, search_module):
-        monkeypatch.setattr(module, "INDEX", found)
-    monkeypatch.setattr("strata.nodes.rows.words.INDEX", found)
-    monkeypatch.setattr(index_module, "PAUSE", 0)
-    monkeypatch.setattr(index_module, "LOOK_EVERY", 0)
-    return found
+def index(start_library):
+    return start_library()[0]
 
 
 @pytest.fixture
