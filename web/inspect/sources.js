@@ -132,7 +132,7 @@ export function addSave(node, rank) {
     const save = make('StrataLoraSave')
     if (!save) return
     save.pos = [node.pos[0] + node.size[0] + 60, node.pos[1]]
-    graph.add(save)
+    graph.add?.(save)
     const input = save.inputs?.findIndex((slot) => slot.name === 'lora_stack') ?? -1
     const link = graph.getLink?.(node.inputs?.find((slot) => slot.name === 'lora_stack')?.link ?? -1)
     const at = save.inputs?.[input]
@@ -143,7 +143,7 @@ export function addSave(node, rank) {
       const loader = make(LOADER)
       if (!loader) return
       loader.pos = [save.pos[0], save.pos[1] + save.size[1] + 60]
-      graph.add(loader)
+      graph.add?.(loader)
       setWidget(loader, 'lora_name', valueOf(node, 'lora_name'))
       loader.connect?.(loader.outputs?.findIndex((slot) => slot.type === 'LORA_STACK') ?? -1, save, input)
     }
