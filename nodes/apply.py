@@ -27,6 +27,7 @@ from .fitting.block_spec import layout_for, resolved
 from .fitting.fit import fit
 from .fitting.side import NOTHING, Side
 from .report import lora as report
+from .report import ways
 from .stack import StackEntry
 
 OnProblem = Literal["error", "warn"]
@@ -311,7 +312,7 @@ def _on_model(
         _attach(target, lora, live.LiveLora(coarse, f"{_identity(lora, side)}|coarse", None, lora.name, node))
     rest = {key: terms for key, terms in changes.items() if key not in coarse}
     cost = _cost(coarse, side.targets) if coarse else None
-    lines = report.auto_lines(len(coarse), len(rest), cost) if apply == "auto" else []
+    lines = ways.auto_lines(len(coarse), len(rest), cost) if apply == "auto" else []
     return [*lines, *_behind_live(target, lora, side, rest, node)]
 
 
@@ -354,11 +355,11 @@ def _live(
         target.patch(rest, lora, f"{_identity(lora, side)}|rest")
     masks = 0 if where is None else len(where.pictures)
     late = variation.time.unreached if isinstance(variation.time, Schedule) else []
-    lines = report.live_lines(
+    lines = ways.live_lines(
         len(ours), reasons, str(variation) if varies else "", masks, late, where is not None and where.on_text
     )
-    cost = report.cost_lines(_cost(ours, side.targets), not varies and not of_itself and where is None)
-    return [*lines, *cost, *report.rank_lines(changes, rank_mask(lora.metadata).stated)]
+    cost = ways.cost_lines(_cost(ours, side.targets), not varies and not of_itself and where is None)
+    return [*lines, *cost, *ways.rank_lines(changes, rank_mask(lora.metadata).stated)]
 
 
 def _cost(changes: Mapping, targets: Targets) -> float | None:
@@ -391,7 +392,7 @@ def _behind_live(target: Changing, lora: Lora, side: Side, changes: Mapping, nod
     _patched(target, lora, side, patched)
     if ours:
         _attach(target, lora, live.LiveLora(ours, f"{_identity(lora, side)}|behind", None, lora.name, node))
-    return [*report.rounded_lines(patched, side.targets), *report.order_lines(len(ours), reasons)]
+    return [*ways.rounded_lines(patched, side.targets), *ways.order_lines(len(ours), reasons)]
 
 
 def _varies(changes: Mapping) -> bool:

@@ -19,7 +19,6 @@ from .sweep.sheet_inputs import CELL_SIZE, read_cell_size, sheet_inputs
 LETTERS = ("x", "y", "z")
 APPLY = ("live", "patch", "auto")
 PREFIX = "sweep/strata"
-MAX_BATCH = 16
 
 
 def axis_inputs(letter: str, default: str, example: str) -> list:
@@ -239,12 +238,13 @@ class StrataSweep(io.ComfyNode):
     ) -> io.NodeOutput:
         # What draws and measures is loaded when somebody sweeps, and not with every start of ComfyUI.
         from .comfy.drawing import Way
+        from .sweep import wires
         from .sweep.energies import Blocks
         from .sweep.plan import Settings
         from .sweep.work import Request, work
 
         known = samplers()
-        latent, count = _latent(latent_image)
+        latent, count = wires.latent(latent_image)
         if vae is None or not callable(getattr(vae, "decode", None)):
             raise StrataError("vae is missing: connect the output of a VAE or checkpoint loader.")
         model = inputs.patchable(model, "model")
@@ -261,11 +261,11 @@ class StrataSweep(io.ComfyNode):
             _between(inputs.number(denoise, "denoise"), "denoise", 0, 1),
             latent,
             vae,
-            _sampler(sampler),
-            _sigmas(sigmas),
+            wires.sampler(sampler),
+            wires.sigmas(sigmas),
             guider,
         )
-        _refuse_twice(cls)
+        wires.refuse_twice(cls)
         rows = read_stack(lora_stack)
         name = inputs.text("" if lora_name is None else lora_name, "lora_name", "Write the name of a LoRA, or nothing.")
         strengths = [
@@ -334,70 +334,6 @@ def _axes(asked, rows, blocks, guider, sigmas) -> list:
             raise StrataError(f"{letter}_axis: the guider that is connected has no single cfg. Choose another axis.")
         found.append(axis)
     return found
-
-
-def _refuse_twice(node) -> None:
-    """A loader gives both a MODEL with its LoRAs and a LORA_STACK of them: here only one of the two."""
-    hidden = getattr(node, "hidden", None)
-    prompt, own = getattr(hidden, "prompt", None), getattr(hidden, "unique_id", None)
-    wires = prompt[own].get("inputs", {}) if isinstance(prompt, dict) and isinstance(prompt.get(own), dict) else {}
-    source = {name: link[0] for name, link in wires.items() if isinstance(link, list) and len(link) == 2}
-    twice = [name for name in ("model", "clip") if name in source and source[name] == source.get("lora_stack")]
-    if twice:
-        raise StrataError(
-            f"{' and '.join(twice)} and lora_stack come from the same node, so that its LoRAs would act twice. Connect "
-            f"{' and '.join(twice)} from before that node."
-        )
-
-
-def _latent(value) -> tuple[dict, int]:
-    """(the latent, how many pictures it holds)."""
-    samples = value.get("samples") if isinstance(value, dict) else None
-    if samples is None or not hasattr(samples, "shape"):
-        raise StrataError("latent_image is missing: connect an Empty Latent Image, or an encoded picture.")
-    is_nested = getattr(samples, "is_nested", False)
-    if not is_nested and not _is_tensor(samples, 3):
-        raise StrataError(
-            "latent_image is no LATENT that can be drawn. Connect an Empty Latent Image, or an encoded picture."
-        )
-    mask, places = value.get("noise_mask"), value.get("batch_index")
-    if mask is not None and not _is_tensor(mask, 2):
-        raise StrataError(
-            "latent_image has a noise_mask that is no mask. Connect another latent, or set its mask anew."
-        )
-    if places is not None and not (isinstance(places, list) and all(type(at) is int for at in places)):
-        raise StrataError("latent_image has a batch_index that is no list of whole numbers. Connect another latent.")
-    count = 1 if is_nested else int(samples.shape[0])
-    if count > MAX_BATCH:
-        raise StrataError(
-            f"latent_image holds {count} pictures; each cell of a sweep draws all of them, at most {MAX_BATCH}."
-        )
-    return value, count
-
-
-def _is_tensor(value, dimensions: int) -> bool:
-    """Whether it is a tensor of numbers, with something in it, of at least so many dimensions."""
-    import torch
-
-    return (
-        isinstance(value, torch.Tensor) and value.dim() >= dimensions and value.numel() > 0 and not value.is_complex()
-    )
-
-
-def _sampler(value):
-    if value is not None and not callable(getattr(value, "sample", None)):
-        raise StrataError(
-            f"sampler is a {type(value).__name__}, not a SAMPLER. Connect the output of KSampler Select or the like."
-        )
-    return value
-
-
-def _sigmas(value):
-    if value is not None and not (
-        _is_tensor(value, 1) and value.dim() == 1 and len(value) > 1 and bool(value.isfinite().all())
-    ):
-        raise StrataError("sigmas holds no steps. Connect the output of a scheduler node.")
-    return value
 
 
 def _between(value, name: str, low, high):
