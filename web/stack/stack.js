@@ -162,7 +162,7 @@ export class StackView {
     const round = ++this.#round
     const answer = await getRows(text)
     if (round !== this.#round) return
-    if (answer.error) return setText(this.note, answer.error)
+    if (answer.error) return this.complain(answer.error)
     this.#ready = true
     this.text = text
     this.rows = answer.rows
