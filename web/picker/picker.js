@@ -8,6 +8,7 @@ import { Popup } from '../lib/popup.js'
 import { findLoras, markLora } from '../lib/server.js'
 import { parts, ShortName, withoutName } from './file_name.js'
 import { copyText, Filters } from './filters.js'
+import { Folders } from './folders.js'
 import { picture } from './pictures.js'
 
 /** @typedef {import('../lib/server.js').Found} Found */
@@ -39,8 +40,6 @@ class Picker {
   #elsewhere = 0
   #at = 0
   #round = 0
-  #folder = ''
-  #folders = ''
   #sort = 'name'
   #fits = true
   #starred = false
@@ -74,7 +73,7 @@ class Picker {
     attribute(this.star, 'title', t('favouritesOnly'))
     attribute(this.star, 'aria-label', t('favouritesOnly'))
     this.filters = new Filters(() => this.#ask(true))
-    this.folders = el('div', { class: 'strata-folders', role: 'tree', 'aria-label': t('folders') })
+    this.folders = new Folders((folder) => this.#choseFolder(folder))
     this.space = el('div', { class: 'strata-space' })
     this.list = el(
       'div',
@@ -107,7 +106,7 @@ class Picker {
       el('div', { class: 'strata-lead' }, this.search, this.sort, this.star, this.fits),
       this.filters.element,
       this.filters.reading,
-      el('div', { class: 'strata-both' }, this.folders, this.list),
+      el('div', { class: 'strata-both' }, this.folders.element, this.list),
       el('div', { class: 'strata-lead' }, this.count, this.elsewhere, this.hint),
     )
     this.popup = new Popup(this.element)
@@ -182,7 +181,7 @@ class Picker {
     const round = this.#round
     const answer = await findLoras({
       words: this.search.value,
-      folder: this.#folder,
+      folder: this.folders.chosen,
       fits: this.#fits ? this.#asked?.fits ?? '' : '',
       sort: this.#sort,
       favourites: this.#starred ? 1 : 0,
@@ -202,7 +201,7 @@ class Picker {
         (answer.learning ? ` · ${t('learning', { count: answer.learning })}` : ''),
     )
     this.filters.show(answer)
-    this.#drawFolders(answer.folders)
+    this.folders.show(answer.folders)
     this.#draw()
     this.#fresh = true
     if (this.#entered !== null) this.#choose(this.#at, this.#entered)
@@ -221,43 +220,11 @@ class Picker {
     if (round === this.#round) this.#draw()
   }
 
-  /** @param {string[]} folders */
-  #drawFolders(folders) {
-    const key = JSON.stringify([folders, this.#folder])
-    if (key === this.#folders) return
-    this.#folders = key
-    const all = new Set(
-      folders.flatMap((folder) => folder.split('/').map((_, at, names) => names.slice(0, at + 1).join('/'))),
-    )
-    attribute(this.folders, 'hidden', all.size ? null : true)
-    const shown = [...all].sort().filter((folder) => this.#isUnfolded(folder))
-    this.folders.replaceChildren(
-      ...['', ...shown].map((folder) =>
-        el('button', {
-          type: 'button',
-          class: 'strata-item',
-          role: 'treeitem',
-          title: folder,
-          'aria-selected': folder === this.#folder ? 'true' : 'false',
-          style: `padding-left: ${4 + 10 * (folder ? folder.split('/').length - 1 : 0)}px`,
-          text: folder ? folder.slice(folder.lastIndexOf('/') + 1) : t('allFolders'),
-          on: { click: () => this.#choseFolder(folder) },
-        })
-      ),
-    )
-  }
-
   /** @param {string} folder */
   #choseFolder(folder) {
-    this.#folder = folder
+    this.folders.chosen = folder
     this.#ask(true)
     this.search.focus({ preventScroll: true })
-  }
-
-  /** A folder shows when the one that it lies in, or one beside it, is chosen. @param {string} folder */
-  #isUnfolded(folder) {
-    const parent = folder.slice(0, Math.max(0, folder.lastIndexOf('/')))
-    return !parent || this.#folder === parent || this.#folder.startsWith(`${parent}/`)
   }
 
   #drawSoon() {
