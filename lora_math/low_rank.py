@@ -15,7 +15,8 @@ from torch import Tensor
 from .energy import cast, upper_gram
 from .errors import LoraShapeError
 
-# Of the largest: the least singular value, and the least pivot of a factor, for which Gram matrices leave enough digits.
+# For which Gram matrices leave enough digits: the least pivot of a factor, of its largest, and the least singular value, of the product of
+# the factors' norms.
 SOUND = 1e-6
 # Numbers of factors whose products are looked at together: 16 MB in double precision.
 TOGETHER = 1 << 21
@@ -176,7 +177,7 @@ def _values_together(products: Sequence[tuple[Tensor, Tensor]]) -> Tensor | None
 
 def quick_svd(matrix: LowRank) -> SVD:
     """As ``LowRank.svd``, several times as fast where both factors are far from singular, and then u is orthonormal to
-    1e-16 (s[0] / s[i])^2 only: for whoever uses its products.
+    1e-16 (|up| |down| / s[i])^2 only: for whoever uses its products.
 
     With down down^T = L L^T and L^T (up^T up) L = V diag(s^2) V^T the matrix is (up L V) (V^T L^-1 down), whatever the rounding of V:
     what is kept and what is cut off add up to it, and the rows of vh are orthonormal to 1e-10.
@@ -204,12 +205,15 @@ def _through_grams(matrix: LowRank) -> tuple[Tensor, Tensor, Tensor] | None:
     pivots = root.diagonal()
     if failed or not pivots.min() > SOUND * pivots.max():
         return None
-    inner = root.T @ mirrored(upper_gram(matrix.up.T, torch.float64)) @ root
+    outer = mirrored(upper_gram(matrix.up.T, torch.float64))
+    inner = root.T @ outer @ root
     if not inner.isfinite().all():
         return None
     values, vectors = torch.linalg.eigh(inner)
     s = values.flip(0).clamp_min(0).sqrt()
-    return (root, s, vectors.flip(1)) if s[-1] > SOUND * s[0] else None
+    # Rounding goes with the factors: a product of large ones may be small.
+    scale = outer.trace().sqrt() * torch.linalg.vector_norm(root)
+    return (root, s, vectors.flip(1)) if s[-1] > SOUND * scale else None
 
 
 def square_root(gram: Tensor) -> Tensor:

@@ -18,14 +18,14 @@ _COMMENTS = {"//": "\n", "/*": "*/", "#": "\n", "<!--": "-->"}
 _OVER_TIME = ("alternate", "fromto")
 _COMMENT = "comment"
 # Those behind which its prompt is another one, as long as no other begins: of a part of the picture, or of another model.
-_PARTS = ("segment", "region", "object")
-_MODELS = ("refiner", "video", "videoswap")
+_PARTS = ("segment", "region", "object", "extend")
+_MODELS = ("refiner", "video", "videoswap", "pixeldecoder")
 _BASE = "base"
 
 # A // behind a colon belongs to an address. SwarmUI's <word: and <word[...]: are bounded, so that each letter is read a few times at most.
 _MARK = re.compile(
     r"\\.?|[\[\](){}:|\n#]|(?<!:)//|/\*|\*/|<!--|-->|[<\uff1c][a-z][a-z0-9_-]{0,40}(?:\[[^\[\]<>\n]{0,100}\])?[:\uff1a]"
-    r"|[<\uff1c](?:base|refiner|video|videoswap)(?=[>\uff1e])"
+    r"|[<\uff1c](?:base|refiner|video|videoswap|pixeldecoder)(?=[>\uff1e])"
     r"|[>\uff1e\uff08\uff09\uff1a\uff3b\uff3d\uff5b-\uff5d]",
     re.DOTALL | re.IGNORECASE,
 )
@@ -38,8 +38,9 @@ def refuse_more_than_words(text: str, places: Sequence[Placed]) -> None:
 
     ``[<lora:a:1>:<lora:b:1>:0.5]`` and ``[<lora:a:1>|<lora:b:1>]`` change LoRAs while sampling, ``{<lora:a:1>|<lora:b:1>}`` chooses one,
     what stands behind ``//`` or ``#``, or between ``/*`` and ``*/``, is a comment, also with full-width signs, and SwarmUI's
-    ``<word:...>`` around a tag does what its word says. Behind SwarmUI's ``<segment:...>``, ``<region:...>`` and ``<object:...>`` a tag is
-    for that part of the picture, behind ``<refiner>`` and ``<video>`` for another model. Brackets that only weaken a word may hold tags.
+    ``<word:...>`` around a tag does what its word says. Behind SwarmUI's ``<segment:...>``, ``<region:...>``, ``<object:...>`` and
+    ``<extend:...>`` a tag is for that part, behind ``<refiner>`` and ``<video>`` for another model. Brackets that only weaken a word may
+    hold tags.
     """
     # Each open bracket: [its kind, where it starts, whether it holds a tag, whether it holds a |, where its last colon is]
     opened: list[list] = []
@@ -122,7 +123,7 @@ def _in_part(text: str, start: int, stop: int, word: str, tag: int) -> str:
             "its LoRAs."
         )
     return (
-        f"{shown} and would be for that part of the picture alone; here a prompt's LoRA is for all of it. Write the tag in front of "
+        f"{shown} and would be for that part alone; here a prompt's LoRA is for the whole picture. Write the tag in front of "
         f"<{word}:...>, or give the LoRA a mask."
     )
 

@@ -71,6 +71,8 @@ export interface GraphNode {
   comfyClass?: string
   title?: string
   graph: Graph | null
+  /** Of one that is in the page only, such as a reroute. */
+  isVirtualNode?: boolean
   /** Of a node that stands for a subgraph: what is inside. */
   subgraph?: Graph
   inputs?: Slot[]

@@ -18,6 +18,7 @@ from ..errors import StrataError
 from ..low_rank import LowRank, gram_matrix, quick_svd
 from .change import Change, OnDemand, total
 from .elementwise import combine
+from .shrink import ZERO
 
 # Of the Karcher mean: the most steps, and the change at which they end.
 STEPS, CLOSE = 100, 1e-12
@@ -157,8 +158,10 @@ def _knots(parts: Sequence[tuple[Change, float]], inner: str, density: float, se
     q, r = torch.linalg.qr(stacked)
     core = torch.cat([part @ change.low.down for part, change in zip(r.split(ranks, 1), changes, strict=True)], 1)
     svd = quick_svd(LowRank(torch.eye(len(core), dtype=torch.float64), core))
-    merged = combine(list(svd.vh.split(columns, 1)), [factor for _, factor in parts], inner, density, seed)
-    return Change(LowRank(q @ (svd.u * svd.s), merged), None, changes[0].shape)
+    # Directions in which nothing is changed are anything: they would have a say in which entries are the largest.
+    count = int((svd.s > ZERO * svd.s[:1]).sum())
+    merged = combine(list(svd.vh[:count].split(columns, 1)), [factor for _, factor in parts], inner, density, seed)
+    return Change(LowRank(q @ (svd.u[:, :count] * svd.s[:count]), merged), None, changes[0].shape)
 
 
 def _elementwise(parts: Sequence[tuple[Change, float]], method: str, density: float, seed: int) -> Change:

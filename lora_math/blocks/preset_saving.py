@@ -72,15 +72,15 @@ def save_preset(path: Path | str, family: str | None, name: str, weights: str, a
     title, place = family or ANY, lambda: path.name
     entry = {"weights": weights, "about": about} if about else weights
     preset = read_entry(name, entry, read_title(title, place), True, place)
-    # In a file that has one already it is read, and can be deleted.
-    if grammar.means_blocks(preset.name):
-        raise BlockTextError(
-            f"The name {preset.name!r} is one of blocks or a word of block weights, as in {preset.name}=0.5. Give the preset another name."
-        )
     check(preset, place, preset.families or (None,))
     _refuse_halves(path, weights, about)
 
     def put(sections: list[Section]) -> bool:
+        # One that a person has already stays theirs.
+        if grammar.means_blocks(preset.name) and not any(section.spelled(preset.name) for section in sections):
+            raise BlockTextError(
+                f"The name {preset.name!r} is one of blocks or a word of block weights. Give the preset another name."
+            )
         _put(sections, title, preset.families, preset.name, entry)
         return True
 

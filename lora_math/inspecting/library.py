@@ -11,11 +11,11 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from threading import Lock
+from threading import Event, Lock
 
 import torch
 from torch import Tensor
@@ -91,28 +91,33 @@ class Library:
 def look_through(
     folder: str, index: Mapping[str, File] | None = None, told: Callable[[str], None] = lambda _: None
 ) -> Library:
-    """index: what was known before, by path from the folder; told: called with each path that is read. Raises StrataError for a folder
-    that cannot be read."""
+    """index: what was known before, by path from the folder; told: called with each path that is read, in the thread that reads it.
+    Raises StrataError for a folder that cannot be read."""
     paths, found = list(_paths(folder)), {}
     for path in paths:
         known = (index or {}).get(path)
         if known is not None and (known.size, known.modified) == stamp(os.path.join(folder, path)):
             found[path] = known
     new = [path for path in paths if path not in found]
-    one_large = Lock()
+    one_large, stopped = Lock(), Event()
+
+    def tick() -> None:
+        if stopped.is_set():
+            raise CancelledError
 
     def look(path: str) -> File:
         whole = os.path.join(folder, path)
         with one_large if stamp(whole)[0] > LARGE_FILE else nullcontext():
-            return look_at(whole)
+            told(path)
+            return look_at(whole, tick)
 
     # Two at once, so that the disk does not wait for what is made of the file before.
     pool = ThreadPoolExecutor(READERS, "strata-library")
     try:
         for path, file in zip(new, pool.map(look, new), strict=True):
-            told(path)
             found[path] = file
     finally:
+        stopped.set()
         pool.shutdown(cancel_futures=True)
     found = {path: found[path] for path in paths}
     groups: dict[str, list[str]] = {}

@@ -186,10 +186,10 @@ class Places:
             self.known[key] = Place(self.percent(sigma), _step(sigma, sigmas.tolist()), sigma)
         return self.known[key]
 
-    def percent(self, sigma: float) -> float:
-        """The inverse of ComfyUI's ``percent_to_sigma``, which falls."""
+    def percent(self, sigma: float, halvings: int = 50) -> float:
+        """The inverse of ComfyUI's ``percent_to_sigma``, which falls; halvings: each makes it twice as near."""
         low, high = 0.0, 1.0
-        for _ in range(50):
+        for _ in range(halvings):
             middle = (low + high) / 2
             low, high = (middle, high) if float(self.percent_to_sigma(middle)) >= sigma else (low, middle)
         return round(high, 6)

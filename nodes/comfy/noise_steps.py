@@ -21,8 +21,8 @@ from .internals import need
 from .live_time import Places
 
 MAX_RUNS = 256
-# The most steps of a whole sampling that are counted: no sampler takes so many.
-MAX_STEPS = 10_000
+# The most steps of a whole sampling that are drawn. A place among them is found to a millionth.
+MAX_STEPS, HALVINGS = 1000, 20
 # The most nodes between a scheduler and a sampler, and the longest list of sigmas that a person types.
 MAX_NODES = 8
 MAX_TEXT = 2000
@@ -105,12 +105,14 @@ def steps_of(run: str, way: Sequence[Made]) -> list[tuple[float, float]] | None:
             return None
     except _NotTold:
         return None
+    if not isinstance(sigmas, torch.Tensor) or sigmas.ndim != 1:
+        raise StrataError(f"{way[-1].node} makes no list of sigmas.")
     numbers = sigmas.tolist()
     # Some schedulers have none for a single step.
     if not all(map(math.isfinite, numbers)):
         raise StrataError(f"The scheduler of {way[-1].node} has no noise for these settings.")
     places = Places(sampling.percent_to_sigma)
-    return [(sigma, 100 * places.percent(sigma)) for sigma in numbers]
+    return [(sigma, 100 * places.percent(sigma, HALVINGS)) for sigma in numbers]
 
 
 def _of_sampler(sampling, made: Made) -> torch.Tensor:
@@ -163,7 +165,8 @@ def _of_node(sampling, made: Made, sigmas: torch.Tensor | None) -> torch.Tensor:
 def _class(node: str):
     """ComfyUI's own node of that name. Raises StrataError where it has none."""
     kind = need("nodes", "NODE_CLASS_MAPPINGS", FEATURE).get(node)
-    if kind is None:
+    # Another pack's node of that name is not asked.
+    if kind is None or not getattr(kind, "RELATIVE_PYTHON_MODULE", "comfy_extras").startswith("comfy_extras"):
         raise StrataError(f"This ComfyUI has no node {node}.")
     return kind
 

@@ -139,6 +139,28 @@ def test_it_follows_sigmas(page):
     d.SCREENS.mkdir(parents=True, exist_ok=True)
     curve = d.element(page, node, "strata_curve")
     curve.screenshot(path=d.SCREENS / f"noise-sigmas-{d.renderer(page)}.png")
+    # A node of one input, one output and no setting is no reroute for that: this one turns them round.
+    flip = d.add(page, "FlipSigmas", (1350, 780))
+    page.evaluate(
+        """([split, flip, sampler]) => {
+          const [from, between, to] = [split, flip, sampler].map((id) => app.graph.getNodeById(id))
+          from.connect(1, between, 0)
+          between.connect(0, to, to.inputs.findIndex((it) => it.name === 'sigmas'))
+        }""",
+        [ids["split"], flip, ids["sampler"]],
+    )
+    page.wait_for_timeout(1500)
+    # It makes no sigma 0 its first one.
+    assert [y for _, y in drawn(page, node)] == places([0.0001, *karras[4:-1][::-1]])
+    page.evaluate(
+        """([split, flip, sampler]) => {
+          const [from, between, to] = [split, flip, sampler].map((id) => app.graph.getNodeById(id))
+          from.connect(1, to, to.inputs.findIndex((it) => it.name === 'sigmas'))
+          app.graph.remove(between)
+        }""",
+        [ids["split"], flip, ids["sampler"]],
+    )
+    wait_for_steps(page, node, 3)
     # The scheduler counts by a model that is not the sampler's: what that makes is known in the run only.
     page.evaluate(
         """(scheduler) => {

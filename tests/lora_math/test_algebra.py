@@ -328,6 +328,20 @@ class TestMerge:
         assert torch.allclose(flat(merged), 0.5 * flat(loras[0]) - 1.5 * flat(loras[1]), atol=1e-8)
         assert all(c.low is not None and c.low.rank <= 7 for c in merged.values())
 
+    @pytest.mark.parametrize("method", ["knots ties", "knots dare"])
+    def test_knots_does_not_depend_on_how_factors_are_written(self, method):
+        """Ranks that change nothing, and a whole layer that is dead."""
+        generator = torch.Generator().manual_seed(3)
+        make = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+        change = lambda up, down: {"x": Change(LowRank(up, down), None, (64, 48))}  # noqa: E731
+        up, down, nothing, any_down = make(64, 6), make(6, 48), torch.zeros(64, 10).double(), make(10, 48)
+        one = change(make(64, 6), make(6, 48))
+        padded = change(torch.cat([up, nothing], 1), torch.cat([down, any_down]))
+        empty = change(nothing[:, :0], any_down[:0])
+        for plain, other in ((change(up, down), padded), (empty, change(nothing, any_down))):
+            found = [merge([one, two], [1.0, 0.7], method, density=0.5)["x"].dense() for two in (plain, other)]
+            assert torch.allclose(*found, atol=1e-9)
+
     def test_knots_ties_against_the_paper_done_densely(self):
         loras = [lora(5), lora(6, rank=3)]
         merged = merge(loras, [1.0, 0.7], "knots ties", density=0.4)

@@ -62,6 +62,13 @@ def test_the_quick_svd_is_the_dense_one_however_singular_the_factors_are(out, in
         assert math.isclose(float(torch.linalg.matrix_norm(whole - short)), best, rel_tol=1e-6, abs_tol=1e-10 * scale)
 
 
+def test_the_quick_svd_of_a_small_difference_of_large_products():
+    low = matrix(24, 20, 2, 5)
+    up = torch.cat([low.up, -low.up * (1 + 1e-9)], 1)
+    both = LowRank(up, torch.cat([low.down, low.down + 1e-5 * matrix(2, 20, 2, 6).dense()[:2]]))
+    assert torch.allclose(quick_svd(both).s, both.svd().s, rtol=1e-6)
+
+
 def test_the_quick_svd_takes_the_slow_way_for_numbers_that_gram_matrices_do_not_hold():
     low = matrix(9, 7, 3, 0)
     for factor in (1e-170, 1e170):

@@ -214,7 +214,9 @@ function origin(graph, id, depth) {
     const inner = from.subgraph.outputs?.[link.origin_slot]?.linkIds?.[0]
     return inner === undefined ? null : origin(from.subgraph, inner, depth + 1)
   }
-  const isReroute = from.inputs?.length === 1 && from.outputs?.length === 1 && !from.widgets?.length
+  // A node of one input, one output and no widget may still change what it hands on, as FlipSigmas does.
+  const isReroute = from.inputs?.length === 1 && from.outputs?.length === 1 && !from.widgets?.length &&
+    (from.isVirtualNode === true || from.inputs[0].type === '*')
   const type = from.outputs?.[link.origin_slot]?.type
   const passes = isReroute ?
     from.inputs?.[0] :

@@ -17,7 +17,7 @@ export function themeFor(chosen) {
 /** What is sampled without an editor has no colours of its own: the prompt says which. @param {import('./comfy.js').GraphNode} node */
 export function sendTheme(node) {
   const theme = widgetOf(node, 'theme')
-  if (theme) theme.serializeValue = () => themeFor(theme.value)
+  if (theme) theme.serializeValue = () => theme.value === 'auto' ? themeFor('auto') : theme.value
 }
 
 /** Whether a computed colour is nearer to white than to black. @param {string} colour */

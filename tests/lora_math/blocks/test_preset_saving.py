@@ -305,6 +305,8 @@ def test_a_name_that_means_blocks_is_not_saved_and_an_old_one_still_read(tmp_pat
     assert parse(name, layout, presets=named) == parse("IN*=0", layout)
     save_preset(path, "SDXL", "mine", "IN*=1")
     assert [preset.name for preset in read_presets(path)] == [name, "mine"]
+    # It stays the person's own.
+    assert save_preset(path, "SDXL", name, "IN*=0.5").weights == "IN*=0.5"
     assert delete_preset(path, "SDXL", name)
 
 
