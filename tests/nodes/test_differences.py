@@ -27,6 +27,12 @@ CASES = {
         {"p_layer.weight": make(8, 2), "q_layer.weight": make(2, 6), "lambda_layer": make(1, 2)},
         ["T-LoRA runs"],
     ),
+    "TC-LoRA": (
+        PEFT
+        | {f"lora_time_{part}.weight": make(2, 4) for part in ("gamma", "beta")}
+        | {f"lora_time_{part}.bias": make(2) for part in ("gamma", "beta")},
+        ["TC-LoRA runs"],
+    ),
     "OFT of PEFT": ({"oft_R.weight": make(3, 1)}, ["OFT of PEFT and OneTrainer"]),
     "BOFT of PEFT": ({"boft_R": make(1, 3, 2, 2), "boft_s": make(8, 1)}, ["BOFT of PEFT"]),
     "Tucker in 2 dimensions": (

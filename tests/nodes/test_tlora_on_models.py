@@ -237,7 +237,7 @@ def test_where_it_cannot_run_it_is_refused_by_name(models, lora_folder, monkeypa
     changed = load(model, name)[0]
     from strata.nodes.comfy.live import into_patches
 
-    with pytest.raises(StrataError, match="for a T-LoRA, load it after the merge"):
+    with pytest.raises(StrataError, match="for a T-LoRA or TC-LoRA, load it after the merge"):
         into_patches(changed.clone())
     monkeypatch.setattr("strata.nodes.apply.live.is_compiled", lambda *_: True)
     with pytest.raises(StrataError, match=r"t\.safetensors is a T-LoRA.*torch\.compile"):

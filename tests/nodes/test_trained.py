@@ -83,7 +83,7 @@ def test_a_stack_applies_it_at_strength_one_before_its_rows(lora_folder):
     model = small_models.sd15()
     tensors = trained(model)
     file = lora_folder.save("file.safetensors", trained(model, 1))
-    found, _, stack, _, report, tags = StrataLoraStack.execute(
+    found, _, stack, _, report, tags, *_ = StrataLoraStack.execute(
         f"<lora:{file[:-12]}:0.5>", model=model, lora_model=tensors
     ).result
     expected = StrataLoraLoader.execute(file, 0.5, 1.0, model=load(tensors, model, 1.0)[0]).result[0]

@@ -205,7 +205,7 @@ const ENGLISH = {
   size_middle: '50 to 200 MB',
   size_large: '200 MB to 1 GB',
   size_huge: 'Above 1 GB',
-  filesNotCompared: "Only copies that the files' headers tell of. Reading the files finds all of them.",
+  filesNotCompared: 'Only copies that the headers of the files tell of. Reading the files finds all of them.',
   filesCompared: '{known} files have been read and compared.',
   readingFiles: 'Reading files: {done} of {total}',
   comparingFiles: 'Comparing: {done} of {total}',
