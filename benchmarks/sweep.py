@@ -39,20 +39,20 @@ def sweep(quick: bool) -> str:
     # First: the peak of a process never falls.
     held, rows = _held(20 if quick else 100), []
     for name in ("SD1.5", "FLUX"):
-        times = _timed(name, rounds=1 if quick else 2)
+        times = _timed(name)
         alone = times["alone"]
         shown = [str(machine.ratio(times[which], alone)) for which in ("live", "patch", "core", "reload")]
         rows.append((name, f"{alone.median:.1f} s", *shown))
     notes = (
         f"Ten strengths of a LoRA of rank 16 on every layer of attention, {STEPS} step of Euler each at {8 * SIZE} x {8 * SIZE} pixels;",
-        "encoding, decoding and saving, which are the same for all, are left out. Ratios to the ten samplings without a LoRA. Reload:",
+        "encoding, decoding and saving, which are the same for all, are left out. Ratios to the ten samplings without a LoRA, of one round. Reload:",
         "the file is read and the model patched for each cell, as packs of X/Y plots do it.",
     )
     heads = ("", "ten samplings alone", "sweep, live", "sweep, patch", "core's loader", "reload")
     return table("Sweeps", heads, rows, *notes, held)
 
 
-def _timed(name: str, rounds: int) -> dict[str, machine.Times]:
+def _timed(name: str) -> dict[str, machine.Times]:
     model = models.build(name, torch.float32)
     channels, context, pooled = models.MODELS[name][2:]
     extra = {} if pooled is None else {"pooled_output": torch.randn(1, pooled)}
@@ -93,7 +93,7 @@ def _timed(name: str, rounds: int) -> dict[str, machine.Times]:
                 artist.draw(replace(plain, rows=(StackEntry("a.safetensors", strength, 0.0),)), lambda *_: None)
 
         found = machine.alternate(
-            rounds, alone=alone, live=lambda: swept("live"), patch=lambda: swept("patch"), core=core, reload=reload
+            1, alone=alone, live=lambda: swept("live"), patch=lambda: swept("patch"), core=core, reload=reload
         )
         folder_paths.folder_names_and_paths["loras"] = known
     comfy.model_management.unload_all_models()
