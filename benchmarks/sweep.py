@@ -45,8 +45,8 @@ def sweep(quick: bool) -> str:
         rows.append((name, f"{alone.median:.1f} s", *shown))
     notes = (
         f"Ten strengths of a LoRA of rank 16 on every layer of attention, {STEPS} step of Euler each at {8 * SIZE} x {8 * SIZE} pixels;",
-        "encoding, decoding and saving, which are the same for all, are left out. Ratios to the ten samplings without a LoRA, of one round. Reload:",
-        "the file is read and the model patched for each cell, as packs of X/Y plots do it.",
+        "encoding, decoding and saving, which are the same for all, are left out. Ratios to the ten samplings without a LoRA, of one",
+        "round. Reload: the file is read and the model patched for each cell, as packs of X/Y plots do it.",
     )
     heads = ("", "ten samplings alone", "sweep, live", "sweep, patch", "core's loader", "reload")
     return table("Sweeps", heads, rows, *notes, held)
