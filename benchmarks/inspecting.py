@@ -57,8 +57,11 @@ def inspecting(quick: bool) -> str:
         first = _timed(lambda: library.look_through(folder))
     label = f"{1 if quick else LARGE} files of SDXL, rank 32, {size:.0f} MB, from the disk, first pass"
     rows.append((label, 1 if quick else LARGE, seconds(first), seconds(reading), f"{first / reading:.2f}"))
-    note = "The first files of the library are of 0.4 MB each, in the disk's cache: for them it is their number that counts."
-    return table("Inspecting LoRAs", ("", "layers or files", "Strata", "reading them", "ratio"), rows, note)
+    notes = (
+        "The first files of the library are of 0.4 MB each, in the disk's cache: for them it is their number that counts.",
+        f"Seconds by the clock; threads: {torch.get_num_threads()}.",
+    )
+    return table("Inspecting LoRAs", ("", "layers or files", "Strata", "reading them", "ratio"), rows, *notes)
 
 
 def _lora(shapes, rank: int, seed: int) -> list[Entry]:
