@@ -10,9 +10,27 @@ from .results import table
 
 # Column -> whether more of it is better. Ratios that say nothing of this pack stand in neither.
 MORE = frozenset(
-    ("ratio", "ComfyUI / Strata", "ComfyUI's loaders", "a new loader for each row", "chained Strata loaders")
+    (
+        "ratio",
+        "ComfyUI / Strata",
+        "ComfyUI's loaders",
+        "a new loader for each row",
+        "chained Strata loaders",
+        "core's loader",
+        "reload",
+    )
 )
-LESS = frozenset(("Strata / floor", "first / second", "live / without", "ten / one", "varies / constant"))
+LESS = frozenset(
+    (
+        "Strata / floor",
+        "first / second",
+        "live / without",
+        "ten / one",
+        "varies / constant",
+        "sweep, live",
+        "sweep, patch",
+    )
+)
 
 _RATIO = re.compile(r"(\d[\d.]*) \((\d[\d.]*) to (\d[\d.]*)\)$")
 _MEASURED = re.compile(r"\d[\d.]*(e\+?\d+)? (ms|s|MB)\b")
