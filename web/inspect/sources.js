@@ -3,7 +3,7 @@
 import { isLinked, NO_LORA, setWidget, sourceOf, valueOf } from '../lib/graph.js'
 import { outputOf } from '../lib/runs.js'
 import { getRows } from '../lib/server.js'
-import { oneStepLaidOut } from '../lib/undo.js'
+import { oneStep, oneStepLaidOut } from '../lib/undo.js'
 import { scaled, times } from '../stack/scaling.js'
 import { textOf } from '../stack/text.js'
 
@@ -113,7 +113,7 @@ export async function scaleAll(owners, factor) {
       })
     }
   }
-  oneStepLaidOut(() => {
+  oneStep(() => {
     for (const change of changes) change()
   })
 }
