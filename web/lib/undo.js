@@ -37,31 +37,20 @@ export class UndoStep {
  * Makes one step of whatever a function does before it returns.
  *
  * @param {() => void} run
+ * @param {(step: UndoStep) => void} [end]
  */
-export function oneStep(run) {
+export function oneStep(run, end = (step) => step.end()) {
   const step = new UndoStep()
   step.begin()
   try {
     run()
   } finally {
-    step.end()
+    end(step)
   }
 }
 
-/**
- * As ``oneStep``, for whatever makes nodes or lets them grow: the sizes that the page gives them are part of it.
- *
- * @param {() => void} run
- */
-export function oneStepLaidOut(run) {
-  const step = new UndoStep()
-  step.begin()
-  try {
-    run()
-  } finally {
-    endLater(step, LAID_OUT)
-  }
-}
+/** As ``oneStep``, for whatever makes nodes: the sizes that the page gives them are part of it. @param {() => void} run */
+export const oneStepLaidOut = (run) => oneStep(run, (step) => endLater(step, LAID_OUT))
 
 /**
  * Ends a step when the page has been laid out, or before the next key or press: that is another step, or takes this one back.
