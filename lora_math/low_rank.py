@@ -6,7 +6,7 @@ in float32 Gram-based quantities lose all digits below sqrt(eps) of the largest 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,8 @@ from .errors import LoraShapeError
 # For which Gram matrices leave enough digits: the least pivot of a factor, of its largest, and the least singular value, of the product of
 # the factors' norms.
 SOUND = 1e-6
+# The part of the largest singular value below which all is the rounding of float64.
+ZERO = 1e-13
 # Numbers of factors whose products are looked at together: 16 MB in double precision.
 TOGETHER = 1 << 21
 
@@ -175,8 +177,20 @@ def _values_together(products: Sequence[tuple[Tensor, Tensor]]) -> Tensor | None
     return torch.linalg.eigvalsh(squares).clamp_min(0).sqrt().flip(1)
 
 
-def quick_svd(matrix: LowRank) -> SVD:
-    """As ``LowRank.svd``, several times as fast where both factors are far from singular, and then u is orthonormal to
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """A matrix as singular values s [k], descending, whose vectors are computed when they are asked for."""
+
+    s: Tensor
+    _cut: Callable[[slice], SVD]
+
+    def cut(self, start: int, stop: int) -> SVD:
+        """The singular values from ``start`` to ``stop`` with their vectors."""
+        return self._cut(slice(start, stop))
+
+
+def quick_spectrum(matrix: LowRank) -> Spectrum:
+    """That of ``LowRank.svd``, several times as fast where both factors are far from singular, and then u is orthonormal to
     1e-16 (|up| |down| / s[i])^2 only: for whoever uses its products.
 
     With down down^T = L L^T and L^T (up^T up) L = V diag(s^2) V^T the matrix is (up L V) (V^T L^-1 down), whatever the rounding of V:
@@ -184,32 +198,66 @@ def quick_svd(matrix: LowRank) -> SVD:
     """
     found = _through_grams(matrix)
     if found is None:
-        return matrix.svd()
+        svd = matrix.svd()
+        return Spectrum(svd.s, lambda part: SVD(svd.u[:, part], svd.s[part], svd.vh[part]))
     root, s, v = found
-    # L^-T V: its transpose is V^T L^-1.
-    right = torch.linalg.solve_triangular(root.T, v, upper=True)
-    return SVD(matrix.up @ (root @ v / s), s, right.T @ matrix.down)
+
+    def cut(part: slice) -> SVD:
+        some = v[:, part]
+        # L^-T V: its transpose is V^T L^-1.
+        right = torch.linalg.solve_triangular(root.T, some, upper=True)
+        return SVD(matrix.up @ (root @ some / s[part]), s[part], right.T @ matrix.down)
+
+    return Spectrum(s, cut)
+
+
+def side_by_side(matrices: Sequence[LowRank]) -> tuple[Tensor, list[Tensor]]:
+    """(U S [out, k], [V_1, V_2 ...], each [k, in]) of [D_1 D_2 ...] = U S [V_1 V_2 ...], where nothing is zero in S; matrices [out, in].
+
+    The columns' factor is block-diagonal, so that neither it nor the directions of all together are ever formed whole.
+    """
+    stacked = torch.cat([matrix.up for matrix in matrices], 1)
+    inner = torch.block_diag(*(mirrored(upper_gram(matrix.down, torch.float64)) for matrix in matrices))
+    within = stacked.shape[1] <= len(stacked)
+    found = _of_grams(mirrored(upper_gram(stacked.T, torch.float64)), inner) if within and len(inner) else None
+    downs = [matrix.down for matrix in matrices]
+    ranks = [matrix.rank for matrix in matrices]
+    if found is not None:
+        root, _, v = found
+        right = torch.linalg.solve_triangular(root.T, v, upper=True).T
+        return stacked @ (root @ v), [part @ down for part, down in zip(right.split(ranks, 1), downs, strict=True)]
+    q, r = torch.linalg.qr(stacked)
+    core = torch.cat([part @ down for part, down in zip(r.split(ranks, 1), downs, strict=True)], 1)
+    spectrum = quick_spectrum(LowRank(torch.eye(len(core), dtype=torch.float64), core))
+    # Directions in which nothing is changed are anything.
+    svd = spectrum.cut(0, int((spectrum.s > ZERO * spectrum.s[:1]).sum()))
+    return q @ (svd.u * svd.s), list(svd.vh.split(matrices[0].shape[1], 1))
 
 
 def quick_singular_values(matrix: LowRank) -> Tensor:
-    """Those of ``quick_svd``."""
+    """Those of ``quick_spectrum``."""
     found = _through_grams(matrix)
     return matrix.singular_values() if found is None else found[1]
 
 
 def _through_grams(matrix: LowRank) -> tuple[Tensor, Tensor, Tensor] | None:
-    """(L, s, V) of ``quick_svd``; None where rounding would be seen in what they give."""
+    """(L, s, V) of ``quick_spectrum``; None where rounding would be seen in what they give."""
     if not 0 < matrix.rank <= min(matrix.shape):
         return None
-    root, failed = torch.linalg.cholesky_ex(mirrored(upper_gram(matrix.down, torch.float64)))
+    inner = mirrored(upper_gram(matrix.down, torch.float64))
+    return _of_grams(mirrored(upper_gram(matrix.up.T, torch.float64)), inner)
+
+
+def _of_grams(outer: Tensor, inner: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """(L, s, V) of L^T (up^T up) L = V diag(s^2) V^T with down down^T = L L^T; outer: up^T up, inner: down down^T [rank, rank]."""
+    root, failed = torch.linalg.cholesky_ex(inner)
     pivots = root.diagonal()
     if failed or not pivots.min() > SOUND * pivots.max():
         return None
-    outer = mirrored(upper_gram(matrix.up.T, torch.float64))
-    inner = root.T @ outer @ root
-    if not inner.isfinite().all():
+    squares = root.T @ outer @ root
+    if not squares.isfinite().all():
         return None
-    values, vectors = torch.linalg.eigh(inner)
+    values, vectors = torch.linalg.eigh(squares)
     s = values.flip(0).clamp_min(0).sqrt()
     # Rounding goes with the factors: a product of large ones may be small.
     scale = outer.trace().sqrt() * torch.linalg.vector_norm(root)

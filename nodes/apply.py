@@ -266,9 +266,9 @@ def _apply_lora(
 
 
 def _applied(lora: Lora, sides: tuple[Side, Side], found: list[str], used: bool, notes: Sequence[str] = ()) -> Applied:
-    text = "\n".join([report.text(lora, *sides, found, used), *notes])
-    verdict, words = report.verdict(lora, *sides, found, used), ", ".join(lora.trigger_words)
-    warned = bool(found) or report.second_model(lora) is not None
+    verdict, told = report.told(lora, *sides, found, used)
+    text, words = "\n".join([verdict, *told, *notes]), ", ".join(lora.trigger_words)
+    warned = bool(found) or report.second_model(lora, *sides) is not None
     return Applied(None, None, text, verdict, warned, words, used=used or not found)
 
 

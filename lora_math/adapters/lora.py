@@ -94,7 +94,7 @@ class LoRA(Adapter):
         core = {} if self.mid is None else {"lora_mid": self.mid}
         return {"lora_up": self.up, "lora_down": self.down, **core}, alpha_for(self.scale, self.rank)
 
-    @property
+    @cached_property
     def rank(self) -> int:
         return self.down.shape[0]
 
@@ -122,7 +122,7 @@ class LoRA(Adapter):
     def reach_within(self, largest: float) -> float:
         factors = 2 if self.mid is None else 3
         # A factor may be the product of two of the file's (``lora_E``).
-        return abs(self.scale) * len(self.down) ** (factors - 1) * max(largest, largest**2) ** factors
+        return abs(self.scale) * self.rank ** (factors - 1) * max(largest, largest**2) ** factors
 
     def mismatch(self, shape: tuple[int, ...]) -> str | None:
         rank = prod(self.up.shape[1:])
@@ -141,7 +141,7 @@ class LoRA(Adapter):
 
     @property
     def factor_rank(self) -> int:
-        return len(self.down)
+        return self.rank
 
     @property
     def plain_product(self) -> tuple[Tensor, Tensor, float] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -26,11 +26,18 @@ def combine(tensors: Iterable[Tensor], weights: Sequence[float], method: str, de
     if method == "della":
         return _total(_della(t, density, generator) for t in scaled())
     if method == "magnitude":
-        return _total(_largest(t, density) for t in scaled())
-    elected = _total(_largest(t, density) for t in scaled()).sign_()
+        return _total(_above(t, _threshold(t, density)) for t in scaled())
+    thresholds: list[float] = []
+
+    def first_round() -> Iterator[Tensor]:
+        for tensor in scaled():
+            thresholds.append(_threshold(tensor, density))
+            yield _above(tensor, thresholds[-1])
+
+    elected = _total(first_round()).sign_()
     found, count = torch.zeros_like(elected), torch.zeros_like(elected, dtype=torch.int32)
-    for tensor in scaled():
-        kept = _largest(tensor, density)
+    for tensor, threshold in zip(scaled(), thresholds, strict=True):
+        kept = _above(tensor, threshold)
         agreeing = (kept != 0) & (kept.sign() == elected)
         found += kept.mul_(agreeing)
         count += agreeing
@@ -44,13 +51,16 @@ def _total(tensors: Iterable[Tensor]) -> Tensor:
     return found
 
 
-def _largest(tensor: Tensor, density: float) -> Tensor:
+def _threshold(tensor: Tensor, density: float) -> float:
+    """The size of the smallest of its largest entries, of which there are so many of all."""
     keep = max(1, round(density * tensor.numel()))
     if keep >= tensor.numel():
-        return tensor
-    sizes = tensor.abs()
-    threshold = sizes.flatten().kthvalue(tensor.numel() - keep + 1).values
-    return torch.where(sizes >= threshold, tensor, 0)
+        return 0.0
+    return float(tensor.abs().flatten().kthvalue(tensor.numel() - keep + 1).values)
+
+
+def _above(tensor: Tensor, threshold: float) -> Tensor:
+    return torch.where(tensor.abs() >= threshold, tensor, 0)
 
 
 def _della(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:

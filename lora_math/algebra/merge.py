@@ -15,10 +15,9 @@ from torch import Tensor
 
 from ..choices import ELEMENTWISE, METHODS, Method
 from ..errors import StrataError
-from ..low_rank import LowRank, gram_matrix, quick_svd
+from ..low_rank import LowRank, gram_matrix, side_by_side
 from .change import Change, OnDemand, total
 from .elementwise import combine
-from .shrink import ZERO
 
 # Of the Karcher mean: the most steps, and the change at which they end.
 STEPS, CLOSE = 100, 1e-12
@@ -152,16 +151,9 @@ def _knots(parts: Sequence[tuple[Change, float]], inner: str, density: float, se
     changes = [change for change, _ in parts]
     if any(change.low is None for change in changes):
         return _elementwise(parts, inner, density, seed)
-    stacked = torch.cat([change.low.up for change in changes], 1)
-    ranks = [change.low.rank for change in changes]
-    columns = changes[0].low.shape[1]
-    q, r = torch.linalg.qr(stacked)
-    core = torch.cat([part @ change.low.down for part, change in zip(r.split(ranks, 1), changes, strict=True)], 1)
-    svd = quick_svd(LowRank(torch.eye(len(core), dtype=torch.float64), core))
-    # Directions in which nothing is changed are anything: they would have a say in which entries are the largest.
-    count = int((svd.s > ZERO * svd.s[:1]).sum())
-    merged = combine(list(svd.vh[:count].split(columns, 1)), [factor for _, factor in parts], inner, density, seed)
-    return Change(LowRank(q @ (svd.u[:, :count] * svd.s[:count]), merged), None, changes[0].shape)
+    stretched, directions = side_by_side([change.low for change in changes])
+    merged = combine(directions, [factor for _, factor in parts], inner, density, seed)
+    return Change(LowRank(stretched, merged), None, changes[0].shape)
 
 
 def _elementwise(parts: Sequence[tuple[Change, float]], method: str, density: float, seed: int) -> Change:

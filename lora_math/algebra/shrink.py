@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..choices import TYPES
-from ..energy import product_norm
+from ..energy import cast, upper_gram
 from ..errors import StrataError
-from ..low_rank import SVD, LowRank, quick_singular_values, quick_svd
+from ..low_rank import SOUND, SVD, ZERO, LowRank, Spectrum, mirrored, quick_singular_values, quick_spectrum
 from .budget import Budget, choose
 from .change import Change
 from .sketch import leading_svd
 
 # Ranks of a dense change that are looked at where no budget says how many.
 SKETCHED = 256
-# The part of the largest singular value below which all is the rounding of float64.
-ZERO = 1e-13
 # The part of |up| |down| that a few roundings of float64 make.
 NOISE = 4e-15
+# Factors as they are may have so many times the energy of their product, or what rounding them adds would be seen.
+WASTE = 1.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,20 +75,24 @@ def shrink(
     for name in changes:
         change = None
         try:
-            spectrum = sketches.pop(name, None)
-            if spectrum is None:
+            asked = sketches.pop(name, None)
+            if asked is None:
                 change = changes[name]
-                spectrum = _spectrum(change, budget, clip)
-            if spectrum is None:
+                factors = _as_they_are(change, budget, clip)
+                if factors is not None:
+                    found[name] = _stored(factors, dtype, change.shape)
+                    tick()
+                    continue
+                asked = _asked(change, budget, clip)
+            if asked is None:
                 found[name] = _whole(change, dtype)
             else:
-                asked = spectrum.clipped(clip)
                 count = len(asked.s)
                 if budget.kind == "rank":
                     count = min(count, int(budget.amount))
                 elif ranks is not None:
                     count = min(count, ranks[name])
-                found[name] = _stored(asked, count, spectrum, dtype)
+                found[name] = _cut(asked, count, dtype)
         except OverflowError:
             raise StrataError(
                 f"{name} has numbers that {_name(dtype)} cannot hold. Save it as bf16 or fp32, or lower the strength."
@@ -103,32 +107,76 @@ def passes(budget: Budget) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class _Spectrum:
-    """svd: of a change, without its zeros; beyond: norm of what the SVD itself left out; shape: the weight's."""
+class _Factors:
+    """up @ down in float64, with the Gram matrices up^T up and down down^T [rank, rank]."""
 
-    svd: SVD
+    up: Tensor
+    down: Tensor
+    outer: Tensor
+    inner: Tensor
+
+
+def _as_they_are(change: Change, budget: Budget, clip: float) -> _Factors | None:
+    """The factors of a change that keeps all its ranks, each column and its row made equally long. None where fewer ranks would hold the
+    same, or where the factors cancel so far that those of an SVD lose less to rounding."""
+    low = change.low
+    kept = budget.kind == "exact" or (budget.kind == "rank" and low is not None and low.rank <= budget.amount)
+    if low is None or clip > 0 or not kept or not 0 < low.rank <= min(low.shape):
+        return None
+    grams = [mirrored(upper_gram(rows, torch.float64)) for rows in (low.up.T, low.down)]
+    lengths = [gram.diagonal().sqrt() for gram in grams]
+    if not all(bool((of > 0).all() and of.isfinite().all()) for of in lengths):
+        return None
+    for gram, of in zip(grams, lengths, strict=True):
+        root, failed = torch.linalg.cholesky_ex(gram / of / of[:, None])
+        if failed or not root.diagonal().min() > SOUND:
+            return None
+    if not (lengths[0] * lengths[1]).square().sum() <= WASTE * (grams[0] * grams[1]).sum():
+        return None
+    factor = (lengths[1] / lengths[0]).sqrt()
+    balanced = [gram * by * by[:, None] for gram, by in zip(grams, (factor, 1 / factor), strict=True)]
+    return _Factors(low.up * factor, low.down / factor[:, None], *balanced)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What a layer is asked to become. spectrum: without the limit that ``limit`` puts on it, 0 for none; s [k]: its singular values
+    less the zeros, and limited; low: the same as a product, None where only the spectrum has it; beyond: norm of what the spectrum itself
+    left out; shape: the weight's."""
+
+    spectrum: Spectrum
+    s: Tensor
+    low: LowRank | None
     beyond: float
     shape: tuple[int, ...]
 
-    def clipped(self, limit: float) -> SVD:
-        return SVD(self.svd.u, self.svd.s.clamp(max=limit), self.svd.vh) if limit > 0 else self.svd
-
-    def to(self, dtype: torch.dtype) -> _Spectrum:
-        return _Spectrum(SVD(self.svd.u.to(dtype), self.svd.s, self.svd.vh.to(dtype)), self.beyond, self.shape)
+    def part(self, start: int, stop: int) -> SVD:
+        found = self.spectrum.cut(start, stop)
+        return SVD(found.u, self.s[start:stop], found.vh)
 
 
-def _spectrum(change: Change, budget: Budget, clip: float) -> _Spectrum | None:
+def _asked(change: Change, budget: Budget, clip: float) -> _Asked | None:
     """None for what stays whole."""
-    low = change.low
+    low, beyond = change.low, 0.0
     if low is not None:
-        return _Spectrum(_nonzero(quick_svd(low), _noise(low)), 0.0, change.shape)
-    if not change.is_matrix or (budget.kind == "exact" and not clip):
+        spectrum = quick_spectrum(low)
+        s = spectrum.s[: _count(spectrum.s, _noise(low))]
+    elif not change.is_matrix or (budget.kind == "exact" and not clip):
         return None
-    matrix = change.whole.reshape(change.shape[0], -1)
-    wanted = int(budget.amount) if budget.kind == "rank" else SKETCHED
-    svd = leading_svd(matrix, min(wanted, *matrix.shape))
-    squared = float(torch.linalg.vector_norm(matrix)) ** 2
-    return _Spectrum(_nonzero(svd), math.sqrt(max(squared - float(svd.s.square().sum()), 0.0)), change.shape)
+    else:
+        matrix = change.whole.reshape(change.shape[0], -1)
+        wanted = int(budget.amount) if budget.kind == "rank" else SKETCHED
+        spectrum = _of(leading_svd(matrix, min(wanted, *matrix.shape)))
+        s = spectrum.s[: _count(spectrum.s)]
+        squared = float(torch.linalg.vector_norm(matrix)) ** 2
+        beyond = math.sqrt(max(squared - float(s.square().sum()), 0.0))
+    if clip > 0:
+        s, low = s.clamp(max=clip), None
+    return _Asked(spectrum, s, low, beyond, change.shape)
+
+
+def _of(svd: SVD) -> Spectrum:
+    return Spectrum(svd.s, lambda part: SVD(svd.u[:, part], svd.s[part], svd.vh[part]))
 
 
 def _ranks(
@@ -140,10 +188,10 @@ def _ranks(
     tick: Callable[[], None],
     stubs: bool,
     beyond: float,
-) -> tuple[dict[str, int], dict[str, _Spectrum]]:
+) -> tuple[dict[str, int], dict[str, _Asked]]:
     """(how many singular values each layer keeps, what is too dear to be computed again for those that were whole)."""
     values: dict[str, Tensor] = {}
-    sketches: dict[str, _Spectrum] = {}
+    sketches: dict[str, _Asked] = {}
     costs, fixed = [], 0
     for name in changes:
         change = changes[name]
@@ -153,13 +201,13 @@ def _ranks(
             values[name] = s[: _count(s, _noise(change.low))]
             costs.append(sum(change.low.shape) * dtype.itemsize)
         else:
-            spectrum = _spectrum(change, budget, clip)
-            if spectrum is None:
+            asked = _asked(change, budget, clip)
+            if asked is None:
                 fixed += change.whole.numel() * dtype.itemsize
             else:
-                sketches[name] = spectrum.to(torch.promote_types(dtype, torch.float32))
-                beyond = math.hypot(beyond, spectrum.beyond)
-                values[name] = spectrum.svd.s
+                sketches[name] = _kept_as(asked, torch.promote_types(dtype, torch.float32))
+                beyond = math.hypot(beyond, asked.beyond)
+                values[name] = asked.s
                 costs.append((change.shape[0] + math.prod(change.shape[1:])) * dtype.itemsize)
         if clip > 0 and name in values:
             values[name] = values[name].clamp(max=clip)
@@ -182,33 +230,63 @@ def _count(s: Tensor, noise: float = 0.0) -> int:
     return int((s > max(ZERO * float(s[0]), noise)).sum()) if s.numel() else 0
 
 
-def _nonzero(svd: SVD, noise: float = 0.0) -> SVD:
-    count = _count(svd.s, noise)
-    return SVD(svd.u[:, :count], svd.s[:count], svd.vh[:count])
+def _kept_as(asked: _Asked, dtype: torch.dtype) -> _Asked:
+    """With its vectors in ``dtype``, and nothing else of the change in memory."""
+    svd = asked.spectrum.cut(0, len(asked.s))
+    return replace(asked, spectrum=_of(SVD(svd.u.to(dtype), svd.s, svd.vh.to(dtype))))
 
 
-def _stored(svd: SVD, rank: int, spectrum: _Spectrum, dtype: torch.dtype) -> Stored:
-    """svd: what was asked for, as far as ``spectrum`` knows it."""
-    beyond, shape = spectrum.beyond, spectrum.shape
-    root = svd.s[:rank].sqrt()
-    up, down = svd.u[:, :rank] * root, root[:, None] * svd.vh[:rank]
-    small_up, small_down = up.to(dtype), down.to(dtype)
-    if not all(bool(t.isfinite().all()) for t in (small_up, small_down)):
+def _cut(asked: _Asked, rank: int, dtype: torch.dtype) -> Stored:
+    """The first ``rank`` singular values, stored."""
+    svd = asked.part(0, rank)
+    root, gram = svd.s.sqrt(), torch.diag(svd.s)
+    kept = _stored(_Factors(svd.u * root, root[:, None] * svd.vh, gram, gram), dtype, asked.shape)
+    lost = float(torch.linalg.vector_norm(asked.s[rank:]))
+    norm = math.hypot(float(torch.linalg.vector_norm(asked.s)), asked.beyond)
+    inner, left = kept.inner, len(asked.s) - rank
+    # What is cut off meets but the rounding of what is kept.
+    if rank and left:
+        stored = LowRank(kept.up, kept.down)
+        if asked.low is not None and rank < left:
+            inner = stored.inner(asked.low)
+        else:
+            rest = asked.part(rank, len(asked.s))
+            inner += stored.inner(LowRank(rest.u * rest.s, rest.vh))
+    return replace(kept, norm=norm, error=math.hypot(kept.error, lost, asked.beyond), inner=inner)
+
+
+def _stored(factors: _Factors, dtype: torch.dtype, shape: tuple[int, ...]) -> Stored:
+    """Raises OverflowError where the type cannot hold them.
+
+    With d for what rounding adds to a factor, the error is d_up (down + d_down) + up d_down, and what is stored times what was asked for
+    (up + d_up)^T up times (down + d_down) down^T: of these only the products with d are new. No two of their numbers cancel, so that
+    single precision does.
+    """
+    up, down = factors.up.to(dtype), factors.down.to(dtype)
+    if not all(bool(t.isfinite().all()) for t in (up, down)):
         raise OverflowError
-    lost = float(torch.linalg.vector_norm(svd.s[rank:]))
-    norm = math.hypot(float(torch.linalg.vector_norm(svd.s)), beyond)
-    error = math.hypot(lost, beyond, _rounding(up, down, small_up, small_down) if rank else 0.0)
-    inner = LowRank(small_up, small_down).inner(LowRank(svd.u * svd.s, svd.vh)) if rank else 0.0
-    return Stored(small_up, small_down, None, shape, norm, error, inner)
+    outer, inner = factors.outer, factors.inner
+    squared = max(float((outer * inner).sum()), 0.0)
+    if not squared:
+        return Stored(up, down, None, shape, 0.0, 0.0, 0.0)
+    scale = float(max(outer.diagonal().max(), inner.diagonal().max())) ** 0.5
+    outer, inner = outer / scale**2, inner / scale**2
+    of_up = _with_rounding(factors.up.T, up.T, scale)
+    of_down = _with_rounding(factors.down, down, scale)
+    (up_up, up_with), (down_down, down_with) = of_up, of_down
+    error = (up_up * (inner + down_with + down_with.T + down_down)).sum()
+    error += 2 * (up_with * (down_with.T + down_down)).sum() + (outer * down_down).sum()
+    together = ((outer + up_with) * (inner + down_with)).sum()
+    return Stored(
+        up, down, None, shape, squared**0.5, max(float(error), 0.0) ** 0.5 * scale**2, float(together) * scale**4
+    )
 
 
-def _rounding(up: Tensor, down: Tensor, small_up: Tensor, small_down: Tensor) -> float:
-    """||up' down' - up down||, as (up' - up) down' + up (down' - down): no two of these numbers cancel, so that single precision does."""
-    scale = float(up.abs().max())
-    rounded_up, rounded_down = small_up.double(), small_down.double()
-    left = torch.cat([(rounded_up - up).div_(scale).float(), (up / scale).float()], 1)
-    right = torch.cat([(rounded_down / scale).float(), (rounded_down - down).div_(scale).float()])
-    return product_norm(left, right) ** 0.5 * scale**2
+def _with_rounding(rows: Tensor, stored: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """(d d^T, d rows^T) [rank, rank] of d = stored - rows, all over ``scale``^2, in double precision from single."""
+    lost = (cast(stored, torch.float64) - rows).div_(scale).float()
+    with_rows = lost @ (rows / scale).float().T
+    return mirrored(upper_gram(lost)).double(), with_rows.double()
 
 
 def _whole(change: Change, dtype: torch.dtype) -> Stored:

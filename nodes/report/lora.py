@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...lora_math.blocks import ResolvedWeights
@@ -14,8 +14,9 @@ from ...lora_math.reading.state_dict import Entry
 from ...lora_math.wording import SHOWN, number, some, spread, tensors
 from ..comfy.library import Lora
 from ..fitting.amounts import Amount, by_block
-from ..fitting.fit import Fit, count, text_encoder_of
+from ..fitting.fit import count
 from ..fitting.side import Side
+from . import tally
 from .differences import differences
 
 
@@ -75,6 +76,7 @@ def problems(lora: Lora, misfit: str | None) -> list[str]:
     return found
 
 
+@tally.once
 def misfit(lora: Lora, model: Side, clip: Side) -> str | None:
     """Why the LoRA belongs to another kind of model altogether, so that nothing of it should be applied; None where it does not."""
     entries = lora.contents.entries
@@ -129,7 +131,8 @@ def _fits_nothing(lora: Lora, model: Side, family: str | None) -> str:
     )
 
 
-def second_model(lora: Lora) -> str | None:
+@tally.once
+def second_model(lora: Lora, model: Side, clip: Side) -> str | None:
     """What a file holds besides, where it is of two diffusion models at once (diffusers' ``transformer`` and ``transformer_2``)."""
     names = {entry.module.partition(".")[0] for entry in lora.contents.entries if not entry.is_text_encoder}
     second = sorted(name for name in names if name.removesuffix("_2") in names and name.endswith("_2"))
@@ -145,13 +148,13 @@ def verdict(lora: Lora, model: Side, clip: Side, found: Sequence[str], applied: 
     """One line: what happened."""
     if not applied:
         return found[0] if found else f"{lora.name}: strength 0, nothing changed"
-    used, acting = _used(lora, model, clip), _acting(lora, model, clip)
-    connected = _reachable(lora, model, clip)
+    used, acting = tally.used(lora, model, clip), tally.acting(lora, model, clip)
+    connected = tally.reachable(lora, model, clip)
     if not acting:
         return f"{lora.name}: nothing acts, {_why_not(lora, model, clip)}"
     if acting < used:
         return f"{lora.name}: {acting} of {connected} tensors act, {_why_not(lora, model, clip)}"
-    if second_model(lora) is not None:
+    if second_model(lora, model, clip) is not None:
         return f"{lora.name}: two LoRAs in one file, {used} of {connected} tensors applied"
     if used == connected:
         return f"{lora.name}: all {used} tensors applied"
@@ -184,40 +187,44 @@ def _why_not(lora: Lora, model: Side, clip: Side) -> str:
     return " and ".join(dict.fromkeys(reasons))
 
 
-def text(lora: Lora, model: Side, clip: Side, found: Sequence[str], applied: bool) -> str:
-    """The whole report."""
-    lines = [verdict(lora, model, clip, found, applied), f"File: {describe(lora)}"]
+def told(lora: Lora, model: Side, clip: Side, found: Sequence[str], applied: bool) -> tuple[str, list[str]]:
+    """(the verdict, the lines of the report behind it)."""
+    lines = [f"File: {_described(lora, model, clip)}"]
     lines += [f"Problem: {line}" for line in found if applied or line != found[0]]
-    if (besides := second_model(lora)) is not None:
+    if (besides := second_model(lora, model, clip)) is not None:
         lines.append(besides)
     if applied:
         lines += _side_lines(lora, model, clip)
         lines += _block_lines(lora, model, clip)
     lines += _leftover_lines(lora, model, clip)
     lines += [f"Note: {note}" for note in lora.contents.notes]
-    lines += [f"Unlike ComfyUI's loader: {line}" for line in differences(lora.contents, (model, clip))]
-    return "\n".join(lines)
+    lines += _differences(lora, model, clip)
+    return verdict(lora, model, clip, found, applied), lines
+
+
+@tally.once
+def _described(lora: Lora, model: Side, clip: Side) -> str:
+    return describe(lora)
+
+
+@tally.once
+def _differences(lora: Lora, model: Side, clip: Side) -> list[str]:
+    return [f"Unlike ComfyUI's loader: {line}" for line in differences(lora.contents, (model, clip))]
 
 
 def _side_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
     lines = []
-    in_file = [entry for entry in lora.contents.entries if not entry.is_text_encoder]
+    fitting, in_file = tally.for_model(lora, model, clip)
     if model.targets is not None and in_file:
         family = model.targets.family or "unknown family"
-        lines.append(
-            f"Model ({family}): {_share(_pieces(lora, model.fit), in_file)} at strength {number(model.strength)}"
-        )
-    encoders: dict[str, list[Entry]] = defaultdict(list)
-    fine = set(_pieces(lora, clip.fit))
-    for target, entry in clip.fit.pieces:
-        if entry in fine:
-            encoders[text_encoder_of(target)].append(entry)
-    for name, entries in sorted(encoders.items()):
-        lines.append(f"Text encoder {name}: {tensors(count(entries))} at strength {number(clip.strength)}")
-    if clip.targets is None and (unused := count(e for e in lora.contents.entries if e.is_text_encoder)):
+        share = f"all {tensors(in_file)}" if fitting == in_file else f"{fitting} of {tensors(in_file)}"
+        lines.append(f"Model ({family}): {share} at strength {number(model.strength)}")
+    for name, applied in tally.by_encoder(lora, model, clip):
+        lines.append(f"Text encoder {name}: {tensors(applied)} at strength {number(clip.strength)}")
+    if clip.targets is None and (unused := tally.for_encoders(lora, model, clip)):
         lines.append(f"Text encoders: {tensors(unused)} unused, no CLIP is connected")
     if model.targets is None and in_file:
-        lines.append(f"Model: {tensors(count(in_file))} unused, no MODEL is connected")
+        lines.append(f"Model: {tensors(in_file)} unused, no MODEL is connected")
     return lines
 
 
@@ -269,6 +276,7 @@ def _named(blocks: ResolvedWeights) -> set[str]:
     return found
 
 
+@tally.once
 def _leftover_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
     lines = []
     refused = {entry: reason for side in (model, clip) for entry, reason in side.fit.refused}
@@ -282,7 +290,7 @@ def _leftover_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
             f"In the file more than once, under other names of the same layers, and applied once, "
             f"{tensors(count(repeated))}: {some(entry.module for entry in repeated)}"
         )
-    strangers = _strangers(lora, model, clip)
+    strangers = tally.strangers(lora, model, clip)
     by_part: dict[str, list[Entry]] = defaultdict(list)
     for entry in strangers:
         by_part[component(entry.module)].append(entry)
@@ -296,50 +304,6 @@ def _leftover_lines(lora: Lora, model: Side, clip: Side) -> list[str]:
     for reason, keys in by_reason.items():
         lines.append(f"Left over, {reason}, {tensors(len(keys))}: {some(keys)}")
     return lines
-
-
-def _strangers(lora: Lora, model: Side, clip: Side) -> list[Entry]:
-    """Entries that name nothing in what is connected, though the part they are for is connected."""
-    known = {entry for side in (model, clip) for _, entry in side.fit.pieces}
-    known |= {entry for side in (model, clip) for entry, _ in side.fit.refused}
-    known |= {entry for side in (model, clip) for entry in side.fit.repeated}
-    connected = {True: clip.targets is not None, False: model.targets is not None}
-    # An optional entry without a counterpart lacks nothing: PEFT's IA3 changes a bias where there is one.
-    return [e for e in lora.contents.entries if e not in known and connected[e.is_text_encoder] and not e.optional]
-
-
-def _pieces(lora: Lora, fit: Fit) -> list[Entry]:
-    if not lora.broken:
-        return [entry for _, entry in fit.pieces]
-    return [entry for _, entry in fit.pieces if not lora.broken.intersection(entry.keys)]
-
-
-def _used(lora: Lora, model: Side, clip: Side) -> int:
-    return count({entry for side in (model, clip) for entry in _pieces(lora, side.fit)})
-
-
-def _acting(lora: Lora, model: Side, clip: Side) -> int:
-    """Tensors whose change is multiplied by something else than 0."""
-    unique = {
-        entry
-        for side in (model, clip)
-        for target, entry in side.fit.pieces
-        if not (lora.broken and lora.broken.intersection(entry.keys))
-        and side.coefficient(target.key) != 0
-        and entry not in lora.idle
-    }
-    return count(unique)
-
-
-def _reachable(lora: Lora, model: Side, clip: Side) -> int:
-    """Tensors for whatever is connected, plus those that nothing understands."""
-    connected = {True: clip.targets is not None, False: model.targets is not None}
-    return count(e for e in lora.contents.entries if connected[e.is_text_encoder]) + len(lora.contents.leftovers)
-
-
-def _share(entries: Iterable[Entry], of: Iterable[Entry]) -> str:
-    used, total = count(entries), count(of)
-    return f"all {tensors(total)}" if used == total else f"{used} of {tensors(total)}"
 
 
 def _article(name: str) -> str:

@@ -110,6 +110,24 @@ class TestShrink:
             energy = sum(float(torch.linalg.svdvals(c.dense().flatten(1))[:rank].square().sum()) for c in one.values())
             assert math.isclose(measured, math.sqrt(max(0, 1 - energy / float(whole.square().sum()))), abs_tol=1e-6)
 
+    @given(seeds, st.floats(-4, -0.5), st.sampled_from([torch.float16, torch.bfloat16]))
+    @quick
+    def test_what_cancels_is_rounded_after_it_has_cancelled(self, seed, twin, dtype):
+        """A later epoch less an earlier one: what is left is small, and is told as well as any other change of its size."""
+        one, other = change((64, 48), 4, seed), change((64, 48), 4, seed + 1)
+        near = LowRank(one.low.up + 10.0**twin * other.low.up, one.low.down + 10.0**twin * other.low.down)
+        left = total([(one, 1.0), (Change(near, None, one.shape), -1.0)])
+        stored = shrink({"x": left}, Budget(), dtype)["x"]
+        lost = float((stored.up.double() @ stored.down.double() - left.dense()).norm())
+        assert math.isclose(lost, stored.error, rel_tol=0.05, abs_tol=1e-13 * float(one.dense().norm()))
+        assert lost < (2e-3 if dtype == torch.float16 else 2e-2) * float(left.dense().norm())
+
+    def test_what_fits_into_fewer_ranks_is_stored_in_fewer(self):
+        one = change((64, 48), 4, 1)
+        twice = total([(one, 1.0), (one, 0.5)])
+        for budget in (Budget(), Budget("rank", 64)):
+            assert shrink({"x": twice}, budget, torch.float32)["x"].rank == 4
+
     @given(seeds, st.floats(0.05, 1))
     @quick
     def test_energy_is_kept_and_nothing_more(self, seed, share):

@@ -12,7 +12,8 @@ from strata.lora_math.low_rank import (
     LowRank,
     gram_matrix,
     quick_singular_values,
-    quick_svd,
+    quick_spectrum,
+    side_by_side,
     singular_values_of,
     singular_values_of_all,
 )
@@ -25,6 +26,11 @@ def matrix(out: int, into: int, rank: int, seed: int) -> LowRank:
     generator = torch.Generator().manual_seed(seed)
     make = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     return LowRank(make(out, rank), make(rank, into))
+
+
+def quick_svd(matrix: LowRank):
+    found = quick_spectrum(matrix)
+    return found.cut(0, len(found.s))
 
 
 @given(sizes, sizes, st.integers(0, 15), seeds)
@@ -60,6 +66,41 @@ def test_the_quick_svd_is_the_dense_one_however_singular_the_factors_are(out, in
         short = found.u[:, :kept] @ torch.diag(found.s[:kept]) @ found.vh[:kept]
         best = float(torch.linalg.vector_norm(dense[kept:]))
         assert math.isclose(float(torch.linalg.matrix_norm(whole - short)), best, rel_tol=1e-6, abs_tol=1e-10 * scale)
+
+
+@given(st.integers(4, 24), st.integers(4, 24), st.integers(1, 12), decades, seeds)
+@settings(max_examples=60)
+def test_a_part_of_a_spectrum_is_that_of_the_whole(out, into, rank, twin, seed):
+    low = matrix(out, into, rank, seed)
+    low.down[-1] = low.down[0] + 10.0**twin * low.down[-1]
+    spectrum = quick_spectrum(low)
+    count = len(spectrum.s)
+    for start, stop in ((0, 0), (0, count // 2), (count // 2, count), (0, count)):
+        part, whole = spectrum.cut(start, stop), spectrum.cut(0, count)
+        for found, expected in ((part.u, whole.u[:, start:stop]), (part.vh, whole.vh[start:stop])):
+            assert torch.allclose(found, expected, atol=1e-9)
+        assert torch.equal(part.s, spectrum.s[start:stop])
+
+
+@given(
+    st.integers(4, 24), st.integers(4, 24), st.lists(st.integers(0, 6), min_size=1, max_size=4), decades, decades, seeds
+)
+@settings(max_examples=100)
+def test_matrices_side_by_side_are_taken_apart(out, into, ranks, spread, twin, seed):
+    """However singular their factors are: what is multiplied again is [D_1 D_2 ...], and each direction is one of it."""
+    matrices = [matrix(out, into, rank, seed + at) for at, rank in enumerate(ranks)]
+    for at, low in enumerate(matrices):
+        low.up.mul_(10.0 ** (spread * at))
+        if low.rank > 1:
+            low.down[-1] = low.down[0] + 10.0**twin * low.down[-1]
+            low.up[:, -1] = low.up[:, 0]
+    stretched, directions = side_by_side(matrices)
+    whole = torch.cat([low.dense() for low in matrices], 1)
+    scale = sum(float(low.up.norm() * low.down.norm()) for low in matrices)
+    found = torch.cat([stretched @ of for of in directions], 1)
+    assert torch.allclose(found, whole, rtol=0, atol=1e-10 * scale + 1e-300)
+    rows = torch.cat(directions, 1)
+    assert torch.allclose(rows @ rows.T, torch.eye(len(rows), dtype=torch.float64), atol=1e-6)
 
 
 def test_the_quick_svd_of_a_small_difference_of_large_products():

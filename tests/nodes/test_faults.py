@@ -86,7 +86,7 @@ BUILDING = {
     "patch: tenth weight": (patch, "_records", 10),
     "live: split": (applying, "split", 1),
     "live: attach": (applying.live, "attach", 1),
-    "report": (applying.report, "text", 1),
+    "report": (applying.report, "told", 1),
 }
 
 

@@ -15,6 +15,7 @@ from comfy import model_management, model_patcher
 from strata.lora_math import family
 from strata.lora_math.errors import StrataError
 from strata.lora_math.reading import state_dict
+from strata.nodes.comfy.library import FileKey, Lora
 from strata.nodes.comfy.targets import clip_targets, model_targets
 from strata.nodes.fitting.fit import match
 from strata.nodes.fitting.side import NOTHING, Side
@@ -136,13 +137,19 @@ def sides(tensors, model):
     """(the file as the report knows it, its fit on the model)."""
     contents = state_dict.parse(tensors)
     found = family.guess(contents.entries)
-    lora = SimpleNamespace(
+    lora = Lora(
         name="x.safetensors",
+        path="",
+        key=FileKey("x", 0, 0, 0),
+        size=0,
+        metadata={},
+        contents=contents,
         family=found.family,
         families=found.families,
-        contents=contents,
-        tensors=len(tensors),
         broken=frozenset(),
+        largest=0.0,
+        tensors=len(tensors),
+        nbytes=0,
     )
     targets = model_targets(model)
     return lora, Side(match(contents.entries, targets), targets, 1.0)
