@@ -3,19 +3,19 @@
 
 import argparse
 import os
-import signal
-import subprocess
 import sys
+from typing import Any
 
 if sys.version_info < (3, 10):  # noqa: UP036  for whoever starts it with an older one
     sys.exit(f"dev.py needs Python 3.10 or newer, and this is {sys.version_info[0]}.{sys.version_info[1]}.")
 
+from devtools.cache import cache_root
 from devtools.environment import ROOT, Environment, prepare, prepare_tests
 from devtools.frontend import ENVIRONMENT as FRONTEND
 from devtools.frontend import get_frontend
 from devtools.install import SetupError
+from devtools.processes import Running, wait_for
 
-GRACE_SECONDS = 20
 PYTEST = ("-m", "pytest", "-c", "tests/pytest.ini")
 WORKERS = 2  # of the tests, at most: with its server each holds five gigabytes at times
 
@@ -43,12 +43,18 @@ def test(environment: Environment, rest: list[str], frontend: str | None = None)
         return _run(environment, *PYTEST, *where, *rest, python=python)
     # One thread for each: PyTorch's threads wait by spinning, and would take the other worker's core.
     alone = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    workers = ("-n", min(os.cpu_count() or 1, WORKERS), "--dist", "worksteal")
-    code = _run(environment, *PYTEST, "tests", "--ignore=tests/browser", *workers, python=python, more=alone)
-    if code not in (0, 1):  # stopped by the user, not by a failed test
-        return code
-    # Pages have deadlines of their own: they get the machine for themselves.
-    return _run(environment, *PYTEST, "tests/browser", python=python) or code
+    cores = os.cpu_count() or 1
+    without = (*PYTEST, "tests", "--ignore=tests/browser", "-n", min(cores, WORKERS), "--dist", "worksteal")
+    browser = (*PYTEST, "tests/browser")
+    if cores == 1:
+        code = _run(environment, *without, python=python, more=alone)
+        return _run(environment, *browser, python=python) or code
+    # A page waits for clocks half of the time, but has deadlines: it goes first, and the rest takes what it leaves.
+    parts = (
+        _start(environment, *browser, python=python, name="browser"),
+        _start(environment, *without, python=python, more=alone, name="rest", yields=True),
+    )
+    return max(wait_for(*parts), key=abs)
 
 
 def serve(environment: Environment, rest: list[str]) -> int:
@@ -87,23 +93,24 @@ def fuzz(environment: Environment, rest: list[str]) -> int:
     return _run(environment, ROOT / "tests" / "fuzz" / "run.py", *rest, python=prepare_tests(environment))
 
 
-def _run(
-    environment: Environment, *arguments: object, python: object = None, more: dict[str, str] | None = None
-) -> int:
+def _run(environment: Environment, *arguments: object, **how: Any) -> int:
+    return wait_for(_start(environment, *arguments, **how))[0]
+
+
+def _start(
+    environment: Environment,
+    *arguments: object,
+    python: object = None,
+    more: dict[str, str] | None = None,
+    name: str | None = None,
+    yields: bool = False,
+) -> Running:
     command = [str(part) for part in (python or environment.python, *arguments)]
     env = {**os.environ, "COMFYUI_PATH": str(environment.comfyui), **(more or {})}
-    process = subprocess.Popen(command, cwd=ROOT, env=env)
-    # The child has a server to stop: it must hear of the end, and be given the time.
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        # Ctrl+C reaches the child by itself.
-        try:
-            return process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            return process.wait()
+    if env.pop("PYTHONDONTWRITEBYTECODE", ""):
+        # Compiling torch and ComfyUI anew takes every process seven seconds. Kept, but not beside anybody's files.
+        env.setdefault("PYTHONPYCACHEPREFIX", str(cache_root() / "bytecode"))
+    return Running(command, ROOT, env, name, yields)
 
 
 def main() -> int:
