@@ -8,16 +8,18 @@ from torch import Tensor
 
 # Rows of a Gram matrix at once: narrower ones save less than their calls cost.
 BAND = 64
-# Numbers of it that one thread works on at a time: its cache holds them.
-CHUNK = 1536 * 128
-# Chunks for each thread that are cast together.
-ROUND = 4
+# Numbers of rows that one thread works on at a time: few enough for its cache, so many that threads seldom wait for each other, which on
+# a busy machine costs more than the products.
+CHUNK = 6144 * 128
+# Columns of which one number of the matrix is summed up at once: in single precision more would be seen.
+LONGEST = 1 << 16
+# Numbers of a factor for which calls cost more than the half of the products that ``upper_gram`` saves.
+FEW = 1536 * 128
 
 
 def product_norm(up: Tensor, down: Tensor) -> float:
     """||up @ down||_F^2 = sum((up^T up) * (down down^T)) of up [out, r], down [r, in]; O((out + in) r^2)."""
-    # The calls cost more than the half of the products that they save.
-    if max(up.numel(), down.numel()) <= CHUNK:
+    if max(up.numel(), down.numel()) <= FEW:
         up, down = up.float(), down.float()
         return max(float((up.T @ up).mul_(down @ down.T).sum(dtype=torch.float64)), 0.0)
     together = upper_gram(up.T) * upper_gram(down)
@@ -31,8 +33,9 @@ def upper_gram(rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     A small product of long rows leaves little to share between threads; of a batch of shorter ones each thread has its own.
     """
     found = torch.zeros(len(rows), len(rows), dtype=dtype)
-    width = max(CHUNK // max(1, len(rows)), 1)
-    for part in rows.split(ROUND * width * torch.get_num_threads(), 1):
+    threads = torch.get_num_threads()
+    width = max(min(CHUNK // max(1, len(rows)), LONGEST, rows.shape[1] // threads), 1)
+    for part in rows.split(width * threads, 1):
         wide, count = cast(part, dtype), part.shape[1] // width
         batched = count * (part.shape[1] // count) if count > 1 else 0
         for start in range(0, len(rows), BAND):
