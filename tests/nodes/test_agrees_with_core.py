@@ -6,6 +6,8 @@ what a different order of summation rounds (Higham, Accuracy and Stability of Nu
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
@@ -53,16 +55,11 @@ def exact_weights(patcher, tensors: dict, names: dict, strength: float, precisio
         ):  # diffusers keeps scale before shift, the model shift before scale
             up = torch.cat(up.chunk(2)[::-1])
         found = change.setdefault(name, [weights[name].to(precision), weights[name].to(precision).abs()])
-        for total, product in zip(
-            found, (scale * (up.flatten(1) @ down.flatten(1)), _terms(scale, up, down)), strict=True
-        ):
+        terms = (scale, up, down), (abs(scale), up.abs(), down.abs())
+        for total, (factor, left, right) in zip(found, terms, strict=True):
             view = total if part is None else total.narrow(*part)
-            view.add_(product.reshape(view.shape))
+            view.add_((left.flatten(1) @ right.flatten(1)).mul_(factor).reshape(view.shape))
     return change
-
-
-def _terms(scale, up, down):
-    return abs(scale) * (up.abs().flatten(1) @ down.abs().flatten(1))
 
 
 def assert_close(ours: dict, core: dict, exact: dict, dtype: torch.dtype, eps_factor: float):
@@ -72,9 +69,10 @@ def assert_close(ours: dict, core: dict, exact: dict, dtype: torch.dtype, eps_fa
             continue
         value, size = exact[key]
         # Below the smallest normal number the spacing no longer shrinks.
-        bound = eps_factor * torch.finfo(dtype).eps * (size + torch.finfo(dtype).smallest_normal)
+        bound = (size + torch.finfo(dtype).smallest_normal).mul_(eps_factor * torch.finfo(dtype).eps)
+        weight = weight.to(value.dtype)
         for other, name in ((core[key], "ComfyUI"), (value, "the definition")):
-            excess = float(((weight.to(value.dtype) - other.to(value.dtype)).abs() / bound).max())
+            excess = float((weight - other.to(value.dtype)).abs_().div_(bound).max())
             assert excess <= 1, f"{key}: {excess:.3g} times the allowed distance from {name}"
 
 
@@ -112,10 +110,16 @@ def _patcher(side):
     return getattr(side, "patcher", side)
 
 
+@lru_cache(maxsize=1)
+def made(dtype, model, clip=None):
+    """The model and its text encoders, once for the tests that follow each other: ``check`` proves that it leaves them as they were."""
+    return model(dtype), clip and clip(dtype)
+
+
 @pytest.mark.parametrize("strengths", STRENGTHS)
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
 def test_sd15(lora_folder, strengths, dtype):
-    model, clip = small_models.sd15(dtype), small_models.sd15_clip(dtype)
+    model, clip = made(dtype, small_models.sd15, small_models.sd15_clip)
     names, clip_names = lora_makers.unet_names(model), lora_makers.clip_names(clip, "lora_te_")
     check(lora_folder, model, clip, names, clip_names, strengths, dtype)
 
@@ -123,7 +127,7 @@ def test_sd15(lora_folder, strengths, dtype):
 @pytest.mark.parametrize("strengths", STRENGTHS)
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
 def test_sdxl(lora_folder, strengths, dtype):
-    model, clip = small_models.sdxl(dtype), small_models.sdxl_clip(dtype)
+    model, clip = made(dtype, small_models.sdxl, small_models.sdxl_clip)
     names = lora_makers.unet_names(model)
     clip_names = lora_makers.clip_names(clip, "lora_te1_") | lora_makers.clip_names(clip, "lora_te2_")
     check(lora_folder, model, clip, names, clip_names, strengths, dtype)
@@ -133,7 +137,7 @@ def test_sdxl(lora_folder, strengths, dtype):
 @pytest.mark.parametrize("prefix", ["lora_unet_", "transformer."], ids=["fused qkv", "split qkv"])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
 def test_flux(lora_folder, strengths, prefix, dtype):
-    model = small_models.flux(dtype)
+    model, _ = made(dtype, small_models.flux)
     names = lora_makers.unet_names(model, prefix)
     assert any(isinstance(key, tuple) for key in names.values()) == (prefix == "transformer.")
     check(lora_folder, model, None, names, {}, (strengths[0] or 1.0, 0.0), dtype)

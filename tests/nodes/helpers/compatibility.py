@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import comfy.lora
@@ -101,15 +102,22 @@ def _same_rows(target, rows: torch.Tensor, total: int) -> bool:
 
 def core_uses(tensors: Mapping[str, torch.Tensor], module: torch.nn.Module) -> int:
     """Tensors of the file that ComfyUI 0.30 applies: what its ``load_lora`` takes and its ``calculate_weight`` does not refuse."""
-    is_model = hasattr(module, "diffusion_model")
-    key_map = (comfy.lora.model_lora_keys_unet if is_model else comfy.lora.model_lora_keys_clip)(module, {})
+    key_map, shapes = _known_to_core(module)
     logging.disable(logging.WARNING)
     try:
         patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(tensors)), key_map, log_missing=False)
     finally:
         logging.disable(logging.NOTSET)
-    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     return sum(_used(key, patch, shapes) for key, patch in patches.items())
+
+
+@cache
+def _known_to_core(module: torch.nn.Module) -> tuple[Mapping[str, object], Mapping[str, tuple[int, ...]]]:
+    """ComfyUI's map from the names in files to a model's weights, and the shapes of those."""
+    is_model = hasattr(module, "diffusion_model")
+    key_map = (comfy.lora.model_lora_keys_unet if is_model else comfy.lora.model_lora_keys_clip)(module, {})
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    return MappingProxyType(key_map), MappingProxyType(shapes)
 
 
 def _used(key, patch, shapes: Mapping[str, tuple[int, ...]]) -> int:
