@@ -7,7 +7,6 @@ from comfy_api.latest import io
 from ..lora_math.errors import StrataError
 from . import inputs
 from .comfy.lora_names import resolve
-from .comfy.targets import clip_targets, model_targets
 from .inspecting.themes import AUTO, read_theme, theme_input
 from .loader import NO_LORA, LoraStackType
 from .seen_files import fingerprint, remember
@@ -83,6 +82,7 @@ class StrataLoraInspect(io.ComfyNode):
     ) -> io.NodeOutput:
         # What inspects is loaded when somebody inspects, and not with every start of ComfyUI.
         from .comfy.saving import Progress
+        from .comfy.targets import clip_targets, model_targets
         from .inspecting.draw import image_of
         from .inspecting.text import as_json, report
         from .inspecting.view import view

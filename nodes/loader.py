@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
 from ..lora_math.errors import StrataError
 from . import inputs
-from .apply import Applied, apply_stack, describe_stack
 from .block_weights import BlockWeightsType
 from .comfy import noise_steps
 from .comfy.live_regions import read_mask
@@ -17,7 +17,9 @@ from .fitting.block_spec import BlockSpec
 from .schedule import LoraScheduleType
 from .seen_files import fingerprint, remember
 from .stack import StackEntry, read_stack, with_listed_names
-from .trained import trained_lora
+
+if TYPE_CHECKING:
+    from .apply import Applied
 
 LoraStackType = io.Custom("LORA_STACK")
 # What a new loader holds: no file.
@@ -181,6 +183,10 @@ class StrataLoraLoader(io.ComfyNode):
         lora_model=None,
         mask=None,
     ) -> io.NodeOutput:
+        # What applies LoRAs is loaded when somebody applies one, and not with every start of ComfyUI.
+        from .apply import apply_stack, describe_stack
+        from .trained import trained_lora
+
         trained = None if lora_model is None else trained_lora(lora_model)
         unused = lora_name if trained is not None and lora_name not in (None, NO_LORA) else None
         name = inputs.filled(lora_name, "lora_name", CHOOSE) if trained is None else trained.name

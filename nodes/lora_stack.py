@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -14,18 +15,18 @@ from ..lora_math.errors import StrataError
 from ..lora_math.rows_text import Acting, FolderFiles, acting, picked, problems, read_rows
 from ..lora_math.schedule import PRESETS, Schedule
 from ..lora_math.tags import LoraTag, format_tag
-from . import inputs, pairs
-from .apply import Applied, apply_stack
+from . import inputs
 from .comfy import noise_steps
 from .comfy.live_regions import chosen as region_of
 from .comfy.live_regions import read_mask
 from .comfy.live_time import read_variation
 from .comfy.lora_names import index_of, lora_names
-from .comfy.targets import model_targets
 from .loader import APPLY, ON_PROBLEM, LoraStackType, apply_input, lora_model_input, on_problem_input
 from .seen_files import fingerprint, remember, state
 from .stack import StackEntry, of_tag, read_stack
-from .trained import trained_lora
+
+if TYPE_CHECKING:
+    from .apply import Applied
 
 EXAMPLE = "<lora:style:0.8>\n<lora:detail:0.5:0.3>\noff <lora:other:1> // a note"
 
@@ -276,6 +277,8 @@ class StrataLoraStack(io.ComfyNode):
     def fingerprint_inputs(cls, rows: str | None = None, seed: int = 0, **_) -> str:
         """Changes when a file is replaced on disk, when a folder's pick is another one, or when a preset that is named is; also of files
         that came over a link."""
+        from .pairs import expert
+
         try:
             tags = choose(_text(rows), inputs.whole(seed, "seed"), "warn").tags
             own, _ = _entries([replace(tag, region=None) for tag in tags], "warn")
@@ -283,7 +286,7 @@ class StrataLoraStack(io.ComfyNode):
             # The node itself says what is wrong.
             own = {}
         files = [file for entry in own.values() for file in _files_of(entry)]
-        found = [(file[0], state(file[0], file.block_weights), pairs.expert(file[0])) for file in files]
+        found = [(file[0], state(file[0], file.block_weights), expert(file[0])) for file in files]
         return "\n".join(filter(None, (repr(found) if found else "", fingerprint(cls))))
 
     @classmethod
@@ -300,6 +303,12 @@ class StrataLoraStack(io.ComfyNode):
         model_low=None,
         masks=None,
     ) -> io.NodeOutput:
+        # What applies LoRAs is loaded when somebody applies one, and not with every start of ComfyUI.
+        from .apply import apply_stack
+        from .comfy.targets import model_targets
+        from .pairs import apply_to_pair
+        from .trained import trained_lora
+
         text, seed = _text(rows), inputs.whole(seed, "seed")
         apply, on_problem = inputs.choice(apply, "apply", APPLY), inputs.choice(on_problem, "on_problem", ON_PROBLEM)
         model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
@@ -326,7 +335,7 @@ class StrataLoraStack(io.ComfyNode):
             parts = applied.parts or (applied,) * len(stack)
             used = _first_halves([entry for entry, part in zip(stack, parts, strict=True) if part.used])
         else:
-            pair = pairs.apply_to_pair(model, model_low, clip, stack, on_problem, apply, node)
+            pair = apply_to_pair(model, model_low, clip, stack, on_problem, apply, node)
             applied, model_low, used = pair.applied, pair.model_low, pair.used
         remember(cls, [half for entry in stack for half in _files_of(entry)])
         told = _told(applied, wrong, [*chosen.notes, *unsaid(used)], stack, nothing)

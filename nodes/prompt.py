@@ -7,8 +7,6 @@ from comfy_api.latest import io
 from ..lora_math.errors import StrataError
 from ..lora_math.tags import read_tags
 from . import inputs
-from .apply import apply_stack, describe_stack
-from .comfy.targets import model_targets
 from .loader import ON_PROBLEM, LoraStackType, on_problem_input
 from .seen_files import fingerprint, remember, state
 from .stack import of_tag, with_listed_names
@@ -77,6 +75,10 @@ class StrataLoraFromPrompt(io.ComfyNode):
         clip=None,
         on_problem: str | None = "error",
     ) -> io.NodeOutput:
+        # What applies LoRAs is loaded when somebody applies one, and not with every start of ComfyUI.
+        from .apply import apply_stack, describe_stack
+        from .comfy.targets import model_targets
+
         text = inputs.text(text, "text", "Write a prompt, or connect one.")
         order = inputs.choice(two_numbers, "two_numbers", (MODEL_FIRST, CLIP_FIRST))
         on_problem = inputs.choice(on_problem, "on_problem", ON_PROBLEM)

@@ -11,7 +11,6 @@ from .comfy.saving import OUTPUT
 from .loader import LoraStackType
 from .saving.options import AMOUNT, file_inputs, place_of, result_outputs, shrink_inputs, thumbnail_of
 from .stack import read_stack
-from .trained import trained_lora
 
 MAX_SEED = 2**31 - 1
 
@@ -136,6 +135,7 @@ class StrataLoraSave(io.ComfyNode):
     ) -> io.NodeOutput:
         # What saves is loaded when somebody saves, and not with every start of ComfyUI.
         from .saving.stack_file import Wanted, save_stack
+        from .trained import trained_lora
 
         method = inputs.choice(method, "method", METHODS)
         precision, layout = (

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..lora_math.errors import StrataError
-from .comfy.library import file_key
 from .comfy.lora_names import path_of
 from .fitting.block_spec import BlockSpec
 from .stack import StackEntry
@@ -83,6 +82,9 @@ def _fingerprint(node) -> str:
 
 def state(name: str, block_weights: BlockSpec | None) -> str:
     """How a file and its block weights are now; changes when the file is replaced or a preset by name is."""
+    # What reads files is loaded with the first of them, and not with every start of ComfyUI.
+    from .comfy.library import file_key
+
     try:
         file = repr(file_key(path_of(name, suggest=False)))
     except StrataError:

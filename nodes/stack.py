@@ -10,13 +10,15 @@ import contextlib
 import math
 import reprlib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ..lora_math.errors import StrataError
-from ..lora_math.tags import LoraTag
-from .comfy.library import CACHE, Lora
 from .comfy.lora_names import locate
 from .fitting.block_spec import BlockSpec
-from .library.halves import halves
+
+if TYPE_CHECKING:
+    from ..lora_math.tags import LoraTag
+    from .comfy.library import Lora
 
 
 class StackEntry(tuple):
@@ -59,10 +61,15 @@ class StackEntry(tuple):
     @property
     def is_open(self) -> bool:
         """Whether ``opened`` has it at once, as far as can be told without looking at the disk."""
+        from .comfy.library import CACHE
+
         return self.lora is not None or CACHE.holds(self[0])
 
     def opened(self) -> Lora:
         """Raises StrataError for a file that cannot be read."""
+        # What reads files is loaded with the first of them, and not with every start of ComfyUI.
+        from .comfy.library import CACHE
+
         return CACHE.get(self[0]) if self.lora is None else self.lora
 
 
@@ -72,6 +79,8 @@ def of_tag(tag: LoraTag) -> StackEntry:
     blocks = None if tag.block_weights is None else BlockSpec(tag.block_weights)
     name, low = tag.name, None
     if tag.strength_low is not None:
+        from .library.halves import halves
+
         name, low_name = halves(tag.name)
         low = low_name, tag.strength_low
     return StackEntry(name, tag.strength_model, tag.strength_clip, blocks, tag.time, mask=tag.region, low=low)

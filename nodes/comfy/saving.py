@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ...lora_math.errors import StrataError
 from .internals import find
-from .live_layers import current
 
 if TYPE_CHECKING:
     from ...lora_math.writing.file import Saved
@@ -85,6 +84,8 @@ def _written_out(prefix: str) -> str:
 
 def weight_of(owner, key: str) -> Tensor:
     """A weight of a MODEL or CLIP as its patches leave it, as a new float32 tensor on the CPU."""
+    from .live_layers import current
+
     return current(getattr(owner, "patcher", owner), key, torch.device("cpu"))
 
 

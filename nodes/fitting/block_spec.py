@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from ...lora_math.blocks import (
@@ -25,8 +26,10 @@ from ...lora_math.blocks.presets import PresetFile, builtin_presets, read_preset
 from ...lora_math.blocks.text import innermost, invert_text, is_random, preset_name, seed_text
 from ...lora_math.blocks.vectors import is_vector
 from ...lora_math.errors import StrataError
-from ..comfy.targets import Targets
 from ..comfy.user_files import user_file
+
+if TYPE_CHECKING:
+    from ..comfy.targets import Targets
 
 AUTO = "auto"
 # Of the person's preset file: its path, inode, size [bytes] and modification time [ns]; None while there is none.
