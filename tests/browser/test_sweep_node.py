@@ -131,7 +131,7 @@ def test_a_failing_cell_says_why_and_names_may_be_long(page):
     name = "a_file_that_is_gone_and_has_a_very_long_name_which_no_label_holds.safetensors"
     node = sweep(page, width=300, x_axis="LoRA file", lora_name=WARM, x_values=f"{WARM}\n{name}")
     run(page)
-    finished(page, node, "2 of 2 pictures, 1 failed")
+    finished(page, node, "1 of 2 pictures, 1 failed")
     view = element(page, node)
     expect(view.locator(".strata-sweep-cell.wrong")).to_contain_text("is not in your loras folders")
     page.wait_for_timeout(700)

@@ -139,7 +139,7 @@ export class SweepPanel {
   #tell(sweep, failed) {
     const wrong = sweep?.cells.filter((cell) => cell.error).length ?? 0
     const done = sweep ?
-      t('sweepCells', { done: String(sweep.cells.length), count: String(sweep.count) }) :
+      t('sweepCells', { done: String(sweep.cells.length - wrong), count: String(sweep.count) }) :
       t('sweepNothing')
     setText(this.note, failed || (wrong ? `${done}, ${t('sweepFailed', { count: String(wrong) })}` : done))
     this.note.classList.toggle('wrong', Boolean(failed || wrong))
