@@ -130,4 +130,4 @@ def strips(toy: ServedToy) -> dict[str, Image.Image]:
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    picture.save(path.with_suffix(".jpg"), "JPEG", quality=70, optimize=True, subsampling=1)
+    picture.save(path.with_suffix(".jpg"), "JPEG", quality=70, optimize=True, progressive=True, subsampling=1)
