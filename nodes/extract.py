@@ -38,7 +38,6 @@ class StrataLoraExtract(io.ComfyNode):
                 *file_inputs("strata_extracted"),
             ],
             outputs=result_outputs(),
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -77,5 +76,4 @@ class StrataLoraExtract(io.ComfyNode):
         place = folder, filename_prefix
         return save_difference(
             *((model, base_model), (clip, base_clip), rank, budget_of(shrink, amount), place, precision, layout),
-            getattr(cls.hidden, "unique_id", None),
         )

@@ -108,7 +108,6 @@ class StrataLoraSave(io.ComfyNode):
                 ),
             ],
             outputs=result_outputs(),
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -157,4 +156,4 @@ class StrataLoraSave(io.ComfyNode):
             *(method, shrink, amount, folder, filename_prefix, precision, layout, spectral_limit, density, drop_seed),
             *(keep_empty_layers, moment, picture),
         )
-        return save_stack(read_stack(lora_stack), trained, model, clip, wanted, getattr(cls.hidden, "unique_id", None))
+        return save_stack(read_stack(lora_stack), trained, model, clip, wanted)

@@ -4,10 +4,10 @@ import { installCurve } from './curve/install.js'
 import { installDesk } from './desk/install.js'
 import { installInspect } from './inspect/install.js'
 import { app } from './lib/comfy.js'
-import { showWhole } from './lib/core_text.js'
 import { loadStyles } from './lib/dom.js'
 import { loadWords } from './lib/i18n.js'
 import { learnFiles } from './lib/missing_files.js'
+import { showResult } from './lib/result.js'
 import { forget } from './lib/server.js'
 import { sendTheme } from './lib/theme.js'
 import { installLoader } from './loader/install.js'
@@ -20,7 +20,7 @@ import { installSweep } from './sweep/install.js'
 const LOADER = 'StrataLoraLoader'
 /** Nodes whose pictures the server draws. */
 const DRAWN = ['StrataLoraInspect', 'StrataSweep', 'StrataImageGrid']
-/** Nodes that say in ComfyUI's own text what they have done. */
+/** Nodes that say under their widgets what they have done. */
 const SAYING = ['StrataLoraSave', 'StrataLoraExtract']
 
 app.registerExtension({
@@ -44,7 +44,7 @@ app.registerExtension({
     if (definition.name === LOADER) learnFiles(definition)
   },
   nodeCreated(node) {
-    if (SAYING.includes(node.comfyClass ?? '')) showWhole(node)
+    if (SAYING.includes(node.comfyClass ?? '')) showResult(node)
     if (DRAWN.includes(node.comfyClass ?? '')) sendTheme(node)
     if (node.comfyClass === 'StrataLoraBlockWeights') installDesk(node)
     if (node.comfyClass === LOADER) installLoader(node)

@@ -13,11 +13,6 @@ def tell(node: str | None, text: str) -> None:
     node: the loader's id in the prompt that ran, None where it is not known. Without a server, only the log has it.
     """
     logging.warning("[Strata] %s", text)
-    show(node, text)
-
-
-def show(node: str | None, text: str) -> None:
-    """As ``tell``, in the browser alone."""
     server = web_server()
     if node is not None and server is not None:
         server.send_progress_text(text, node)

@@ -20,7 +20,6 @@ from ...lora_math.writing.file import save
 from ...lora_math.writing.header import header
 from ...lora_math.writing.layouts import Naming, naming
 from ..comfy.live import as_patches
-from ..comfy.notices import show
 from ..comfy.saving import Progress, save_numbered, weight_of
 from ..comfy.targets import Targets, clip_targets, model_targets
 from ..fitting.block_spec import layout_for
@@ -37,10 +36,9 @@ def save_difference(
     place: tuple[str, str],
     precision: str,
     layout: str,
-    node: str | None,
 ) -> io.NodeOutput:
     """Writes the file. models, clips: what the LoRA shall lead to, and what it shall be used on; both None where nothing is connected.
-    rank: the largest of a layer; place: folder and name; node: the id of the node that shows the verdict.
+    rank: the largest of a layer; place: folder and name.
 
     Raises StrataError for models of two kinds, and for whatever cannot be saved as it is asked for.
     """
@@ -97,7 +95,6 @@ def save_difference(
     advice = f"no layer may have more than rank {rank}. Raise it."
     notes = report.unmet(budget, quality_of_all, TYPES[precision], advice)
     verdict = report.verdict(name, saved, list(layers.values()))
-    show(node, verdict)
     text = report.text(name, saved, layers, blocks, how, notes)
     ui = {
         "strata_verdict": [verdict],

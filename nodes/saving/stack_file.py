@@ -16,7 +16,6 @@ from ...lora_math.writing.file import save
 from ...lora_math.writing.header import header
 from ...lora_math.writing.layouts import naming
 from ..comfy.library import Lora
-from ..comfy.notices import show
 from ..comfy.saving import Progress, save_numbered
 from ..comfy.targets import clip_targets, model_targets
 from ..report import saved as report
@@ -43,11 +42,10 @@ class Wanted(NamedTuple):
     picture: str | None
 
 
-def save_stack(
-    stack: Sequence[StackEntry], trained: Lora | None, model, clip, wanted: Wanted, node: str | None
-) -> io.NodeOutput:
-    """Writes the file. trained: one more LoRA, at strength 1; model, clip: what they are for, or None; node: the id of the node that shows
-    the verdict. Raises StrataError for whatever cannot be saved as it is asked for."""
+def save_stack(stack: Sequence[StackEntry], trained: Lora | None, model, clip, wanted: Wanted) -> io.NodeOutput:
+    """Writes the file. trained: one more LoRA, at strength 1; model, clip: what they are for, or None.
+
+    Raises StrataError for whatever cannot be saved as it is asked for."""
     moment, layout = wanted.moment, wanted.layout
     sources = sources_of(stack, trained, moment)
     targets = (None if model is None else model_targets(model), None if clip is None else clip_targets(clip))
@@ -116,7 +114,6 @@ def save_stack(
     )
     notes = [*gathered.notes, *report.unmet(recipe.budget, found, recipe.dtype, advice)]
     verdict = report.verdict(name, saved, list(baked.layers.values()))
-    show(node, verdict)
     text = report.text(name, saved, baked.layers, gathered.blocks, how, notes)
     ui = {
         "strata_verdict": [verdict],

@@ -2,19 +2,23 @@
 
 import desk_page as d
 import pytest
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 LONG = "a_name_that_somebody_gave_it_to_tell_all_about_the_training_in_forty_words_and_more"
 
 
 def said(page, node, word):
-    """The text that a node shows of its last run, once it has the word."""
-    find = """([id, word]) => {
-      const shown = (app.canvas.graph.getNodeById(id)?.widgets ?? []).map((widget) => String(widget.value ?? ''))
-      return shown.find((text) => text.includes(word))
-    }"""
-    page.wait_for_function(find, arg=[node, word], timeout=120_000)
-    return page.evaluate(find, [node, word])
+    """What a node shows of its last run, once it has the word and the run has ended."""
+    find = "(id) => app.canvas.graph.getNodeById(id)?.widgets?.some((widget) => widget.name === 'strata_result')"
+    page.wait_for_function(find, arg=node, timeout=120_000)
+    line = d.element(page, node, "strata_result").locator(".strata-result-text")
+    expect(line).to_contain_text(word)
+    # ComfyUI's own text is gone from here on.
+    page.wait_for_function("async () => (await app.api.getQueue()).Running.length === 0")
+    page.wait_for_timeout(400)
+    expect(line).to_be_visible()
+    return line
 
 
 def wire(page, from_node, output, to_node, name):
@@ -39,20 +43,13 @@ def test_a_stack_becomes_a_file_that_a_loader_takes_at_once(page, server, width)
         [save, width],
     )
     page.evaluate("() => app.queuePrompt(0)")
-    shown = said(page, save, "Saved")
+    line = said(page, save, "Saved")
+    shown = line.inner_text()
     # A narrow node shows two rows: what matters comes before the name.
     assert shown.startswith("Saved, error ") and shown.endswith(f"{LONG}_00001_.safetensors") and shown.index(":") < 40
-    page.wait_for_timeout(400)
     # Whatever the renderer, none of its lines is cut.
-    told = page.get_by_text("Saved, error ").first.element_handle()
-    page.wait_for_function(
-        """(shown) => {
-          const frame = shown.closest('.overflow-y-auto')
-          return frame !== null && frame.scrollHeight <= frame.clientHeight + 1
-        }""",
-        arg=told,
-        timeout=10_000,
-    )
+    whole = "(shown) => shown.scrollHeight <= shown.clientHeight + 1 && shown.parentElement.clientHeight >= shown.scrollHeight - 1"
+    page.wait_for_function(whole, arg=line.element_handle(), timeout=10_000)
     d.SCREENS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=d.SCREENS / f"save-{d.renderer(page)}-{width}.png")
     # As the loader's own list of files has it, without a restart.

@@ -77,6 +77,7 @@ const SHEETS = [
   '../desk/fader.css',
   './popup.css',
   '../loader/loader.css',
+  './result.css',
   './strength.css',
   '../picker/picker.css',
   '../stack/stack.css',
