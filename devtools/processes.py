@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 GRACE_SECONDS = 20
-NICENESS = 10  # a tenth of the processor where the others want all of it
+NICENESS = 19  # next to nothing of the processor where the others want all of it
 
 
 class Running:

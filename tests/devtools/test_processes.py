@@ -51,6 +51,8 @@ def test_what_yields_does_so_with_all_that_it_starts(capfd):
 def test_all_are_stopped_and_may_tidy_up_first(tmp_path, how):
     tidy = """
 import pathlib, signal, sys, time
+# What is started in the background by a shell ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
 file = pathlib.Path(sys.argv[1])
 try:
@@ -66,6 +68,7 @@ finally:
 import os, signal, sys, threading, time
 from pathlib import Path
 from devtools.processes import Running, wait_for
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def tell_when_it_waits():
     while signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         time.sleep(0.01)

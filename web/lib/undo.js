@@ -56,16 +56,23 @@ export const oneStepLaidOut = (run) => oneStep(run, (step) => endLater(step, LAI
  * Ends a step when the page has been laid out, or before the next key or press: that is another step, or takes this one back.
  *
  * @param {UndoStep} step
- * @param {number} rest ms
+ * @param {number} rest ms after two frames, which on a busy machine take long themselves; a page that is not shown has none
  */
 export function endLater(step, rest) {
   const listening = new AbortController()
   const end = () => {
     listening.abort()
+    cancelAnimationFrame(frame)
     clearTimeout(waiting)
     step.end()
   }
-  const waiting = setTimeout(end, rest)
+  let waiting = setTimeout(end, 10 * rest)
+  let frame = requestAnimationFrame(() => {
+    frame = requestAnimationFrame(() => {
+      clearTimeout(waiting)
+      waiting = setTimeout(end, rest)
+    })
+  })
   for (const kind of ['keydown', 'pointerdown']) {
     addEventListener(kind, end, { capture: true, signal: listening.signal })
   }
