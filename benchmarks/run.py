@@ -79,7 +79,7 @@ def main() -> int:
         print(f"{machine.describe()}\n\n{versions.against(options.against, options.quick)}")
         return 0
     lines, start = [results.head(machine.describe(), options.quick)], time.perf_counter()
-    for name, part in {
+    found = {
         **parts.PARTS,
         "picker": picker.picker,
         "inspecting": inspecting.inspecting,
@@ -91,7 +91,11 @@ def main() -> int:
         "sweep": sweep.sweep,
         "saving": partial(saving.saving, peers=options.peers),
         "merging": saving.merging,
-    }.items():
+    }
+    unknown = set(options.only or ()) - found.keys()
+    if unknown:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}: there are {', '.join(found)}")
+    for name, part in found.items():
         if name in (options.only or parts.PARTS):
             began = time.perf_counter()
             lines.append(part(options.quick))
