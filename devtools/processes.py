@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -42,8 +43,12 @@ class Running:
             self._printer.start()
 
     def _print(self, name: str) -> None:
-        for line in self.process.stdout:
-            print(f"{name}: {line.decode(errors='replace').rstrip()}", flush=True)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        # Where nobody reads any more, it hears of it as if it had printed by itself: a pipe that nobody empties would stop it for good.
+        with contextlib.suppress(OSError, ValueError), self.process.stdout:
+            for line in self.process.stdout:
+                text = f"{name}: {line.decode(errors='replace').rstrip()}"
+                print(text.encode(encoding, "replace").decode(encoding), flush=True)
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, after everything that it printed."""

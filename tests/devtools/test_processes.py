@@ -95,3 +95,44 @@ print(wait_for(*each))
     out, _ = process.communicate(timeout=60)
     assert out.strip() == str([7, 7] if how == signal.SIGTERM else [8, 8])
     assert all(file.read_text() == "tidied up" for file in files)
+
+
+# Far more than a pipe holds.
+TALKS = r"""
+import sys
+sys.stdout.reconfigure(encoding="utf-8")
+for number in range(20_000):
+    print(number, "\u2713 \u4f60\u597d")
+"""
+PRINTS = f"""
+import os, sys
+from pathlib import Path
+from devtools.processes import Running, wait_for
+print(wait_for(Running([sys.executable, "-c", {TALKS!r}], Path.cwd(), os.environ, name="one")), file=sys.stderr)
+"""
+
+
+def test_what_the_terminal_has_no_letters_for_stops_nobody():
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", PRINTS], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == "[0]"
+    assert done.stdout.splitlines()[-1] == "one: 19999 ? ??"
+
+
+def test_who_talks_to_nobody_is_told_instead_of_waiting_for_ever():
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRINTS],
+        cwd=ROOT,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        **pipes,
+    )
+    try:
+        assert process.stdout.readline() == "one: 0 \u2713 \u4f60\u597d\n"
+        process.stdout.close()
+        assert "[1]" in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
