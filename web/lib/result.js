@@ -73,7 +73,8 @@ class Result {
   }
 
   #fit() {
-    if (!this.#placed) return
+    // Far away, off the screen or collapsed it is not drawn, and has no height to go by.
+    if (!this.#placed || (this.text.textContent && !this.text.offsetHeight)) return
     const height = Math.min(TALLEST, this.text.scrollHeight)
     if (!this.element.isConnected || height === this.#height) return
     this.#height = height
