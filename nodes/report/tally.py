@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from ...lora_math.reading.state_dict import Entry
 from ..comfy.library import Lora
@@ -25,7 +25,8 @@ def once(function: Callable[[Lora, Side, Side], T]) -> Callable[[Lora, Side, Sid
 
     @wraps(function)
     def found(lora: Lora, model: Side, clip: Side) -> T:
-        on = (model.fit, clip.fit, model.targets is None, clip.targets is None)
+        # What a fit holds of a model is not kept longer than the model.
+        on = (ref(model.fit), ref(clip.fit), model.targets is None, clip.targets is None)
         with _lock:
             before, answer = _known.setdefault(lora, {}).get(function, (None, None))
         if before != on:

@@ -92,7 +92,7 @@ def auto_lines(count: int, patched: int, cost: float | None = None) -> list[str]
 
 
 def order_lines(count: int, patched: Mapping[str, Sequence[str]]) -> list[str]:
-    """What stands behind live LoRAs, where the order of the two matters. count: weights that are live for that; patched: those that cannot be."""
+    """What stands behind live LoRAs, where the order matters. count: weights that are live for that; patched: those that cannot be."""
     lines = []
     if count:
         lines.append(
