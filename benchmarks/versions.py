@@ -96,7 +96,7 @@ def _beside(found: Mapping[str, Times], way: str) -> tuple[str, object]:
 
 
 def _run(name: str, nodes: Sequence[type], model, file: str, state: str) -> None:
-    library, targets = (sys.modules[f"{name}.nodes.comfy.{part}"] for part in ("library", "targets"))
+    library, targets = (importlib.import_module(f"{name}.nodes.comfy.{part}") for part in ("library", "targets"))
     if state == "cold":
         library.CACHE.clear()
         targets._known.clear()

@@ -92,8 +92,8 @@ def _at_moment(name: str, keyframes, moment: Moment | None) -> tuple[float, str]
         return variation.constant, ""
     if moment is None:
         raise StrataError(
-            f"{name} has a strength over time, which no LoRA file can hold. Write into 'moment' whose strengths shall be saved, such as "
-            "50%, or take the keyframes off."
+            f"{name} has a strength over time, which no LoRA file can hold. Write into 'moment', an advanced input, at which place in the "
+            "sampling its strength shall be taken, such as 50%, or take the strength over time off."
         )
     try:
         return strength_at(variation, moment), str(variation)
