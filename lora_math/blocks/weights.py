@@ -66,6 +66,11 @@ class BlockWeights:
         whole = len(rules) == 1 and rules[0].selector.whole == "te" and rules[0].end is None
         return rules[0].value if whole else None
 
+    def smallest(self) -> float:
+        """No block's weight is nearer to 0 than this; 0 where one may be 0."""
+        ends = [(rule.value, rule.value if rule.end is None else rule.end) for rule in self.rules]
+        return min(0.0 if a * b < 0 else min(abs(a), abs(b)) for a, b in (*ends, (self.default, self.default)))
+
     def resolve(self, layout: Layout) -> ResolvedWeights:
         return ResolvedWeights(self, layout)
 

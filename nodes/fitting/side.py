@@ -28,5 +28,12 @@ class Side:
             return 0.0
         return self.strength if self.blocks is None else self.strength * self.blocks.weight(key)
 
+    def acts(self) -> bool | None:
+        """Whether the deltas are multiplied by something else than 0: all of them True, none of them False; None where it may depend
+        on the block."""
+        if self.hidden or self.strength == 0:
+            return False
+        return True if self.blocks is None or self.strength * self.blocks.weights.smallest() != 0 else None
+
 
 NOTHING = Side(EMPTY, None, 0.0)

@@ -60,9 +60,9 @@ def _can_act(lora: Lora, model: Side, clip: Side) -> dict[tuple[bool, bool], int
 
 def acting(lora: Lora, model: Side, clip: Side) -> int:
     """Tensors whose change is multiplied by something else than 0."""
-    if all(side.blocks is None for side in (model, clip)):
-        counts = _can_act(lora, model, clip)
-        return counts.get((model.coefficient("") != 0, clip.coefficient("") != 0), 0)
+    acts = model.acts(), clip.acts()
+    if None not in acts:
+        return _can_act(lora, model, clip).get(acts, 0)
     unique = {
         entry
         for side in (model, clip)

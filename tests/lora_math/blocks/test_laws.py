@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from strata.lora_math.blocks import FAMILIES, BlockTextError, BlockWeights, Rule, builtin_layout, format_weights, parse
 from strata.lora_math.blocks.groups import FILTERS
+from strata.lora_math.blocks.layout import Location
 from strata.lora_math.blocks.selector import Selector
 from strata.lora_math.blocks.vectors import forms
 
@@ -56,6 +57,16 @@ def test_parse_reads_what_format_writes(value):
     assert parse(text, FLUX) == value
     assert format_weights(parse(text, FLUX)) == text
     assert "TE=" in text and "OTHER=" in text and "default=" in text and "\n" not in text
+
+
+@given(weights, st.sampled_from(LAYOUTS))
+def test_no_block_has_a_weight_nearer_to_zero_than_the_smallest(value, layout):
+    resolved, smallest = value.resolve(layout), value.smallest()
+    found = [abs(resolved.at(Location(block.name, block.group, block.index))) for block in layout.blocks]
+    # A ramp's steps are rounded, and the least numbers that there are round to 0.
+    assert all(weight >= smallest * (1 - 1e-12) - 1e-300 for weight in found)
+    if all(rule.end is None for rule in value.rules):
+        assert smallest == min(abs(number) for number in (value.default, *(rule.value for rule in value.rules)))
 
 
 @given(st.builds(BlockWeights, st.lists(st.builds(Rule, selectors, small), max_size=4).map(tuple), small))
