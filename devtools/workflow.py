@@ -1,8 +1,9 @@
 """From a workflow file, as the editor saves it, to a prompt, as the server runs it.
 
 The editor does this in the browser (its ``graphToPrompt``); this is the part of it that an example workflow needs:
-links, widgets in their order, those that another's choice brings, the extra values that some widgets store. Subgraphs, muted
-or bypassed nodes and the editor's own virtual nodes are refused rather than converted wrongly.
+links, widgets in their order, those that another's choice brings, the extra values that some widgets store. Optional widgets that a
+node has got since the file was saved, behind all others, have their defaults. Subgraphs, muted or bypassed nodes and the editor's own
+virtual nodes are refused rather than converted wrongly.
 """
 
 from __future__ import annotations
@@ -69,15 +70,15 @@ def _widget_values(node: Mapping[str, Any], definition: Mapping[str, Any], name:
     declared = {socket["name"] for socket in node.get("inputs", ()) if "widget" in socket}
     if isinstance(saved, Mapping):
         return dict(_values(definition["input"], declared, lambda widget, _: saved.get(widget, MISSING)))
-    position = 0
+    position = widgets = 0
 
     def take(widget: str, extra: int) -> Any:
-        nonlocal position
-        at, position = position, position + 1 + extra
+        nonlocal position, widgets
+        at, position, widgets = position, position + 1 + extra, widgets + 1
         return saved[at] if at < len(saved) else MISSING
 
     values = dict(_values(definition["input"], declared, take))
-    if len(saved) != position:
+    if len(saved) > position or (len(saved) < position and len(values) < widgets):
         raise WorkflowError(f"{name} stores {len(saved)} widget values; the node here has {position}.")
     return values
 
@@ -106,6 +107,8 @@ def _values(
             )
             upload = any(options.get(f"{media}_upload") for media in ("image", "video", "audio"))
             value = take(name, bool(control) + upload)
+            if value is MISSING and group == "optional":
+                value = options.get("default", MISSING)
             if value is not MISSING:
                 yield name, value
             if kind == DYNAMIC_COMBO:

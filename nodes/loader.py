@@ -11,7 +11,7 @@ from ..lora_math.errors import StrataError
 from . import inputs
 from .block_weights import BlockWeightsType
 from .comfy import noise_steps
-from .comfy.live_regions import read_mask
+from .comfy.live_regions import Where, read_mask
 from .comfy.lora_names import lora_names, resolve
 from .fitting.block_spec import BlockSpec
 from .schedule import LoraScheduleType
@@ -27,6 +27,7 @@ NO_LORA = "Choose a LoRA"
 # Their places among the loader's outputs.
 MODEL_OUTPUT, CLIP_OUTPUT = 0, 1
 APPLY, ON_PROBLEM = ("auto", "patch", "live"), ("error", "warn")
+TEXT_TOKENS = ("masked", "unmasked")
 CHOOSE = "Choose a file in the node's list."
 
 
@@ -133,6 +134,17 @@ class StrataLoraLoader(io.ComfyNode):
                     tooltip="Where in the picture the LoRA acts: where the mask is white. Soft edges are soft transitions; any size. The "
                     "LoRA then runs live, whatever apply says; the text encoders change as without it.",
                 ),
+                # Behind all others, so that workflows which were saved without it keep their values by position.
+                io.Combo.Input(
+                    "text_tokens",
+                    options=list(TEXT_TOKENS),
+                    default="masked",
+                    optional=True,
+                    advanced=True,
+                    tooltip="What the LoRA does to text tokens, which have no place in the picture. masked: it acts on them by the share "
+                    "of the picture that the mask covers. unmasked: fully, for a LoRA whose trigger word matters. Without a mask there "
+                    "is nothing to choose.",
+                ),
             ],
             outputs=[
                 io.Model.Output("MODEL", tooltip="The diffusion model with the LoRA."),
@@ -182,6 +194,7 @@ class StrataLoraLoader(io.ComfyNode):
         lora_stack=None,
         lora_model=None,
         mask=None,
+        text_tokens: str = "masked",
     ) -> io.NodeOutput:
         # What applies LoRAs is loaded when somebody applies one, and not with every start of ComfyUI.
         from .apply import apply_stack, describe_stack
@@ -193,7 +206,11 @@ class StrataLoraLoader(io.ComfyNode):
         strengths = inputs.number(strength_model, "strength_model"), inputs.number(strength_clip, "strength_clip")
         apply, on_problem = inputs.choice(apply, "apply", APPLY), inputs.choice(on_problem, "on_problem", ON_PROBLEM)
         model, clip = inputs.patchable(model, "model"), inputs.patchable(clip, "clip")
-        own = StackEntry(name, *strengths, BlockSpec.of(block_weights), keyframes, trained, read_mask(mask))
+        on_text = inputs.choice(text_tokens, "text_tokens", TEXT_TOKENS) == "unmasked"
+        where = read_mask(mask)
+        if where is not None and on_text:
+            where = Where(where, on_text)
+        own = StackEntry(name, *strengths, BlockSpec.of(block_weights), keyframes, trained, where)
         stack = [*read_stack(lora_stack), *([] if name == NO_LORA else [own])]
         if model is None and clip is None:
             if cls._is_to_change_something():
@@ -205,6 +222,9 @@ class StrataLoraLoader(io.ComfyNode):
             applied = _nothing_chosen(applied)
         if unused is not None:
             note = f"lora_name ({str(unused)[:200]}) is not used: a LORA_MODEL is connected, and takes its place"
+            applied = replace(applied, report=f"{applied.report}\n{note}")
+        if on_text and where is None:
+            note = "text_tokens is unmasked, which is about the mask, and none is connected"
             applied = replace(applied, report=f"{applied.report}\n{note}")
         remember(cls, stack)
         ui = {**applied.ui(), "strata_lora": [name], "strata_noise": [noise_steps.remember(applied.model)]}

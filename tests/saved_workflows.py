@@ -10,6 +10,9 @@ def name_of(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
+# What a widget is in workflows that were saved before it came: as the node was without it.
+ADDED = {"StrataLoraLoader": {"text_tokens": "masked"}}
+
 # Read from the table in workflows/README.md by hand.
 MEANT = {
     "v1/one_lora.json": {
@@ -41,6 +44,17 @@ MEANT = {
             "text": "a lighthouse on a cliff at sunset, <lora:my_style:0.7:0.5>, warm light",
             "two_numbers": "model:clip",
             "on_problem": "error",
+        },
+    },
+    "v2/one_lora_by_mask.json": {
+        "StrataLoraLoader": {
+            "lora_name": "my_lora.safetensors",
+            "strength_model": 0.8,
+            "strength_clip": 0.8,
+            "apply": "patch",
+            "on_problem": "error",
+            "text_tokens": "unmasked",
+            "mask": ["10", 0],
         },
     },
 }

@@ -241,6 +241,22 @@ def test_a_chain_becomes_a_stack_by_a_click_and_comes_back_by_undo(page):
     ]
 
 
+def test_a_loader_with_a_mask_which_rows_cannot_hold_is_offered_no_stack(page):
+    _, _, last, _ = page.evaluate(CHAIN)
+    offered = """([id, masked]) => {
+      const node = app.graph.getNodeById(id)
+      if (masked) {
+        const mask = LiteGraph.createNode('SolidMask')
+        app.graph.add(mask)
+        mask.connect(0, node, node.findInputSlot('mask'))
+      }
+      const ours = (one) => one.getNodeMenuItems && one.name.toLowerCase().startsWith('strata')
+      return app.extensions.find(ours).getNodeMenuItems(node).map((item) => item.content)
+    }"""
+    assert page.evaluate(offered, [last, False]) == ["Replace this chain by LoRA Stack (Strata)"]
+    assert page.evaluate(offered, [last, True]) == []
+
+
 def test_a_fresh_loader_has_no_file_and_the_picker_chooses_one(page):
     loader = d.add(page, "StrataLoraLoader")
     page.wait_for_timeout(600)

@@ -175,10 +175,15 @@ def test_an_unknown_type_is_a_widget_where_the_file_says_so():
     assert inputs_of(graph(node(1, "Custom", [64], [socket("curve")])), 1) == {"size": 64}
 
 
+def test_a_file_of_before_an_optional_widget_has_its_default():
+    assert inputs_of(graph(node(7, "Loader", ["a", "x"])), 7) == {"name": "a", "mode": "x", "amount": 1.0}
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
-        (node(7, "Loader", ["a", "x"]), "Loader .node 7. stores 2 widget values; the node here has 3"),
+        (node(7, "Loader", ["a"]), "Loader .node 7. stores 1 widget values; the node here has 3"),
+        (node(7, "Loader", ["a", "x", 1, 2]), "Loader .node 7. stores 4 widget values; the node here has 3"),
         (node(7, "Gone", []), "no node Gone .node 7."),
         (node(7, "Quiet", [1, 2], mode=4), "Quiet .node 7. is muted or bypassed"),
     ],

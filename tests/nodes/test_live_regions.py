@@ -13,10 +13,11 @@ from comfy.controlnet import ControlBase
 from strata.lora_math.errors import StrataError
 from strata.lora_math.schedule import parse
 from strata.nodes.comfy import patch
-from strata.nodes.comfy.live import LiveLora, attach
+from strata.nodes.comfy.live import LiveLora, attach, loras_of
 from strata.nodes.comfy.live_layers import layers_of
 from strata.nodes.comfy.live_regions import Regions
-from strata.tests.nodes.helpers import adapter_makers, masking, sampling
+from strata.nodes.loader import StrataLoraLoader
+from strata.tests.nodes.helpers import adapter_makers, lora_makers, masking, sampling
 from strata.tests.nodes.helpers.masking import left, with_masks
 
 LATENT = 1e-4
@@ -176,6 +177,31 @@ def test_text_tokens_without_the_mask_by_choice(models, family):
     assert (expected - by_share).norm() > 50 * (found - expected).norm(), (
         "text without the mask does next to nothing here"
     )
+
+
+@pytest.mark.parametrize("family", ["SD1.5", "FLUX.1", "Z-Image", "Wan"])
+def test_the_loader_takes_the_mask_off_text_tokens_by_choice(models, lora_folder, family):
+    """A file through the node: unmasked is the reference with text at full strength; masked, null and left out are the one by share."""
+    model, _, _ = models(family)
+    name = lora_folder.save("a.safetensors", lora_makers.full_lora(model, alpha=64.0, dtype=torch.float32))
+    sample = lambda m: sampling.sample(m, family)  # noqa: E731
+
+    def loaded(**settings):
+        return StrataLoraLoader.execute(name, 1.0, 0.0, model=model, mask=left(), **settings).result
+
+    fully, by_share = loaded(text_tokens="unmasked"), loaded()
+    changes = [(lora.changes, left()) for lora in loras_of(by_share[0])]
+    plain, found, shared = sample(model), sample(fully[0]), sample(by_share[0])
+    expected = reference(model, family, changes, sample, on_text=True)
+    assert (expected - plain).norm() > 1e-3 * plain.norm()
+    assert (found - expected).norm() < LATENT * expected.norm()
+    assert (expected - shared).norm() > 50 * (found - expected).norm()
+    assert "Mask: acts where it is white; fully on text tokens;" in fully[3]
+    for same in ({"text_tokens": "masked"}, {"text_tokens": None}):
+        assert torch.equal(sample(loaded(**same)[0]), shared)
+    # Another loader applies what this one hands on.
+    handed = StrataLoraLoader.execute(name, 0.0, 0.0, model=model, lora_stack=fully[4][:1]).result[0]
+    assert torch.equal(sample(handed), found)
 
 
 def sample_of(family, shape, cfg=3.0, positive=None, **options):

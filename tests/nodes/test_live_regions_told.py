@@ -93,6 +93,15 @@ def test_the_loader_and_the_stack_carry_it(models, lora_folder):
     assert handed[4][0].mask is entry.mask
 
 
+def test_text_tokens_without_a_mask_are_said(models, lora_folder):
+    model, _, _ = models("FLUX.1")
+    name = lora_folder.save("a.safetensors", lora_makers.full_lora(model, dtype=torch.float32))
+    load = lambda **settings: StrataLoraLoader.execute(name, 1.0, 0.0, model=model, **settings).result[3]  # noqa: E731
+    said = "text_tokens is unmasked, which is about the mask, and none is connected"
+    assert said in load(text_tokens="unmasked")
+    assert said not in load(text_tokens="unmasked", mask=left()) and said not in load(text_tokens="masked")
+
+
 @pytest.mark.parametrize(
     "mask",
     [

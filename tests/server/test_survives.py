@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 from PIL import Image
-from saved_workflows import MEANT, SAVED, name_of
+from saved_workflows import ADDED, MEANT, SAVED, name_of
 
 from strata.devtools.models import CHECKPOINT, LORAS
 from strata.devtools.prompts import SD15_WORKFLOW, without_loader
@@ -132,7 +132,7 @@ def test_old_workflows_run(server, their_files, path):
     prompt = to_prompt(json.loads(path.read_text(encoding="utf-8")), server.object_info())
     for class_type, values in MEANT[name_of(path)].items():
         (node,) = nodes_of(prompt, class_type)
-        found = prompt[node]["inputs"]
+        found, values = prompt[node]["inputs"], {**ADDED.get(class_type, {}), **values}
         assert {name: found[name] for name in values} == values
         assert all(isinstance(found[name], list) for name in found.keys() - values.keys()), "a widget without a meaning"
     entry = server.run(small(prompt, 1))

@@ -21,7 +21,16 @@ const STACKS = new Set([
   'LoadLoraModel',
 ])
 /** Inputs by wire that rows have no place for: a node with one of these is left as it is. */
-const UNKNOWN = ['block_weights', 'keyframes', 'lora_model', 'lora_name', 'strength_model', 'strength_clip', 'hooks']
+const UNKNOWN = [
+  'block_weights',
+  'keyframes',
+  'mask',
+  'lora_model',
+  'lora_name',
+  'strength_model',
+  'strength_clip',
+  'hooks',
+]
 const SUBGRAPH_INPUT = -10
 const SUBGRAPH_OUTPUT = -20
 const LONGEST = 200
