@@ -23,6 +23,8 @@ STRAWBERRY = Row("blueprint", "strawberry", "strawberry")
 BOAT = Row("moonlight", "sailboat", "sailboat")
 ROBOT = Row("robot", "robot", "robot")
 CASTLE = Row("blueprint", "castle", "castle")
+BOOK, BLUE = "picture_book", "blueprint"
+ALWAYS = "1@0%"
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
@@ -85,7 +87,6 @@ def thumbnails(toy: ServedToy) -> dict[str, Image.Image]:
     made["Live strength"] = side_by_side([toy.at(BOAT, strength) for strength in (0.0, 0.4, 0.7, 1.0)])
     made["Strength over time"] = side_by_side([toy.from_start(CASTLE, percent) for percent in (0.0, 0.3, 0.5, 1.0)])
     made |= {name: draw(toy) for name, draw in THUMBNAILS.items()}
-    made["Two LoRAs by mask"] = toy.half(BOAT).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     half = toy.saved(OWL, "S2-3=0, default=1")
     made["Bake block weights into a file"] = side_by_side([toy.alone(OWL), toy.at(half, 1.0), toy.at(OWL, 1.0)])
     ranks = [toy.saved(CAR, shrink="rank", amount=float(rank)) for rank in (1, 2, 4)]
@@ -110,8 +111,53 @@ def _pair(toy: ServedToy) -> Image.Image:
     return quarters([toy.alone(CAR), *(toy.over_time(CAR, half) for half in halves), toy.at(CAR, 1.0)])
 
 
+def _by_masks(toy: ServedToy) -> Image.Image:
+    return toy.by_masks(*_both("penguin", BOOK, BLUE)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+
+
 # Template -> what draws its picture, for those that can be drawn alone.
-THUMBNAILS = {"Speed LoRA on the first steps": _speed_first, "A pair of LoRAs for Wan 2.2": _pair}
+THUMBNAILS = {
+    "Speed LoRA on the first steps": _speed_first,
+    "A pair of LoRAs for Wan 2.2": _pair,
+    "Two LoRAs by mask": _by_masks,
+}
+
+
+def _both(words: str, one: str, other: str) -> tuple[Row, Row]:
+    return Row(one, words, words), Row(other, words, words)
+
+
+def _all_alone(toy: ServedToy, *rows: Row) -> list[tuple[str, Image.Image]]:
+    """Without a LoRA, then with each alone, beside the layers as in the pictures that follow."""
+    alone = [(row.lora.replace("_", " "), toy.over_time(row, ALWAYS)) for row in rows]
+    return [("without", toy.alone(rows[0])), *alone]
+
+
+def over_time(toy: ServedToy, row: Row) -> list[tuple[str, Image.Image]]:
+    """One LoRA at other times of the sampling."""
+    presets = ("fade in", "fade out", "first third", "last third")
+    all_the_time = ("all the time", toy.over_time(row, ALWAYS))
+    return [("without", toy.alone(row)), all_the_time, *((name, toy.over_time(row, name)) for name in presets)]
+
+
+def over_prompts(toy: ServedToy, row: Row) -> list[tuple[str, Image.Image]]:
+    """One LoRA on the positive and on the negative prompt, at cfg 2."""
+    prompts = {"without": (0, 0), "both prompts": (1, 1), "positive only": (1, 0), "negative only": (0, 1)}
+    return [(name, toy.over_time(row, ALWAYS, *each, cfg=2.0)) for name, each in prompts.items()]
+
+
+def by_masks(toy: ServedToy, one: Row, other: Row) -> list[tuple[str, Image.Image]]:
+    return [*_all_alone(toy, one, other), ("left and right", toy.by_masks(one, other))]
+
+
+def taking_turns(toy: ServedToy, one: Row, other: Row) -> list[tuple[str, Image.Image]]:
+    """Two LoRAs at once, and each at every other step."""
+    ways = {
+        "both at 1": (ALWAYS, ALWAYS),
+        "both at 0.5": ("0.5@0%", "0.5@0%"),
+        "taking turns": ("hold: 1@0s, 0@1s, again@2s", "hold: 0@0s, 1@1s, again@2s"),
+    }
+    return [*_all_alone(toy, one, other), *((name, toy.together(one, other, *texts)) for name, texts in ways.items())]
 
 
 def strips(toy: ServedToy) -> dict[str, Image.Image]:
@@ -122,12 +168,21 @@ def strips(toy: ServedToy) -> dict[str, Image.Image]:
 
     blocks = ["default=1", *(f"{block}=0" for block in ("D0", "S0", "S1", "S2", "S3"))]
     axes = {"x_axis": "strength", "x_values": "0-1.2(+0.2)", "y_axis": "prompt", "y_values": "fox, castle, owl"}
+    turns = _both("robot", "robot", BLUE), _both("castle", BOOK, "moonlight")
     return {
         "sweep": toy.swept(FOX, seed=0, **axes)[0],
         "strengths": strip([over_strengths(row) for row in (FOX, CASTLE, ROBOT)]),
         "blocks": strip([[(weights, toy.with_blocks(row, weights)[0]) for weights in blocks] for row in (FOX, OWL)]),
+        "over_time": strip([over_time(toy, row) for row in (OWL, ROBOT)]),
+        "over_prompts": strip([over_prompts(toy, row) for row in (OWL, CASTLE)]),
+        "by_masks": strip([by_masks(toy, *_both(words, BOOK, BLUE)) for words in ("house", "penguin")]),
+        "taking_turns": strip([taking_turns(toy, *rows) for rows in turns]),
     }
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    picture.save(path.with_suffix(".jpg"), "JPEG", quality=70, optimize=True, progressive=True, subsampling=1)
+    """As the ending says: ComfyUI's templates want JPEG, and WebP is half as large."""
+    if path.suffix == ".webp":
+        picture.save(path, "WEBP", quality=80, method=6)
+    else:
+        picture.save(path, "JPEG", quality=70, optimize=True, progressive=True, subsampling=1)

@@ -73,28 +73,45 @@ class ServedToy:
         values = {"layout": "auto", "preset": "none", "weights": weights, "seed": 0, "invert": False}
         prompt["blocks"] = {"class_type": "StrataLoraBlockWeights", "inputs": values}
         prompt = changed(prompt, LOADER, block_weights=["blocks", 0])
-        name = "".join(c if c.isalnum() else "_" for c in weights)
-        picture, shown = self.draw(prompt, f"{row.words}_{row.lora}_{name}")
+        picture, shown = self.draw(prompt, f"{row.words}_{row.lora}_{_as_name(weights)}")
         return picture, shown["StrataLoraBlockWeights"]["strata_weights"][0]
 
-    def over_time(self, row: Row, text: str) -> Image.Image:
-        """With a strength over time, as a text."""
+    def over_time(
+        self, row: Row, text: str, positive: float = 1.0, negative: float = 1.0, cfg: float = 1.0
+    ) -> Image.Image:
+        """With a strength over time, as a text, and over the prompts."""
         prompt = changed(self.asked(row.words), LOADER, lora_name=row.file, strength_model=1.0, strength_clip=0.0)
-        prompt["curve"] = {
-            "class_type": "StrataLoraSchedule",
-            "inputs": {"strength": text, "positive": 1.0, "negative": 1.0},
-        }
-        name = "".join(c if c.isalnum() else "_" for c in text)
-        return self.draw(changed(prompt, LOADER, keyframes=["curve", 0]), f"{row.words}_{row.lora}_{name}")[0]
+        (loader,) = nodes_of(prompt, LOADER)
+        _follow(prompt, loader, text, positive, negative)
+        told = f"{text} {positive:g} {negative:g} {cfg:g}"
+        return self.draw(changed(prompt, "KSampler", cfg=cfg), f"{row.words}_{row.lora}_{_as_name(told)}")[0]
 
-    def half(self, row: Row) -> Image.Image:
-        """With the LoRA in the right half of the picture only, by a mask."""
-        prompt = changed(self.asked(row.words), LOADER, lora_name=row.file, strength_model=1.0, strength_clip=0.0)
+    def together(self, one: Row, other: Row, *over_time: str) -> Image.Image:
+        """With two LoRAs, each with its strength over time; the words are those of the first one."""
+        prompt, *loaders = self._with_two(one, other)
+        for loader, text in zip(loaders, over_time, strict=True):
+            _follow(prompt, loader, text)
+        return self.draw(prompt, f"{one.words}_{one.lora}_{other.lora}_{_as_name(' '.join(over_time))}")[0]
+
+    def by_masks(self, left: Row, right: Row) -> Image.Image:
+        """With a LoRA in each half of the picture, by a mask each, in one run of the model; the words are those of the left one."""
+        prompt, one, other = self._with_two(left, right)
         for key, value, width in (("black", 0.0, 128), ("white", 1.0, 64)):
             prompt[key] = {"class_type": "SolidMask", "inputs": {"value": value, "width": width, "height": 128}}
         inputs = {"destination": ["black", 0], "source": ["white", 0], "x": 64, "y": 0, "operation": "add"}
-        prompt["mask"] = {"class_type": "MaskComposite", "inputs": inputs}
-        return self.draw(changed(prompt, LOADER, mask=["mask", 0]), f"{row.words}_{row.lora}_half")[0]
+        prompt["right half"] = {"class_type": "MaskComposite", "inputs": inputs}
+        prompt["left half"] = {"class_type": "InvertMask", "inputs": {"mask": ["right half", 0]}}
+        for loader, half in ((one, "left half"), (other, "right half")):
+            prompt[loader]["inputs"]["mask"] = [half, 0]
+        return self.draw(prompt, f"{left.words}_{left.lora}_{right.lora}_by_masks")[0]
+
+    def _with_two(self, one: Row, other: Row) -> tuple[Prompt, str, str]:
+        """(the prompt with a loader for each, the ids of the two); text encoders stay as they are."""
+        prompt = changed(self.asked(one.words), LOADER, lora_name=other.file, strength_model=1.0, strength_clip=0.0)
+        (loader,) = nodes_of(prompt, LOADER)
+        prompt["before"] = {"class_type": LOADER, "inputs": {**prompt[loader]["inputs"], "lora_name": one.file}}
+        prompt[loader]["inputs"] |= {"model": ["before", 0], "clip": ["before", 1]}
+        return prompt, "before", loader
 
     def saved(self, row: Row, weights: str = "default=1", **settings: Any) -> Row:
         """The same with a file that Save LoRA makes of the LoRA with these block weights."""
@@ -159,3 +176,14 @@ class ServedToy:
                 inputs["prev_hook_kf"] = [before, 0]
             prompt[key] = {"class_type": "CreateHookKeyframe", "inputs": inputs}
         return self.draw(changed(prompt, LOADER, keyframes=["on", 0]), f"{row.words}_{row.lora}_from_{percent:.2f}")[0]
+
+
+def _follow(prompt: Prompt, loader: str, text: str, positive: float = 1.0, negative: float = 1.0) -> None:
+    """Gives a loader a strength over time."""
+    inputs = {"strength": text, "positive": positive, "negative": negative}
+    prompt[f"{loader} over time"] = {"class_type": "StrataLoraSchedule", "inputs": inputs}
+    prompt[loader]["inputs"]["keyframes"] = [f"{loader} over time", 0]
+
+
+def _as_name(text: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in text)

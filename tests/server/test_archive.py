@@ -42,7 +42,7 @@ TOP = {
     "CHANGELOG.md",
     "SECURITY.md",
 }
-ENDINGS = {".py", ".js", ".css", ".json", ".md", ".png", ".jpg", ".toml", ".txt", ""}
+ENDINGS = {".py", ".js", ".css", ".json", ".md", ".png", ".jpg", ".webp", ".toml", ".txt", ""}
 LIMIT = 1_500_000  # bytes, packed: a megabyte of it is for pictures
 
 
@@ -149,7 +149,7 @@ def test_a_fresh_comfyui_with_it(installed):
     urls += [
         "/extensions/strata-lora/strata.css",
         "/extensions/strata-lora/desk/fader.css",
-        "/extensions/strata-lora/docs/images/strengths.jpg",
+        "/extensions/strata-lora/docs/images/strengths.webp",
     ]
     scripts = [url for url in installed.get_json("/extensions") if "strata" in url]
     assert "/extensions/strata-lora/strata.js" in scripts
