@@ -25,7 +25,7 @@ from strata.nodes.fitting import block_spec
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.rows import words
 
-from . import models, parts
+from . import loras, models
 from .machine import alternate, ratio
 from .results import seconds, table
 
@@ -83,7 +83,7 @@ def slider(quick: bool) -> str:
     """A moved slider beside files that are read once."""
     model = models.build("SD1.5", torch.float16)
     with tempfile.TemporaryDirectory() as folder:
-        plain, full = parts._files(Path(folder), models.lora(model, 4), 2)
+        plain, full = loras.lora_files(Path(folder), models.lora(model, 4), 2)
         (Path(folder) / "1.json").write_text(json.dumps({"activation text": "ohwx", "notes": "x" * SIDECAR}))
         presets = Path(folder) / "own" / "block_presets.json"
         for n in range(PRESETS):

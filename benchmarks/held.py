@@ -8,7 +8,7 @@ import comfy.model_management
 import comfy.sd
 import torch
 
-from . import models, parts
+from . import loras, models
 from .machine import peak_memory
 from .results import size, table
 
@@ -25,13 +25,13 @@ def held(quick: bool) -> str:
     ):
         model = models.build(name, torch.float16, torch.float32)
         tensors = models.lora(model, rank)
-        adapters = parts._adapters(model, tensors)
+        adapters = loras.adapters_of(model, tensors)
         numbers = sum(tensor.numel() for key, tensor in tensors.items() if not key.endswith(".alpha"))
-        run = parts._Sampler(model, name, 8)
+        run = loras.Sampler(model, name, 8)
         ways = {
-            "Strata live": lambda model=model, adapters=adapters: parts._live(model, adapters, 0.8, count),  # noqa: B023
-            "Strata patch": lambda model=model, adapters=adapters: parts._patched(model, adapters, 0.8, count),  # noqa: B023
-            "ComfyUI": lambda model=model, tensors=tensors: parts._core(model, tensors, 0.8, count),  # noqa: B023
+            "Strata live": lambda model=model, adapters=adapters: loras.live(model, adapters, 0.8, count),  # noqa: B023
+            "Strata patch": lambda model=model, adapters=adapters: loras.patched(model, adapters, 0.8, count),  # noqa: B023
+            "ComfyUI": lambda model=model, tensors=tensors: loras.core(model, tensors, 0.8, count),  # noqa: B023
             "ComfyUI bypass": lambda model=model, tensors=tensors: comfy.sd.load_bypass_lora_for_models(
                 model, None, tensors, 0.8, 0.0
             )[0],

@@ -16,7 +16,7 @@ from strata.nodes.fitting.block_spec import layout_for
 from strata.nodes.lora_stack import StrataLoraStack
 from strata.nodes.rows.words import described
 
-from . import models, parts
+from . import loras, models
 from .machine import alternate
 from .results import seconds, table
 
@@ -37,7 +37,7 @@ def _of(name: str, quick: bool) -> list[tuple[str, str, str]]:
     blocks = [block.name for block in layout.blocks]
     texts = [f"default=0.{number % 10},{blocks[number % len(blocks)]}={number / 1000:g}" for number in range(TEXTS)]
     with tempfile.TemporaryDirectory() as folder:
-        files = parts._files(Path(folder), models.lora(model, 1), ROWS)
+        files = loras.lora_files(Path(folder), models.lora(model, 1), ROWS)
         strengths = (0.5 + 0.0001 * number for number in itertools.count())
 
         def written() -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from . import models
+from .loras import lora_files
 from .machine import Times, alternate, ratio
-from .parts import _files
 from .results import seconds, table
 
 NOW = "now"
@@ -77,7 +77,7 @@ def _loading(roots: Mapping[str, Path], rounds: int) -> str:
     for model_name in ("SD1.5", "SDXL"):
         model = models.build(model_name, torch.float16)
         with tempfile.TemporaryDirectory() as folder:
-            (file,) = _files(Path(folder), models.lora(model, 16), 1)
+            (file,) = lora_files(Path(folder), models.lora(model, 16), 1)
             for state in ("cold", "warm"):
                 found = alternate(
                     rounds, **{way: partial(_run, *pack, model, file, state) for way, pack in packs.items()}
