@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import names
 from .adapters import Adapter
-from .adapters.base import KOHYA, MAX_SCALE
+from .adapters.stored import KOHYA, MAX_SCALE
 from .algebra.budget import Budget
 from .algebra.change import Change, OnDemand, Term, change_of
 from .algebra.merge import compares, merge

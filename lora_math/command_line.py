@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from .adapters.base import STYLES
+from .adapters.stored import STYLES
 from .algebra.budget import Budget
 from .algebra.extract import extract
 from .baking import Baked, Recipe, bake, check_file, check_strength, layers_by_name, once

@@ -1,6 +1,6 @@
 """One file per algorithm; see ``base.Adapter`` for what each can do."""
 
-from .base import Adapter, Parts, Rule, from_record
+from .base import Adapter, from_record
 from .boft import BOFT
 from .dense import Diff, Padded, SetWeight
 from .dora import DoRA
@@ -13,6 +13,7 @@ from .oft import OFT
 from .peft_boft import PeftBOFT
 from .peft_oft import PeftOFT
 from .sparse import Sparse
+from .stored import Parts, Rule
 from .tclora import TCLoRA
 from .tlora import TLoRA, TLoRAFromWeight
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,48 +16,7 @@ from ..errors import StrataError
 from ..layer import Layer
 from ..low_rank import LowRank, singular_values_of
 from .matrices import RowMap, product_spectrum_work
-
-# The tensors of one module by role: {"lora_up": ..., "alpha": ...}.
-Parts = dict[str, Tensor]
-# A scale beyond this is no trainer's; it is far below what overflows.
-MAX_SCALE = 1e6
-
-# The two ways of spelling an adapter's tensors: with alpha as a tensor beside them (kohya, LyCORIS), or without (PEFT).
-KOHYA, PEFT = "kohya", "peft"
-STYLES = (KOHYA, PEFT)
-
-
-class Rule(NamedTuple):
-    """What a file says about one module besides the adapter's own tensors: ``alpha``, the header, or PEFT's adapter_config.json.
-
-    alpha: the file's number, or None when it gives none: then the scale is 1 (never alpha = 1, which would divide by the rank).
-    rank_stabilized: alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023, arXiv 2312.03732) instead of alpha / rank (Hu et al. 2021).
-    rank: the rank that the trainer divided by, where it differs from what the tensors show; None: read it off the tensors.
-    factor: multiplies the scale (LyCORIS ``scalar``, see also ``quirks``).
-    on_input: whether IA3 scales the layer's input; None where nothing says so.
-    neumann_terms: terms of PEFT's Cayley-Neumann series in OFT, 0 for the exact Cayley transform; None where nothing says so.
-    peft: whether PEFT wrote the file.
-    least_rank, rank_exponent: how many rank columns of a T-LoRA act at the most noise, and how fast the others come.
-    """
-
-    alpha: float | None = None
-    rank_stabilized: bool = False
-    rank: int | None = None
-    factor: float = 1.0
-    on_input: bool | None = None
-    neumann_terms: int | None = None
-    peft: bool = False
-    least_rank: int = 1
-    rank_exponent: float = 1.0
-
-    def scale(self, rank: int) -> float:
-        """The factor in front of a product of this rank. Raises StrataError when it is NaN, infinite or beyond all sense."""
-        rank, scale = self.rank or rank, self.factor
-        if self.alpha is not None and rank != 0:
-            scale *= self.alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
-        if not abs(scale) <= MAX_SCALE:
-            raise StrataError(f"its scale would be {scale:g}" if self.alpha is None else f"its alpha is {self.alpha:g}")
-        return scale
+from .stored import KOHYA, Parts, Rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -349,11 +308,6 @@ class Adapter:
 _BY_NAME: dict[str, type[Adapter]] = {}
 
 
-def lycoris_suffixes(algorithm: str, parts: Iterable[str]) -> dict[str, str]:
-    """Suffix -> part, as LyCORIS spells both: ".hada_w1_a"; PEFT keeps its adapter's name behind the parameter's: ".hada_w1_a.default"."""
-    return {f".{algorithm}_{part}{adapter}": f"{algorithm}_{part}" for part in parts for adapter in ("", ".*")}
-
-
 def register(cls: type[Adapter]) -> type[Adapter]:
     """Class decorator: makes ``from_record`` know the class by its name."""
     _BY_NAME[cls.name] = cls
@@ -411,11 +365,6 @@ class Rows(Adapter):
     @property
     def factor_rank(self) -> int | None:
         return self.inner.factor_rank
-
-
-def alpha_for(scale: float, rank: int) -> Rule:
-    """The rule that gives a product of this rank this scale; nothing is said where the scale is 1."""
-    return Rule() if scale == 1 else Rule(alpha=scale * rank)
 
 
 def _is_record(value) -> bool:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import Adapter, Parts, Rule, register
+from .base import Adapter, register
 from .matrices import show, wide
 from .oft import OFT, cayley, rescale_and_limit
+from .stored import Parts, Rule
 
 
 @register

@@ -12,8 +12,9 @@ from torch import Tensor
 from ..energy import sum_of_squares
 from ..errors import StrataError
 from ..extremes import largest
-from .base import STYLES, Adapter, Parts, Rule, register
+from .base import Adapter, register
 from .matrices import RowMap, show, times
+from .stored import STYLES, Parts, Rule
 
 MAX_AXES = 8
 # How many times as large a padded weight may be as the model's own: BFL's control LoRAs double or sextuple img_in.

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import KOHYA, Adapter, Parts, Rule, register
+from .base import Adapter, register
 from .matrices import TILE, RowMap, show, wide
+from .stored import KOHYA, Parts, Rule
 
 OUT, IN = 0, 1
 SMALLEST_NORM = 1e-20

@@ -16,8 +16,9 @@ from torch import Tensor
 from ..errors import StrataError
 from ..layer import Layer
 from ..low_rank import LowRank
-from .base import KOHYA, Adapter, Parts, Rule, alpha_for, register
+from .base import Adapter, register
 from .matrices import show
+from .stored import KOHYA, Parts, Rule, alpha_for
 
 _ROLES = ("glora_a1", "glora_a2", "glora_b1", "glora_b2")
 

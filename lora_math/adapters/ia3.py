@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import KOHYA, PEFT, Adapter, Parts, Rule, register
+from .base import Adapter, register
 from .matrices import RowMap, show, wide
+from .stored import KOHYA, PEFT, Parts, Rule
 
 
 @register

@@ -18,9 +18,10 @@ from ..energy import product_norm, sum_of_squares
 from ..errors import StrataError
 from ..extremes import largest
 from ..layer import Layer
-from .base import STYLES, Adapter, Parts, Rule, alpha_for, lycoris_suffixes, register
+from .base import Adapter, register
 from .lora import LoRA
 from .matrices import TILE, RowMap, fold_core, landing, show, times, wide
+from .stored import STYLES, Parts, Rule, alpha_for, lycoris_suffixes
 
 _PARTS = ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
 

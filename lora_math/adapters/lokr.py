@@ -21,8 +21,9 @@ from ..errors import StrataError
 from ..extremes import largest
 from ..layer import Layer
 from ..low_rank import singular_values_of
-from .base import KOHYA, PEFT, Adapter, Parts, Rule, alpha_for, lycoris_suffixes, register
+from .base import Adapter, register
 from .matrices import RowMap, fold_core, landing, product_spectrum_work, show, times, wide
+from .stored import KOHYA, PEFT, Parts, Rule, alpha_for, lycoris_suffixes
 
 _PARTS = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")
 _SUFFIXES = {f"lokr_{part}": f".lokr_{part}" for part in _PARTS}

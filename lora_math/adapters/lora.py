@@ -18,8 +18,9 @@ from ..errors import StrataError
 from ..extremes import largest
 from ..layer import Layer
 from ..low_rank import singular_values_of
-from .base import KOHYA, PEFT, Adapter, Parts, Rule, alpha_for, register
+from .base import Adapter, register
 from .matrices import RowMap, add_product_, fold_core, show, times, wide
+from .stored import KOHYA, PEFT, Parts, Rule, alpha_for
 
 
 @register

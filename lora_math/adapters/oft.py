@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import KOHYA, Adapter, Parts, Rule, register
+from .base import Adapter, register
 from .matrices import TILE, RowMap, as_matrix, show, wide
+from .stored import KOHYA, Parts, Rule
 
 
 @register

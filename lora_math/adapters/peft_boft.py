@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import PEFT, Adapter, Parts, Rule, register
+from .base import Adapter, register
 from .matrices import show, wide
+from .stored import PEFT, Parts, Rule
 
 
 @register

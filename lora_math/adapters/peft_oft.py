@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..layer import Layer
-from .base import STYLES, Adapter, Parts, Rule, register
+from .base import Adapter, register
 from .matrices import show, wide
+from .stored import STYLES, Parts, Rule
 
 # Both trainers have this as their default.
 NEUMANN_TERMS = 5

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..energy import sum_of_squares
 from ..errors import StrataError
-from .base import KOHYA, Adapter, Parts, Rule, register
+from .base import Adapter, register
 from .matrices import RowMap, as_matrix, show
+from .stored import KOHYA, Parts, Rule
 
 _ROLES = ("bias_indices", "bias_values", "bias_size")
 

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..errors import StrataError
 from ..extremes import largest
-from .base import Parts, Rule, register
+from .base import register
 from .lora import LoRA
 from .matrices import show
+from .stored import Parts, Rule
 
 MAX_PERIOD = 10000.0
 FACTORS = ("lora_up", "lora_down")

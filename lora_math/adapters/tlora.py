@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from ..errors import StrataError
-from .base import Adapter, Parts, Rule, register
+from .base import Adapter, register
 from .lora import LoRA
 from .matrices import show, wide
+from .stored import Parts, Rule
 
 TRAINED, BEFORE = ("p_layer", "q_layer", "lambda_layer"), ("base_p", "base_q", "base_lambda")
 # How much of its directions, beyond what chance gives, must lie where the training is said to have begun.

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..adapters.base import Rule
+from ..adapters.stored import Rule
 from ..numbers import finite
 from .patterns import Patterns, UnreadPattern
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..adapters.base import Parts
+from ..adapters.stored import Parts
 
 SPLIT_QKV_NOTE = (
     "Trained with kohya's split_qkv: {count} fused layers hold 3 or 4 LoRAs in one, but their alpha is that of a single one. "

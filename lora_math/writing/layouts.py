@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .. import families
-from ..adapters.base import KOHYA, PEFT
+from ..adapters.stored import KOHYA, PEFT
 from ..choices import AS_SOURCE, BEST, COMFYUI, DIFFUSERS, KOHYA_NAMES
 from ..names import plain
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..adapters import Diff, LoRA
-from ..adapters.base import PEFT
+from ..adapters.stored import PEFT
 from ..algebra.shrink import Stored
 from ..reading.state_dict import Entry
 from .state_dict import write

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from strata.lora_math import families
 from strata.lora_math.adapters import DoRA, LoHa, LoKr, LoRA
-from strata.lora_math.adapters.base import STYLES
+from strata.lora_math.adapters.stored import STYLES
 from strata.lora_math.algebra.budget import Budget
 from strata.lora_math.baking import Layer, Recipe, bake, layers_by_name
 from strata.lora_math.choices import METHODS

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from test_adapter_laws import ALL, SHAPES, build, weight_of
 
 from strata.lora_math.adapters import IA3, Adapter, Diff, DoRA, LoHa, LoKr, LoRA, Padded, PeftOFT, from_record
-from strata.lora_math.adapters.base import KOHYA, PEFT, STYLES
 from strata.lora_math.adapters.lokr import LoKrConv1d
+from strata.lora_math.adapters.stored import KOHYA, PEFT, STYLES
 from strata.lora_math.errors import StrataError
 from strata.lora_math.reading import state_dict
 from strata.lora_math.reading.state_dict import Entry

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 
 from strata.lora_math import schedule
-from strata.lora_math.adapters.base import KOHYA, PEFT
+from strata.lora_math.adapters.stored import KOHYA, PEFT
 from strata.lora_math.errors import StrataError
 from strata.lora_math.reading.state_dict import Entry
 from strata.lora_math.writing.state_dict import write

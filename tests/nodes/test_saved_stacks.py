@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from strata.lora_math.adapters.base import KOHYA, PEFT
+from strata.lora_math.adapters.stored import KOHYA, PEFT
 from strata.lora_math.choices import LAYOUTS
 from strata.lora_math.reading.state_dict import Entry
 from strata.lora_math.writing.state_dict import write
