@@ -2,108 +2,36 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from adapter_kinds import (
+    ALL,
+    FACTORED,
+    IN,
+    LINEAR,
+    OUT,
+    RANK,
+    SHAPES,
+    build,
+    every_adapter,
+    every_shape,
+    quick,
+    weight_of,
+)
+from hypothesis import given
 from hypothesis import strategies as st
 from reference_layers import as_layer, make
 from torch.nn import Linear
 
 from strata.lora_math.adapters import (
-    BOFT,
-    IA3,
     OFT,
-    Diff,
     DoRA,
-    GLoRA,
     LoHa,
-    LoKr,
     LoRA,
     Padded,
-    PeftBOFT,
-    PeftOFT,
-    SetWeight,
-    Sparse,
     from_record,
 )
 from strata.lora_math.adapters.matrices import TILE
 from strata.lora_math.energy import CHUNK
 from strata.lora_math.low_rank import LowRank
-from strata.lora_math.reading import state_dict
-
-OUT, IN, RANK = 16, 12, 3
-SHAPES = {
-    "linear": (OUT, IN),
-    "conv1d": (OUT, IN, 3),
-    "conv2d_1x1": (OUT, IN, 1, 1),
-    "conv2d": (OUT, IN, 3, 3),
-    "conv3d": (OUT, IN, 1, 3, 2),
-}
-SKEW = 6  # entries above the diagonal of a 4x4 block
-
-
-def build(kind: str, layer: str, seed: int = 0):
-    """An adapter of one kind for one layer shape."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def r(*shape):
-        return torch.randn(shape, dtype=torch.float64, generator=generator) * 0.4
-
-    shape = SHAPES[layer]
-    columns = torch.Size(shape[1:]).numel()
-    kernel = shape[2:]
-    lora = LoRA(r(OUT, RANK), r(RANK, columns), None, 0.7)
-    makers = {
-        "LoRA": lambda: lora,
-        "LoRA stored as the layer": lambda: LoRA(r(OUT, RANK, *[1] * len(kernel)), r(RANK, IN, *kernel), None, 0.7),
-        "LoRA Tucker": lambda: LoRA(r(OUT, RANK), r(RANK, IN), r(RANK, RANK, *kernel), 0.7),
-        "LoHa": lambda: LoHa(r(OUT, 2), r(2, columns), r(OUT, 2), r(2, columns), scale=0.7),
-        "LoHa Tucker": lambda: LoHa(r(2, OUT), r(2, IN), r(2, OUT), r(2, IN), r(2, 2, *kernel), r(2, 2, *kernel), 0.7),
-        "LoKr whole": lambda: LoKr((r(4, 3),), (r(4, 4, *kernel),), 0.7),
-        "LoKr decomposed": lambda: LoKr((r(4, 1), r(1, 3)), (r(4, 2), r(2, columns // 3)), 0.7),
-        "LoKr Tucker": lambda: LoKr((r(4, 3),), (r(2, 4), r(2, 4), r(2, 2, *kernel)), 0.7),
-        "GLoRA": lambda: GLoRA(r(IN, RANK), r(RANK, IN), r(OUT, RANK), r(RANK, columns), 0.7),
-        "OFT": lambda: OFT((r(4, 4, 4),), None, 0.05),
-        "OFT of several runs": lambda: OFT((r(2, 4, 4), r(1, 8, 8)), None, 0.0),
-        "OFT rescaled": lambda: OFT((r(4, 4, 4),), 1 + r(OUT), 0.0),
-        "BOFT": lambda: BOFT(r(2, 4, 4, 4), 1 + r(OUT), 0.0),
-        "PEFT OFT": lambda: PeftOFT(r(columns // 4, SKEW), 5),
-        "PEFT OFT exact": lambda: PeftOFT(r(1, SKEW), 0),
-        "PEFT BOFT": lambda: PeftBOFT(r(1, columns // 4, 4, 4), 1 + r(OUT)),
-        "IA3 output": lambda: IA3(r(OUT), False),
-        "IA3 input": lambda: IA3(r(IN), True),
-        "sparse": lambda: Sparse(torch.tensor([[0, 3, 15], [1, 0, columns - 1]]), r(3), (OUT, columns)),
-        "diff": lambda: Diff(r(*shape), 0.7),
-        "set": lambda: SetWeight(r(*shape)),
-        "DoRA output": lambda: DoRA(lora, 1 + r(OUT), 0),
-        "DoRA input": lambda: DoRA(lora, 1 + r(IN), 1),
-        "DoRA of LoKr": lambda: DoRA(LoKr((r(4, 3),), (r(4, 4, *kernel),), 0.7), 1 + r(OUT), 0),
-    }
-    return makers[kind]()
-
-
-ALL = [
-    *(
-        "LoRA",
-        "LoRA stored as the layer",
-        "LoRA Tucker",
-        "LoHa",
-        "LoHa Tucker",
-        "LoKr whole",
-        "LoKr decomposed",
-        "LoKr Tucker",
-    ),
-    *("GLoRA", "OFT", "OFT of several runs", "OFT rescaled", "BOFT", "PEFT OFT", "PEFT OFT exact", "PEFT BOFT"),
-    *("IA3 output", "IA3 input", "sparse", "diff", "set", "DoRA output", "DoRA input", "DoRA of LoKr"),
-]
-LINEAR = [kind for kind in ALL if kind not in ("OFT rescaled", "BOFT", "PEFT BOFT", "set")]
-FACTORED = ["LoRA", "LoRA stored as the layer", "LoRA Tucker", "LoHa", "LoHa Tucker", "LoKr decomposed"]
-
-every_adapter = pytest.mark.parametrize("kind", ALL)
-every_shape = pytest.mark.parametrize("layer", SHAPES)
-quick = settings(max_examples=10)
-
-
-def weight_of(layer: str, dtype=torch.float64):
-    return torch.randn(SHAPES[layer], dtype=torch.float64, generator=torch.Generator().manual_seed(9)).to(dtype)
 
 
 @every_adapter
@@ -330,80 +258,6 @@ def test_1x1_convolutions_and_linear_layers_are_the_same(kind, trained, used):
     assert torch.allclose(ready.forward(as_layer(module), x, module(x), 0.8), changed, rtol=0, atol=1e-10)
 
 
-def test_half_the_strength_of_several_rotations_is_not_half_their_change():
-    """BOFT interpolates each of its stages. Its trained weight, at strength 1, is compared with the trainers' own in test_against_*."""
-    weight = weight_of("linear")
-    for kind in ("BOFT", "PEFT BOFT", "OFT rescaled"):
-        adapter = build(kind, "linear")
-        half = adapter.delta(weight, 0.5)
-        assert half.any()
-        assert not torch.allclose(half, adapter.delta(weight) / 2, rtol=0, atol=1e-3)
-
-
-def test_set_weight_has_no_half_way():
-    adapter, weight = build("set", "linear"), weight_of("linear")
-    for strength in (0.1, 1.0, -2.0):
-        assert torch.allclose(weight + adapter.delta(weight, strength), adapter.value, rtol=0, atol=1e-12)
-
-
-def test_padded_weight():
-    inner = LoRA(torch.ones(4, 1), torch.ones(1, 6))
-    padded = Padded(inner, (4, 6))
-    weight = torch.arange(12.0).reshape(4, 3)
-    result = padded.apply_(weight, 0.5, torch.float32)
-    assert result.shape == (4, 6)
-    assert torch.equal(result, torch.nn.functional.pad(torch.arange(12.0).reshape(4, 3), (0, 3)) + 0.5)
-    assert padded.mismatch((4, 3)) is None
-    assert padded.mismatch((5, 3)) is not None
-
-
-def test_dora_of_a_zero_lora_with_the_models_norms_changes_nothing():
-    weight = weight_of("conv2d")
-    zero = LoRA(torch.zeros(OUT, 1), torch.zeros(1, IN * 9))
-    rows = DoRA(zero, torch.linalg.vector_norm(weight.flatten(1), dim=1), 0)
-    columns = DoRA(zero, torch.linalg.vector_norm(weight.transpose(0, 1).flatten(1), dim=1), 1)
-    for adapter in (rows, columns):
-        assert adapter.delta(weight).abs().max() < 1e-14
-
-
-def test_a_dora_is_untrained_where_its_lora_is():
-    for up, untrained in ((torch.zeros(8, 2), True), (torch.ones(8, 2), False)):
-        lora = LoRA(up, torch.ones(2, 6))
-        assert lora.is_untrained == untrained
-        assert DoRA(lora, torch.ones(8, 1), 0).is_untrained == untrained
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("size", [1e-3, 1e-9])
-def test_dora_of_small_weights_divides_by_their_own_norms(axis, size):
-    """Embedders and gates have such rows; a row of zeros, which has no direction, stays finite."""
-    weight = weight_of("linear") * size
-    inner = LoRA(torch.ones(OUT, 1).double() * size, torch.ones(1, IN).double())
-    magnitude = torch.linspace(0.5, 2, (OUT, IN)[axis]).double()
-    turned = weight + inner.delta(weight)
-    shape = (-1, 1) if axis == 0 else (1, -1)
-    expected = magnitude.reshape(shape) * turned / turned.norm(dim=1 - axis, keepdim=True) - weight
-    assert torch.allclose(DoRA(inner, magnitude, axis).delta(weight), expected, rtol=1e-12, atol=0)
-    zeros = torch.zeros_like(weight)
-    assert DoRA(LoRA(zeros[:, :1], zeros[:1]), magnitude, axis).delta(zeros).isfinite().all()
-
-
-def test_sparse_residue_beyond_16_bits():
-    """LyCORIS stores row and column as int16; from 32768 on they come out negative."""
-    parts = {
-        "m.bias_indices": torch.tensor([[0, 1], [40000, 2]]).to(torch.int16),
-        "m.bias_values": torch.tensor([3.0, 5.0]),
-        "m.bias_size": torch.tensor([2, 50000]).to(torch.int16),
-    }
-    (entry,) = state_dict.parse(parts).entries
-    weight = torch.zeros(2, 50000)
-    assert entry.adapter.mismatch((2, 50000)) is None
-    entry.adapter.apply_(weight, 2.0, torch.float32)
-    assert weight[0, 40000] == 6
-    assert weight[1, 2] == 10
-    assert weight.count_nonzero() == 2
-
-
 @pytest.mark.parametrize("kind", ["LoHa", "OFT"])
 def test_in_place_on_a_weight_of_many_tiles(kind):
     out, inputs = 2100, 2048
@@ -421,16 +275,6 @@ def test_in_place_on_a_weight_of_many_tiles(kind):
     exact = weight + adapter.delta(weight, 0.7, torch.float32)
     assert weight.numel() > TILE
     assert torch.allclose(adapter.apply_(weight, 0.7, torch.float32), exact, rtol=0, atol=1e-5)
-
-
-def test_a_rotation_across_groups_has_no_forward_form():
-    """Rows of two groups see different inputs: their weights can be mixed, their outputs are not what that gives."""
-    weight = torch.randn(16, 3, 3, 3, generator=torch.Generator().manual_seed(1))
-    assert OFT((torch.ones(4, 4, 4),)).prepared(weight, groups=4) is not None
-    assert OFT((torch.ones(2, 8, 8),)).prepared(weight, groups=4) is None
-    assert OFT((torch.ones(2, 8, 8),)).prepared(weight, groups=2) is not None
-    assert BOFT(torch.ones(1, 4, 4, 4)).prepared(weight, groups=4) is None
-    assert BOFT(torch.ones(1, 4, 4, 4)).prepared(weight) is not None
 
 
 class TestEnergy:
@@ -476,13 +320,3 @@ def test_no_change_reaches_further_than_it_says(kind, layer):
     if not adapter.needs_weight and kind not in ("sparse", "set"):
         # Or every weight would be looked at: a Tucker core in both factors of LoHa is the loosest bound, 68 times.
         assert adapter.reach <= 100 * change
-
-
-def test_lokr_of_a_column_with_the_steps_of_a_matrix():
-    """Contiguous in PyTorch's eyes, and not in its kron's."""
-    column = torch.arange(1.0, 9.0).as_strided((4, 1), (1, 2))
-    inner = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0, -1.0, 5.0]])
-    up, down = LoKr((column,), inner).factors(torch.float64)
-    assert torch.equal(
-        up @ down, torch.kron(column.clone(memory_format=torch.contiguous_format), inner[0] @ inner[1]).double()
-    )

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from adapter_kinds import SHAPES, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_adapter_laws import SHAPES, build
 
 from strata.lora_math.adapters import DoRA, LoHa, LoKr, LoRA
 from strata.lora_math.baking import Layer, layers_by_name

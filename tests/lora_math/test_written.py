@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from adapter_kinds import ALL, SHAPES, build, weight_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_adapter_laws import ALL, SHAPES, build, weight_of
 
 from strata.lora_math.adapters import IA3, Adapter, Diff, DoRA, LoHa, LoKr, LoRA, Padded, PeftOFT, from_record
 from strata.lora_math.adapters.lokr import LoKrConv1d
