@@ -19,7 +19,7 @@ from .seen_files import fingerprint, remember
 from .stack import StackEntry, read_stack, with_listed_names
 
 if TYPE_CHECKING:
-    from .apply import Applied
+    from .apply_lora import Applied
 
 LoraStackType = io.Custom("LORA_STACK")
 # What a new loader holds: no file.

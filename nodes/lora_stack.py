@@ -26,7 +26,7 @@ from .seen_files import fingerprint, remember, state
 from .stack import StackEntry, of_tag, read_stack
 
 if TYPE_CHECKING:
-    from .apply import Applied
+    from .apply_lora import Applied
 
 EXAMPLE = "<lora:style:0.8>\n<lora:detail:0.5:0.3>\noff <lora:other:1> // a note"
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from ..lora_math.errors import StrataError
 from ..lora_math.experts import Expert, Half, expert_in_name
-from .apply import Applied, OnProblem, apply_stack
+from .apply import apply_stack
+from .apply_lora import Applied, OnProblem
 from .comfy.lora_names import locate
 from .comfy.model_file import model_file
 from .library.halves import half

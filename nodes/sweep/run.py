@@ -11,7 +11,8 @@ import numpy
 from numpy.typing import NDArray
 
 from ...lora_math.errors import StrataError
-from ..apply import Apply, apply_stack
+from ..apply import apply_stack
+from ..apply_lora import Apply
 from ..comfy.drawing import Asked, Bar, Way, decode, encode, freed_after_error, sample
 from ..comfy.pictures import Folder, Saved, as_drawn, loaded
 from .measure import Difference, difference

@@ -14,7 +14,7 @@ import torch
 from strata.lora_math import fuse, stack
 from strata.lora_math.errors import StrataError
 from strata.lora_math.reading import state_dict
-from strata.nodes import apply as applying
+from strata.nodes import apply_lora as applying
 from strata.nodes.comfy import library, live_run, live_time, patch, targets
 from strata.nodes.comfy.library import CACHE
 from strata.nodes.comfy.live import LiveLora, attach

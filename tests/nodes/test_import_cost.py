@@ -138,5 +138,7 @@ def test_a_start_loads_what_schemas_and_checks_need_and_no_more(found):
 
 def test_first_executions_at_the_same_time_load_the_rest(found):
     assert found["wrong"] == []
-    assert {"nodes.apply", "nodes.pairs", "nodes.comfy.library", "lora_math.adapters.lora"} <= set(found["first"])
+    assert {"nodes.apply", "nodes.apply_lora", "nodes.pairs", "nodes.comfy.library", "lora_math.adapters.lora"} <= set(
+        found["first"]
+    )
     assert found["tensors"] == []

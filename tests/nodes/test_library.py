@@ -412,7 +412,7 @@ def test_files_are_read_while_there_is_other_work(lora_folder, monkeypatch):
     model = small_models.sd15()
     names = [lora_folder.save(f"{at}.safetensors", lora_makers.full_lora(model, seed=at, rank=1)) for at in range(3)]
     learned, begun = threading.Event(), [threading.Event() for _ in names]
-    learn, read, on_model = applying.model_targets, library.open_lora, applying._apply_lora
+    learn, read, on_model = applying.model_targets, library.open_lora, applying.apply_lora
 
     def learns(model):
         learned.set()
@@ -430,7 +430,7 @@ def test_files_are_read_while_there_is_other_work(lora_folder, monkeypatch):
 
     monkeypatch.setattr(applying, "model_targets", learns)
     monkeypatch.setattr(library, "open_lora", reads)
-    monkeypatch.setattr(applying, "_apply_lora", applies)
+    monkeypatch.setattr(applying, "apply_lora", applies)
     CACHE.clear()
     stack = [StackEntry(name, 0.5, 0.0) for name in names]
     found = applying.apply_stack(model, None, stack, "error")

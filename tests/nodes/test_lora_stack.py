@@ -14,7 +14,7 @@ from strata.lora_math.errors import StrataError
 from strata.lora_math.rows_text import acting, read_rows, reduced
 from strata.lora_math.schedule import Variation, parse
 from strata.nodes import seen_files
-from strata.nodes.apply import Changing
+from strata.nodes.apply_lora import Changing
 from strata.nodes.comfy.live import loras_of
 from strata.nodes.comfy.patch import StrataPatch
 from strata.nodes.fitting.block_spec import BlockSpec

@@ -239,7 +239,7 @@ def test_where_it_cannot_run_it_is_refused_by_name(models, lora_folder, monkeypa
 
     with pytest.raises(StrataError, match="for a T-LoRA or TC-LoRA, load it after the merge"):
         into_patches(changed.clone())
-    monkeypatch.setattr("strata.nodes.apply.live.is_compiled", lambda *_: True)
+    monkeypatch.setattr("strata.nodes.apply_lora.live.is_compiled", lambda *_: True)
     with pytest.raises(StrataError, match=r"t\.safetensors is a T-LoRA.*torch\.compile"):
         load(model, name)
     monkeypatch.undo()
