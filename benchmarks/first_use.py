@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import comfy.model_management
@@ -24,49 +23,76 @@ from .results import seconds, table
 
 NAME = "first.safetensors"
 WAYS = ("ComfyUI", "Strata")
+STATES = ("in the page cache", "on the disk")
+ROUNDS = 3
 
 
 def first(quick: bool) -> str:
     """Seconds by the clock: of the node, and of it and all patching together."""
     rows = []
-    cases = [("SD1.5", 16)] if quick else [(name, rank) for name in models.MODELS for rank in (16, 64, 128)]
-    with tempfile.TemporaryDirectory() as folder:
-        for name, rank in cases:
-            model = models.build(name, torch.float16)
-            safetensors.torch.save_file(models.lora(model, rank), Path(folder) / NAME)
-            del model
-            for state in ("in the page cache", "on the disk"):
-                found = {way: [_child(folder, name, way, state) for _ in range(1 if quick else 3)] for way in WAYS}
-                node, whole = ({way: statistics.median(t[at] for t in found[way]) for way in WAYS} for at in (0, 1))
-                times = [seconds(each[way]) for each in (node, whole) for way in WAYS]
-                rows.append(
-                    (name, rank, state, *times, *(f"{each[WAYS[0]] / each[WAYS[1]]:.2f}" for each in (node, whole)))
-                )
+    cases = [("SD1.5", (16,))] if quick else [(name, (16, 64, 128)) for name in models.MODELS]
+    threads = torch.get_num_threads()
+    # A process that is split off has the thread that did it, and no other one: none may be waiting for products.
+    torch.set_num_threads(1)
+    before = folder_paths.folder_names_and_paths["loras"]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            folder_paths.folder_names_and_paths["loras"] = ([folder], {".safetensors"})
+            for name, ranks in cases:
+                model = models.build(name, torch.float16)
+                comfy.model_management.load_models_gpu([model])
+                for rank in ranks:
+                    safetensors.torch.save_file(models.lora(model, rank), Path(folder) / NAME)
+                    rows += [_row(model, name, rank, state, 1 if quick else ROUNDS) for state in STATES]
+                comfy.model_management.unload_all_models()
+                del model
+    finally:
+        folder_paths.folder_names_and_paths["loras"] = before
+        torch.set_num_threads(threads)
     columns = ("model", "rank", "the file", "node: ComfyUI", "node: Strata", "patched: ComfyUI", "patched: Strata")
     return table(
         "The first use of a file, in a fresh process",
         (*columns, "node: ComfyUI / Strata", "patched: ComfyUI / Strata"),
         rows,
-        "From the unread file to the MODEL, and to the last patched weight. By the clock, one thread; the model is loaded before.",
+        "From the unread file to the MODEL, and to the last patched weight, by the clock. The process has the model and ComfyUI in "
+        "memory, has used no node of either, and computes with one thread.",
     )
 
 
-def _child(folder: str, name: str, way: str, state: str) -> tuple[float, float]:
-    code = f"from benchmarks.first_use import once; once({folder!r}, {name!r}, {way!r}, {state!r})"
-    start = f"import runpy; run = runpy.run_path({str(Path(__file__).with_name('run.py'))!r}); run['_import_comfyui']()\n{code}"
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", start], env=env, capture_output=True, text=True, check=True)
-    return tuple(json.loads(done.stdout.splitlines()[-1]))
+def _row(model, name: str, rank: int, state: str, rounds: int) -> tuple:
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    for _ in range(rounds):
+        for way in WAYS:
+            found[way].append(_apart(lambda way=way: _once(model, way, state)))
+    node, whole = ({way: statistics.median(t[at] for t in found[way]) for way in WAYS} for at in (0, 1))
+    times = [seconds(each[way]) for each in (node, whole) for way in WAYS]
+    return (name, rank, state, *times, *(f"{each[WAYS[0]] / each[WAYS[1]]:.2f}" for each in (node, whole)))
 
 
-def once(folder: str, name: str, way: str, state: str) -> None:
-    """In the fresh process: prints [seconds of the node, seconds of all]."""
-    torch.set_grad_enabled(False)
-    torch.set_num_threads(1)
-    folder_paths.folder_names_and_paths["loras"] = ([folder], {".safetensors"})
-    model = models.build(name, torch.float16)
-    comfy.model_management.load_models_gpu([model])
-    with open(Path(folder) / NAME, "rb") as file:
+def _apart(run) -> tuple[float, float]:
+    """What ``run`` gives in a copy of this process that ends with it."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, json.dumps(run()).encode())
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    if not said:
+        raise RuntimeError("the process of its own failed: see above")
+    return tuple(json.loads(said))
+
+
+def _once(model, way: str, state: str) -> tuple[float, float]:
+    """(seconds of the node, seconds of all)."""
+    path = folder_paths.get_full_path_or_raise("loras", NAME)
+    with open(path, "rb") as file:
         if state == "on the disk":
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -80,4 +106,4 @@ def once(folder: str, name: str, way: str, state: str) -> None:
         patched = StrataLoraLoader.execute(NAME, 0.8, 0.0, model=model, apply="patch").result[0]
     node = time.perf_counter() - began
     comfy.model_management.load_models_gpu([patched])
-    print(json.dumps([node, time.perf_counter() - began]))
+    return node, time.perf_counter() - began

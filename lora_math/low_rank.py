@@ -6,7 +6,8 @@ in float32 Gram-based quantities lose all digits below sqrt(eps) of the largest 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -133,24 +134,27 @@ def singular_values_of(up: Tensor, down: Tensor) -> Tensor:
     Through the Gram matrices of both factors, several times as fast as ``LowRank.singular_values``: what lies below 1e-7 of the largest
     is rounding. With down down^T = L L^T they are the roots of the eigenvalues of L^T (up^T up) L.
     """
-    size = min(up.shape[0], up.shape[1], down.shape[1])
-    if size == 0:
-        return torch.zeros(0, dtype=torch.float64)
-    core = square_root(mirrored(upper_gram(down, torch.float64)))
-    inner = core.T @ mirrored(upper_gram(up.T, torch.float64)) @ core
-    return torch.linalg.eigvalsh(inner).clamp_min(0).sqrt().flip(0)[:size]
+    return _roots(_squared(up, down))[: min(up.shape[0], up.shape[1], down.shape[1])]
 
 
 def singular_values_of_all(products: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """``singular_values_of`` each (up, down). Small ones of equal shapes go together: one by one it is their calls that cost."""
     found: list[Tensor | None] = [None] * len(products)
     alike: dict[tuple, list[int]] = {}
+    large: list[int] = []
     for at, (up, down) in enumerate(products):
         small = 0 < up.numel() + down.numel() <= TOGETHER // 4 and up.shape[1] <= min(up.shape[0], down.shape[1])
         if small:
             alike.setdefault((up.shape, down.shape, up.dtype, down.dtype), []).append(at)
         else:
-            found[at] = singular_values_of(up, down)
+            large.append(at)
+    # The eigenvalues of one matrix keep one thread busy, the products that lead to it all of them.
+    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
+        for some in _in_bounds(large, [products[at][0].shape[1] ** 2 for at in large]):
+            roots = pool.map(_roots, [_squared(*products[at]) for at in some])
+            for at, values in zip(some, roots, strict=True):
+                up, down = products[at]
+                found[at] = values[: min(up.shape[0], up.shape[1], down.shape[1])]
     for places in alike.values():
         count = TOGETHER // sum(factor.numel() for factor in products[places[0]])
         for start in range(0, len(places), count):
@@ -159,6 +163,30 @@ def singular_values_of_all(products: Sequence[tuple[Tensor, Tensor]]) -> list[Te
             for place, at in enumerate(some):
                 found[at] = singular_values_of(*products[at]) if values is None else values[place]
     return found
+
+
+def _in_bounds(places: Sequence[int], numbers: Sequence[int]) -> Iterator[list[int]]:
+    """``places`` in order, in groups of which each holds at most TOGETHER ``numbers``, or a single place."""
+    some, held = [], 0
+    for place, count in zip(places, numbers, strict=True):
+        if some and held + count > TOGETHER:
+            yield some
+            some, held = [], 0
+        some.append(place)
+        held += count
+    if some:
+        yield some
+
+
+def _squared(up: Tensor, down: Tensor) -> Tensor:
+    """[rank, rank], symmetric, with the squares of the singular values of up [out, rank] @ down [rank, in] as eigenvalues."""
+    core = square_root(mirrored(upper_gram(down, torch.float64)))
+    return core.T @ mirrored(upper_gram(up.T, torch.float64)) @ core
+
+
+def _roots(squared: Tensor) -> Tensor:
+    """The roots of its eigenvalues, descending."""
+    return torch.linalg.eigvalsh(squared).clamp_min(0).sqrt().flip(-1)
 
 
 def _values_together(products: Sequence[tuple[Tensor, Tensor]]) -> Tensor | None:
@@ -174,7 +202,7 @@ def _values_together(products: Sequence[tuple[Tensor, Tensor]]) -> Tensor | None
     squares = roots.mT @ outer @ roots
     if failed.any() or not squares.isfinite().all():
         return None
-    return torch.linalg.eigvalsh(squares).clamp_min(0).sqrt().flip(1)
+    return _roots(squares)
 
 
 @dataclass(frozen=True, eq=False)
