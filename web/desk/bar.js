@@ -54,7 +54,8 @@ export class Bar {
   }
 
   draw() {
-    const { layout, profile, lora, linked, amounts, picture, inverted } = this.desk
+    const { layout, profile, lora, linked, amounts, picture } = this.desk
+    const { inverted } = this.desk.widgets
     const parts = [layout?.family ?? '']
     const name = lora?.split(/[\\/]/).pop()?.replace(/\.\w+$/, '') ?? ''
     if (profile && !profile.error) {
@@ -81,7 +82,7 @@ export class Bar {
 
   /** The preset that the weights came from, with a star once they are others. */
   #preset() {
-    const { preset } = this.desk
+    const { preset } = this.desk.widgets
     if (!preset || this.desk.presetState === 'unknown') return t('presets')
     return this.desk.presetState === 'edited' ? `${preset}*` : preset
   }

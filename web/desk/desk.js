@@ -3,7 +3,7 @@
 import { passMiddle, passWheel } from '../lib/canvas.js'
 import { app } from '../lib/comfy.js'
 import { attribute, el } from '../lib/dom.js'
-import { isLinked, loaderBehind, setWidget, valueOf, widgetOf } from '../lib/graph.js'
+import { loaderBehind } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { leave, takePlace } from '../lib/place.js'
@@ -22,8 +22,9 @@ import { PresetMenu } from './presets.js'
 import { read } from './reading.js'
 import { Silence } from './silence.js'
 import { peak, Strips } from './strips.js'
-import { edited, example } from './text.js'
-import { NONE, Texts } from './texts.js'
+import { edited } from './text.js'
+import { Texts } from './texts.js'
+import { Widgets } from './widgets.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 /** @typedef {import('../lib/server.js').Layout} Layout */
@@ -32,7 +33,6 @@ import { NONE, Texts } from './texts.js'
 /** @typedef {import('../lib/server.js').Question} Question */
 /** @typedef {Record<string, number>} Weights fader -> weight */
 
-const AUTO = 'auto'
 /** The canvas's zoom below which small things are left out. */
 const FAR = 0.45
 /** Px below which the foot has no room for everything. */
@@ -74,8 +74,6 @@ export class DeskView {
   #signature = ''
   #round = 0
   #writing = false
-  /** What ComfyUI calls the text. @type {string | null} */
-  #label = null
 
   /**
    * @param {GraphNode} node whose widgets say the weights
@@ -84,6 +82,7 @@ export class DeskView {
    */
   constructor(node, loraOf = () => loaderBehind(node)?.lora ?? null, usedAs = () => usedBehind(node)) {
     this.node = node
+    this.widgets = new Widgets(node)
     this.loraOf = loraOf
     this.picture = new Picture(this, usedAs)
     this.silence = new Silence(this)
@@ -127,31 +126,9 @@ export class DeskView {
 
   // What the node says
 
-  /** The name of the preset that the node has, if any. @returns {string | null} */
-  get preset() {
-    const name = valueOf(this.node, 'preset')
-    return typeof name === 'string' && name && name !== NONE ? name : null
-  }
-
-  /** Whether 1 minus each weight of the text acts. */
-  get inverted() {
-    return valueOf(this.node, 'invert') === true
-  }
-
-  get text() {
-    return String(valueOf(this.node, 'weights') ?? '')
-  }
-
-  /** @returns {Question} */
+  /** What the desk asks the server. @returns {Question} */
   question() {
-    const family = valueOf(this.node, 'layout')
-    return {
-      text: this.text.trim() ? this.text : this.preset ?? '',
-      family: typeof family === 'string' && family && family !== AUTO ? family : null,
-      lora: this.lora,
-      seed: Number(valueOf(this.node, 'seed') ?? 0),
-      invert: this.inverted,
-    }
+    return this.widgets.question(this.lora)
   }
 
   /** Looks whether anything that the picture depends on is another. */
@@ -159,9 +136,9 @@ export class DeskView {
     if (!this.node.graph || this.held || this.#writing) return
     takePlace(this.node, this.element)
     this.lora = this.loraOf()
-    const linked = ['weights', 'preset', 'layout', 'invert'].some((name) => isLinked(this.node, name))
+    const { linked } = this.widgets
     const known = this.lora !== null && knownLora(this.lora) !== undefined
-    const signature = JSON.stringify([this.question(), this.preset, linked, known, endedWith('strata_sweep')])
+    const signature = JSON.stringify([this.question(), this.widgets.preset, linked, known, endedWith('strata_sweep')])
     this.element.classList.toggle('far', (app.canvas?.ds?.scale ?? 1) < FAR)
     if (signature === this.#signature) {
       if (this.picture.compare()) this.draw()
@@ -209,9 +186,9 @@ export class DeskView {
   }
 
   #comparePreset() {
-    const { settings } = this
-    if (!this.preset || !settings || this.error) this.presetState = 'unknown'
-    else if (!this.text.trim()) this.presetState = this.inverted ? 'edited' : 'same'
+    const { settings, widgets } = this
+    if (!widgets.preset || !settings || this.error) this.presetState = 'unknown'
+    else if (!widgets.text.trim()) this.presetState = widgets.inverted ? 'edited' : 'same'
     else if (!this.#presetSettings) this.presetState = 'unknown'
     else this.presetState = sameWeights(settings, this.#presetSettings) ? 'same' : 'edited'
   }
@@ -239,22 +216,7 @@ export class DeskView {
     this.bar.draw()
     this.foot.draw()
     this.#drawPointed()
-    this.#drawExample(this.layout)
-  }
-
-  /**
-   * An example of a text for this model, in the empty field; the Vue renderer has no such place, so there it stands behind the label.
-   *
-   * @param {Layout} layout
-   */
-  #drawExample(layout) {
-    const widget = widgetOf(this.node, 'weights')
-    if (!widget) return
-    this.#label ??= widget.label || widget.name
-    const text = example(layout)
-    if (widget.element instanceof HTMLTextAreaElement) widget.element.placeholder = text
-    const label = text && !this.text.trim() ? t('exampleFor', { label: this.#label, example: text }) : this.#label
-    if (widget.label !== label) widget.label = label
+    this.widgets.drawExample(this.layout)
   }
 
   #drawPointed() {
@@ -337,17 +299,11 @@ export class DeskView {
     // A reading that is under way is of an older text.
     this.#round++
     const settings = edited(this.layout, this.settings, changes)
-    this.edit(() => this.write(settings.text), () => {
+    this.edit(() => this.widgets.write(settings.text), () => {
       this.error = ''
       this.settings = settings
       keepSettings(this.question(), settings)
     })
-  }
-
-  /** Puts a text into the node that acts as it is written. Within ``edit``. @param {string} text */
-  write(text) {
-    setWidget(this.node, 'weights', text)
-    setWidget(this.node, 'invert', false)
   }
 
   /**

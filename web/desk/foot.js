@@ -78,7 +78,8 @@ export class Foot {
 
   /** What is wrong or worth knowing, then whatever concerns the fader pointed at. */
   draw() {
-    const { linked, error, profile, lora, settings, inverted } = this.desk
+    const { linked, error, profile, lora, settings } = this.desk
+    const { inverted } = this.desk.widgets
     const wrong = this.#complaint || (linked ? '' : error) || profile?.error || ''
     let note = settings?.notes[0] ?? ''
     if (linked) note = t('linked')

@@ -6,7 +6,7 @@ import { isLinked, showWidget, widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { unwatch, watch } from '../lib/watch.js'
 import { DeskView } from './desk.js'
-import { NONE } from './texts.js'
+import { NONE } from './widgets.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
 

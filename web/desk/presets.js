@@ -7,7 +7,7 @@ import { shield, walk } from '../lib/keys.js'
 import { Popup } from '../lib/popup.js'
 import { deletePreset, getPresets, savePreset } from '../lib/server.js'
 import { oneStep } from '../lib/undo.js'
-import { NONE } from './texts.js'
+import { NONE } from './widgets.js'
 
 /** @typedef {import('./desk.js').DeskView} DeskView */
 /** @typedef {import('../lib/server.js').Preset} Preset */

@@ -26,7 +26,7 @@ const TYPING = 150
  */
 export async function read(desk, isOld) {
   const question = desk.question()
-  const [text, preset] = [desk.text.trim(), desk.preset]
+  const [text, preset] = [desk.widgets.text.trim(), desk.widgets.preset]
   const profile = question.lora ? knownLora(question.lora) ?? getLora(question.lora) : null
   const known = knownSettings(question)
   if (!known) {

@@ -5,11 +5,9 @@ import { copyText } from '../lib/dom.js'
 import { setWidget } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { getSettings } from '../lib/server.js'
+import { NONE } from './widgets.js'
 
 /** @typedef {import('./desk.js').DeskView} DeskView */
-
-/** What the node's list of presets says for none of them. */
-export const NONE = 'none'
 
 export class Texts {
   /** @param {DeskView} desk */
@@ -24,7 +22,7 @@ export class Texts {
       desk.silence.forget()
       desk.masters.forget()
       setWidget(desk.node, 'preset', NONE)
-      desk.write('')
+      desk.widgets.write('')
     })
   }
 
@@ -38,7 +36,7 @@ export class Texts {
     }
     const settings = await getSettings({ ...question, invert: true })
     if (settings.error) desk.foot.complain(settings.error)
-    else if (same(question, desk.question())) desk.edit(() => desk.write(settings.text))
+    else if (same(question, desk.question())) desk.edit(() => desk.widgets.write(settings.text))
   }
 
   /** A preset, by name: its text goes into the node, so that the workflow outlives the preset. @param {string} name */
@@ -51,7 +49,7 @@ export class Texts {
     }
     desk.edit(() => {
       setWidget(desk.node, 'preset', name)
-      desk.write(settings.text)
+      desk.widgets.write(settings.text)
     })
   }
 
@@ -61,7 +59,7 @@ export class Texts {
     const line = text.trim().replace(/\s*\n\s*/g, ' ')
     if (!line) return
     const settings = await getSettings({ ...desk.question(), text: line, invert: false })
-    desk.edit(() => desk.write(settings.error ? text : settings.text))
+    desk.edit(() => desk.widgets.write(settings.error ? text : settings.text))
   }
 
   /** The text of what acts. */

@@ -4,7 +4,7 @@ import { el } from '../lib/dom.js'
 import { t } from '../lib/i18n.js'
 import { unwatch, watch } from '../lib/watch.js'
 import { DeskView } from '../desk/desk.js'
-import { NONE } from '../desk/texts.js'
+import { NONE } from '../desk/widgets.js'
 import { acting } from './text.js'
 
 /** @typedef {import('../lib/comfy.js').GraphNode} GraphNode */
