@@ -103,32 +103,33 @@ def on(family: str, path: str, y: torch.Tensor, mask: torch.Tensor, on_text: boo
     return picture[..., None]
 
 
-def reference(model, family: str, masked: list, sample, on_text: bool = False):
-    """sample(model) while each layer adds, for each (changes, mask), its mask times the dense change."""
+def reference(model, family: str, masked: list, sample, on_text: bool | tuple[bool, ...] = False):
+    """sample(model) while each layer adds, for each (changes, mask), its mask times the dense change. on_text: of all, or of each."""
+    choices = on_text if isinstance(on_text, tuple) else (on_text,) * len(masked)
     handles, used = [], set()
     layers = layers_of(model.model)
     dense: dict[str, list] = {}
-    for changes, mask in masked:
+    for (changes, mask), own in zip(masked, choices, strict=True):
         for key, terms in changes.items():
             path, _, parameter = key.rpartition(".")
             weight = getattr(layers[path], parameter)
             change = torch.zeros_like(weight, dtype=torch.float64)
             for coefficient, adapter in terms:
                 change += coefficient * adapter.delta(weight.detach().double(), 1.0, torch.float64)
-            dense.setdefault(path, []).append((parameter, change.to(weight.dtype), mask))
+            dense.setdefault(path, []).append((parameter, change.to(weight.dtype), mask, own))
 
     def hook(path):
         def add(module, args, y):
             x = args[0]
             used.add(path)
-            for parameter, change, mask in dense[path]:
+            for parameter, change, mask, own in dense[path]:
                 if parameter == "bias":
                     more = change if y.ndim == 3 or y.ndim == 2 else change.reshape(-1, *[1] * (y.ndim - 2))
                 elif isinstance(module, torch.nn.Linear):
                     more = torch.nn.functional.linear(x, change)
                 else:
                     more = module._conv_forward(x, change, None)
-                y = y + on(family, path.removeprefix("diffusion_model."), y, mask, on_text) * more
+                y = y + on(family, path.removeprefix("diffusion_model."), y, mask, own) * more
             return y
 
         return add
@@ -177,6 +178,31 @@ def test_text_tokens_without_the_mask_by_choice(models, family):
     assert (expected - by_share).norm() > 50 * (found - expected).norm(), (
         "text without the mask does next to nothing here"
     )
+
+
+@pytest.mark.parametrize("family", ["SD1.5", "FLUX.1", "Z-Image"])
+def test_each_lora_has_its_own_choice_of_text_tokens(models, family):
+    model, one, other = models(family)
+    masked = [(one, left()), (other, 1 - left())]
+    sample = lambda m: sampling.sample(m, family)  # noqa: E731
+    expected = reference(model, family, masked, sample, on_text=(True, False))
+    both = reference(model, family, masked, sample, on_text=True)
+    found = sample(with_masks(with_masks(model, masked[:1], on_text=True), masked[1:]))
+    assert (found - expected).norm() < LATENT * expected.norm()
+    assert (both - expected).norm() > 50 * (found - expected).norm()
+
+
+def test_under_a_black_mask_a_lora_still_acts_on_unmasked_text(models, lora_folder):
+    model, _, _ = models("SD1.5")
+    name = lora_folder.save("a.safetensors", lora_makers.full_lora(model, alpha=64.0, dtype=torch.float32))
+    sample = lambda m: sampling.sample(m, "SD1.5")  # noqa: E731
+    black = torch.zeros(1, 8, 8)
+    load = lambda **settings: StrataLoraLoader.execute(name, 1.0, 0.0, model=model, **settings).result[0]  # noqa: E731
+    (lora,) = loras_of(load(mask=left()))
+    expected, plain = reference(model, "SD1.5", [(lora.changes, black)], sample, on_text=True), sample(model)
+    assert (expected - plain).norm() > 1e-3 * plain.norm()
+    assert (sample(load(mask=black, text_tokens="unmasked")) - expected).norm() < LATENT * expected.norm()
+    assert torch.equal(sample(load(mask=black)), plain)
 
 
 @pytest.mark.parametrize("family", ["SD1.5", "FLUX.1", "Z-Image", "Wan"])

@@ -244,22 +244,44 @@ KREA2 = {
 }
 
 
+QKV = [f"diffusion_model.blocks.0.attn.w{letter}.weight" for letter in "qkv"]
+
+
+def krea2():
+    config = {"image_model": "krea2", "patch": 2, "channels": 16, **KREA2}
+    return small_models.build(comfy.supported_models.Krea2, config, torch.float32)
+
+
+def qkv_of(model) -> torch.Tensor:
+    state = model.model.state_dict()
+    return torch.cat([state[key] for key in QKV]).double()
+
+
+class FusedDora:
+    """A DoRA by input of q, k and v as one layer."""
+
+    def __init__(self, rows: int):
+        generator = torch.Generator().manual_seed(3)
+        self.w1, self.w2 = (torch.randn(size, generator=generator) * 0.1 for size in ((rows // 8, 12), (8, 8)))
+        self.magnitude = torch.rand(1, 96, generator=generator) + 0.5
+        module = "transformer.transformer_blocks.0.attn.to_qkv"
+        named = {"lokr_w1": self.w1, "lokr_w2": self.w2, "dora_scale": self.magnitude}
+        self.tensors = {f"{module}.{role}": tensor for role, tensor in named.items()}
+
+    def on(self, whole: torch.Tensor, strength: float) -> torch.Tensor:
+        """LyCORIS's formula in float64: W' = m V / ||V|| by column, V = W + kron(w1, w2)."""
+        v = whole + torch.kron(self.w1.double(), self.w2.double())
+        return whole + strength * (self.magnitude.double() * v / v.norm(dim=0, keepdim=True) - whole)
+
+
 @pytest.mark.parametrize("placeholders", [False, True], ids=["alone", "with SimpleTuner's untrained q, k and v"])
 def test_dora_by_input_of_krea2s_fused_qkv(lora_folder, placeholders):
-    """The reference is LyCORIS's formula on q, k and v as one weight, in float64: W' = m V / ||V|| by column, V = W + kron(w1, w2)."""
-    model = small_models.build(
-        comfy.supported_models.Krea2, {"image_model": "krea2", "patch": 2, "channels": 16, **KREA2}, torch.float32
-    )
-    keys = [f"diffusion_model.blocks.0.attn.w{letter}.weight" for letter in "qkv"]
-    state = model.model.state_dict()
-    whole = torch.cat([state[key] for key in keys]).double()
-    generator = torch.Generator().manual_seed(3)
-    w1, w2 = (torch.randn(size, generator=generator) * 0.1 for size in ((whole.shape[0] // 8, 12), (8, 8)))
-    magnitude = torch.rand(1, 96, generator=generator) + 0.5
-    module = "transformer.transformer_blocks.0.attn.to_qkv"
-    tensors = {f"{module}.lokr_w1": w1, f"{module}.lokr_w2": w2, f"{module}.dora_scale": magnitude}
+    model = krea2()
+    whole, state = qkv_of(model), model.model.state_dict()
+    dora = FusedDora(len(whole))
+    tensors = dict(dora.tensors)
     if placeholders:
-        for letter, key in zip("qkv", keys, strict=True):
+        for letter, key in zip("qkv", QKV, strict=True):
             stem = f"transformer.transformer_blocks.0.attn.to_{letter}"
             tensors[f"{stem}.lora_down.weight"] = torch.ones(4, 96)
             tensors[f"{stem}.lora_up.weight"] = torch.zeros(len(state[key]), 4)
@@ -269,7 +291,23 @@ def test_dora_by_input_of_krea2s_fused_qkv(lora_folder, placeholders):
     assert ("applied once, 6 tensors" in text) == placeholders
     assert "Left over" not in text
     model_management.load_models_gpu([patched], force_full_load=True)
-    after = torch.cat([patched.model.state_dict()[key] for key in keys]).double()
-    v = whole + torch.kron(w1.double(), w2.double())
-    expected = whole + 0.8 * (magnitude.double() * v / v.norm(dim=0, keepdim=True) - whole)
-    torch.testing.assert_close(after, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(qkv_of(patched), dora.on(whole, 0.8), rtol=1e-5, atol=1e-5)
+
+
+def test_a_dora_in_parts_knows_of_a_lora_that_comes_before_it_later(lora_folder):
+    """Its norms are kept: those of the model alone must not serve for the model with another LoRA."""
+    model = krea2()
+    whole = qkv_of(model)
+    dora = FusedDora(len(whole))
+    name = lora_folder.save("krea.safetensors", dora.tensors)
+    up, down = torch.randn(len(model.model.state_dict()[QKV[0]]), 2), torch.randn(2, 96)
+    module = "transformer.transformer_blocks.0.attn.to_q"
+    first = lora_folder.save("q.safetensors", {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up})
+    alone = StrataLoraLoader.execute(name, 0.8, 0.0, model=model).result[0]
+    before = StrataLoraLoader.execute(first, 0.5, 0.0, model=model).result[0]
+    both = StrataLoraLoader.execute(name, 0.8, 0.0, model=before).result[0]
+    changed = whole.clone()
+    changed[: len(up)] += 0.5 * (up.double() @ down.double())
+    for patched, expected in ((both, dora.on(changed, 0.8)), (alone, dora.on(whole, 0.8))):
+        model_management.load_models_gpu([patched], force_full_load=True)
+        torch.testing.assert_close(qkv_of(patched), expected, rtol=1e-5, atol=1e-5)
