@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import json
 import statistics
 import tempfile
 import time
@@ -22,7 +21,7 @@ import comfy.utils
 import folder_paths
 import safetensors.torch
 import torch
-from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+from comfy.quant_ops import QuantizedTensor
 
 from strata.nodes.comfy import targets
 from strata.nodes.comfy.library import CACHE
@@ -30,7 +29,7 @@ from strata.nodes.loader import StrataLoraLoader
 
 from . import models
 from .machine import Held
-from .models import MODELS
+from .models import MODELS, packed
 
 STEPS, LATENT, SMALL_LATENT = 4, 128, 8
 NAME = "benchmark.safetensors"
@@ -249,7 +248,7 @@ def build(name: str, stored: str, small: bool, device: torch.device):
     compute = torch.float32 if device.type == "cpu" or stored == "fp32" else torch.bfloat16
     settings = {**unet, **(SMALL if small else WHOLE)[name], "dtype": kind}
     if stored == "nvfp4":
-        return _quantized(config, settings, compute, device)
+        return _patcher(packed(config, settings, compute, device), device)
     model_config = config(settings)
     model_config.set_inference_dtype(kind, compute if compute != kind else None)
     model = model_config.get_model({}, device=torch.device("cpu"))
@@ -263,29 +262,6 @@ def build(name: str, stored: str, small: bool, device: torch.device):
 def _patcher(model, device: torch.device):
     kind = comfy.model_patcher.CoreModelPatcher
     return kind(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
-
-
-def _quantized(config, settings: dict, compute: torch.dtype, device: torch.device):
-    """As ComfyUI loads a checkpoint whose matrices are NVFP4."""
-    plain = config(settings)
-    plain.set_inference_dtype(torch.bfloat16, None)
-    shapes = plain.get_model({}, device=torch.device("meta")).diffusion_model.state_dict()
-    weights, layout = {}, QUANT_ALGOS["nvfp4"]["comfy_tensor_layout"]
-    for key, empty in shapes.items():
-        weight = torch.randn(empty.shape, device=device, dtype=torch.bfloat16).mul_(0.02)
-        if weight.ndim == 2 and "blocks" in key and key.endswith(".weight") and min(weight.shape) >= 64:
-            packed = QuantizedTensor.from_float(weight, layout, scale="recalculate").state_dict(key)
-            weights.update({name: tensor.cpu() for name, tensor in packed.items()})
-            told = list(json.dumps({"format": "nvfp4"}).encode())
-            weights[key.removesuffix("weight") + "comfy_quant"] = torch.tensor(told, dtype=torch.uint8)
-        else:
-            weights[key] = weight.cpu()
-    model_config = config(settings)
-    model_config.quant_config = {"mixed_ops": True}
-    model_config.set_inference_dtype(torch.bfloat16, compute if compute != torch.bfloat16 else None)
-    model = model_config.get_model({}, device=torch.device("cpu"))
-    model.load_model_weights(weights, "")
-    return _patcher(model, device)
 
 
 def exact_copy(model, name: str, small: bool, device: torch.device):

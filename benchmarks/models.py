@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import comfy.lora
 import comfy.model_patcher
 import comfy.supported_models
 import torch
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
 from strata.devtools import unet_configs
 
@@ -57,6 +60,29 @@ def whole_flux():
     config = comfy.supported_models.Flux({**FLUX, "depth": 19, "depth_single_blocks": 38, "dtype": torch.bfloat16})
     config.set_inference_dtype(torch.bfloat16, None)
     return comfy.model_patcher.ModelPatcher(config.get_model({}, device=torch.device("meta")), CPU, CPU)
+
+
+def packed(config, settings: dict, compute: torch.dtype, device: torch.device):
+    """A model as ComfyUI loads it from a checkpoint whose matrices are NVFP4. settings: of its UNet, computed in ``compute``."""
+    plain = config(settings)
+    plain.set_inference_dtype(torch.bfloat16, None)
+    shapes = plain.get_model({}, device=torch.device("meta")).diffusion_model.state_dict()
+    weights, layout = {}, QUANT_ALGOS["nvfp4"]["comfy_tensor_layout"]
+    for key, empty in shapes.items():
+        weight = torch.randn(empty.shape, device=device, dtype=torch.bfloat16).mul_(0.02)
+        if weight.ndim == 2 and "blocks" in key and key.endswith(".weight") and min(weight.shape) >= 64:
+            parts = QuantizedTensor.from_float(weight, layout, scale="recalculate").state_dict(key)
+            weights.update({name: tensor.cpu() for name, tensor in parts.items()})
+            told = list(json.dumps({"format": "nvfp4"}).encode())
+            weights[key.removesuffix("weight") + "comfy_quant"] = torch.tensor(told, dtype=torch.uint8)
+        else:
+            weights[key] = weight.cpu()
+    model_config = config(settings)
+    model_config.quant_config = {"mixed_ops": True}
+    model_config.set_inference_dtype(torch.bfloat16, compute if compute != torch.bfloat16 else None)
+    model = model_config.get_model({}, device=torch.device("cpu"))
+    model.load_model_weights(weights, "")
+    return model
 
 
 def lora(model, rank: int, seed: int = 0) -> dict[str, torch.Tensor]:
