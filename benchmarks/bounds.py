@@ -98,7 +98,7 @@ def slider(quick: bool) -> str:
     rows = [("SD1.5", seconds(a.median), seconds(b.median), ratio(b, a))]
     return table(
         "A moved slider beside a sidecar and own presets",
-        ("model", "neither", f"a sidecar of 2 MB, {PRESETS} own presets", "ratio"),
+        ("model", "neither", f"a sidecar of 2 MB, {PRESETS} own presets", "both / neither"),
         rows,
         "Both are read when they change, not at every run.",
     )

@@ -27,6 +27,8 @@ LESS = frozenset(
         "live / without",
         "ten / one",
         "varies / constant",
+        "both / neither",
+        "two / one",
         "sweep, live",
         "sweep, patch",
     )
