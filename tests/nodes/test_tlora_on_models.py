@@ -14,6 +14,7 @@ from strata.lora_math.adapters import Diff
 from strata.lora_math.errors import StrataError
 from strata.nodes.comfy import beginnings
 from strata.nodes.comfy.live import loras_of
+from strata.nodes.comfy.live_time import Clock
 from strata.nodes.loader import StrataLoraLoader
 from strata.nodes.save import StrataLoraSave
 from strata.nodes.stack import StackEntry
@@ -111,6 +112,19 @@ def test_at_every_step(models, lora_folder, family, slice, apply):
     assert (whole - expected).norm() > 1e-2 * (expected - plain).norm(), "the mask does next to nothing"
     assert_same(sample(changed, family), expected, plain)
     assert torch.equal(sample(model, family), plain)
+
+
+@pytest.mark.parametrize("family", ["SD1.5", "FLUX.1"])
+def test_the_timestep_is_the_trainers_at_each_noise(models, family):
+    """Whole steps from 999 to 0 by ComfyUI's own table, or 1000 times the noise of a flow model."""
+    base = models(family).model
+    sampling_ = base.model_sampling
+    clock = Clock([None], base)
+    for percent in (0.0, 0.001, 0.25, 0.4, 0.4994, 0.501, 0.75, 0.999, 1.0):
+        sigma = torch.tensor(float(sampling_.percent_to_sigma(percent)))
+        clock.strengths({"sigmas": sigma[None], "sample_sigmas": torch.linspace(1.0, 0.0, 5)})
+        expected = 1000 * float(sigma) if family == "FLUX.1" else float(sampling_.timestep(sigma))
+        assert clock.timestep == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_lora_before_it_does_not_move_where_it_began(models, lora_folder):
