@@ -89,6 +89,9 @@ def test_an_example(page, server, path):
         named = after.pop("widgets_values_named", None)
         if isinstance(named, dict):
             assert list(named.values()) == after["widgets_values"]
+        if not before["type"].startswith("Strata"):
+            # A core node may have got widgets since.
+            after["widgets_values"] = after["widgets_values"][: len(before["widgets_values"])]
         assert after == before
 
 

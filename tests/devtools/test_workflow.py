@@ -182,8 +182,13 @@ def test_a_file_of_before_an_optional_widget_has_its_default():
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
-        (node(7, "Loader", ["a"]), "Loader .node 7. stores 1 widget values; the node here has 3"),
         (node(7, "Loader", ["a", "x", 1, 2]), "Loader .node 7. stores 4 widget values; the node here has 3"),
+        (
+            node(7, "Custom", [], [socket("curve", widget={"name": "curve"})]),
+            "Custom .node 7. stores no value of curve, and the server names no default",
+        ),
+        (node(7, "Quiet", [1, 2], [socket("seed", 5)]), "Quiet .node 7.: its input seed takes link 5, which is not in"),
+        ({"id": 7, "widgets_values": []}, "A node has no type or no id: .'id': 7"),
         (node(7, "Gone", []), "no node Gone .node 7."),
         (node(7, "Quiet", [1, 2], mode=4), "Quiet .node 7. is muted or bypassed"),
     ],
@@ -191,6 +196,37 @@ def test_a_file_of_before_an_optional_widget_has_its_default():
 def test_what_does_not_fit_is_named(broken, words):
     with pytest.raises(WorkflowError, match=words):
         to_prompt(graph(broken), OBJECT_INFO)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "words"),
+    [
+        ({"links": []}, "no list of nodes"),
+        ({"nodes": [], "links": {}}, "no list of links"),
+        ({"nodes": [], "links": [{"id": 1}]}, "Link .'id': 1. is not written as a list"),
+    ],
+)
+def test_what_is_no_workflow_is_refused(workflow, words):
+    with pytest.raises(WorkflowError, match=words):
+        to_prompt(workflow, OBJECT_INFO)
+
+
+@pytest.mark.parametrize(
+    ("type", "saved", "expected"),
+    [
+        ("Loader", ["b.safetensors"], {"name": "b.safetensors", "mode": "x", "amount": 1.0}),
+        ("Loader", [], {"name": "a.safetensors", "mode": "x", "amount": 1.0}),
+        ("Noise", [5], {"noise_seed": 5, "size": 0}),
+        ("Saver", ["v"], {"prefix": "v", "codec": "auto", "frames": 0}),
+        (
+            "Saver",
+            ["v", "h264", "again"],
+            {"prefix": "v", "codec": "h264", "codec.encoding": "again", "codec.encoding.crf": 0, "frames": 0},
+        ),
+    ],
+)
+def test_widgets_that_a_node_has_got_since_take_their_defaults(type, saved, expected):
+    assert inputs_of(graph(node(1, type, saved)), 1) == expected
 
 
 def test_the_workflow_is_not_changed():
