@@ -53,7 +53,7 @@ def _head(picture: Picture, one: One) -> float:
     large = 18 if text_width(one.short, 18) <= room else 14
     y = PAD + 16
     for line in wrapped(printable(one.short), large, room, 4):
-        picture.text(PAD, y, line, "text", large, room=room, hover=one.name)
+        picture.text(PAD, y, line, "text", large, room=room, ends=True, hover=one.name)
         y += LINE
     return paragraph(picture, y - 8, describe(one.lora), "dim", 12, 3) + 8
 

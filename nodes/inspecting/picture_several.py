@@ -59,7 +59,7 @@ def _lengths(picture: Picture, found: Several, y: float) -> float:
     room = picture.width - 2 * PAD
     for at, (one, norm) in enumerate(zip(found.loras, norms, strict=True)):
         hover = f"{one.name} {words.strengths(one, say)}: {words.size(norm)}"
-        picture.text(PAD, y + 11, one.short, "text", 12, room=room - 96, hover=hover)
+        picture.text(PAD, y + 11, one.short, "text", 12, room=room - 96, ends=True, hover=hover)
         picture.text(PAD + room, y + 11, f"x {one.strength_model:g}", "dim", 11, "end", hover=hover)
         picture.rect(PAD, y + 16, room, 7, "panel", radius=3, hover=hover)
         picture.rect(PAD, y + 16, max(room * norm / most, 1.0 if norm else 0.0), 7, _colour(at), radius=3, hover=hover)
@@ -81,7 +81,7 @@ def _matrix(picture: Picture, found: Several, y: float) -> float:
     each = min(CELL, (picture.width - 2 * PAD - name_room) / max(1, count - 1))
     for i in range(1, count):
         picture.rect(PAD, y + 5, 8, 8, _colour(i), radius=2)
-        picture.text(PAD + 13, y + 14, found.loras[i].short, "text", 11, room=name_room - 18)
+        picture.text(PAD + 13, y + 14, found.loras[i].short, "text", 11, room=name_room - 18, ends=True)
         for j in range(i):
             x, value, hover = PAD + name_room + j * each, float(cosines[i, j]), words.pair(found, i, j, say)
             role = "panel" if value != value or abs(value) < 0.15 else "reinforce" if value > 0 else "cancel"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 from .saying import Say, english
@@ -55,10 +56,10 @@ class Picture:
         exact = tuple((round(x, 2), round(y, 2)) for x, y in points)
         self.shapes.append(Shape("line", role, points=exact, width=width, **more))
 
-    def text(self, x, y, text, role="text", size=12.0, anchor="start", room=None, **more) -> None:
-        """room: px that it may take; what is longer is cut, and whole in its hover."""
+    def text(self, x, y, text, role="text", size=12.0, anchor="start", room=None, ends=False, **more) -> None:
+        """room: px that it may take; what is longer is cut, and whole in its hover. ends: it loses its middle, not its end."""
         text = printable(text)
-        shown = text if room is None else shortened(text, size, room)
+        shown = text if room is None else shortened(text, size, room, ends)
         more["hover"] = printable(more.get("hover") or ("" if shown == text else text))
         self.shapes.append(Shape("text", role, round(x, 2), round(y, 2), text=shown, size=size, anchor=anchor, **more))
 
@@ -87,14 +88,22 @@ def _width_of(letter: str) -> float:
     return 0.74 if letter.isupper() or letter in "mw%@" else 0.62
 
 
-def shortened(text: str, size: float, room: float) -> str:
+def shortened(text: str, size: float, room: float, ends: bool = False) -> str:
+    """What of a text has room, and dots for the rest. ends: half of the room is its end's: that is where names of files tell versions."""
     if text_width(text, size) <= room:
         return text
     dots = "..."
-    width, kept = text_width(dots, size), []
-    for letter in text:
-        width += size * _width_of(letter)
-        if width > room:
+    room -= text_width(dots, size)
+    last = _fitting(reversed(text), size, room / 2)[::-1] if ends else ""
+    first = _fitting(text, size, room - text_width(last, size))
+    return first.rstrip() + dots + last.lstrip()
+
+
+def _fitting(letters: Iterable[str], size: float, room: float) -> str:
+    kept = []
+    for letter in letters:
+        room -= size * _width_of(letter)
+        if room < 0:
             break
         kept.append(letter)
-    return "".join(kept).rstrip() + dots
+    return "".join(kept)

@@ -113,7 +113,7 @@ def test_a_long_name_keeps_its_end(page, files):
     node = s.stack(page, f"<lora:{files[0]}:1>", width=320)
     short = s.row(page, node, 0).locator(".strata-short")
     assert short.text_content() == NAMES[0]  # whole, for whoever reads it
-    start, end = short.locator("span").first, short.locator("span").last
+    start, end = short.locator("> span").first, short.locator("> span").last
     assert start.evaluate("(shown) => shown.scrollWidth > shown.clientWidth")
     assert end.text_content() == "ch 000012"
     assert end.evaluate("(shown) => shown.scrollWidth <= shown.clientWidth + 1")
@@ -126,7 +126,26 @@ def test_a_long_name_keeps_its_end(page, files):
     }
     node = s.stack(page, "\n".join(f"<lora:{name}:1>" for name in names), width=320)
     for at, tail in enumerate(names.values()):
-        assert s.row(page, node, at).locator(".strata-short span").last.text_content() == tail
+        assert s.row(page, node, at).locator(".strata-short > span").last.text_content() == tail
+
+
+def test_a_narrow_row_shows_its_block_weights_and_whole_letters(page, files):
+    """Beside block weights and a strength over time a name has no room for the whole of its end: it loses letters, no half of one."""
+    rows = f"<lora:{files[0]}:1:lbw=OUT*=0.5, default=1:at=0@0%, 1@100%>\nlock <lora:{files[0]}:1:lbw=OUT*=0.5, default=1> // mine"
+    node = s.stack(page, rows, width=230)
+    for at in (0, 1):
+        row = s.row(page, node, at)
+        sign = row.locator(".strata-marks svg:visible")
+        assert sign.count() == 1 and sign.locator("path").get_attribute("d") == "M6 20V10M12 20V4M18 20v-7"
+        letters = row.locator(".strata-short > span").last.evaluate(
+            """(end) => {
+              const box = end.getBoundingClientRect()
+              return [...end.children].map((letter) => letter.getBoundingClientRect()).map(({ left, top, bottom }) =>
+                top >= box.bottom - 1 || bottom <= box.top + 1 ? 'out' : left >= box.left - 0.5 ? 'in' : 'cut')
+            }"""
+        )
+        assert "cut" not in letters and letters[-4:] == ["in"] * 4, letters
+        assert at or "out" in letters, "this one has the room"
 
 
 def test_a_finger_moves_a_row(page):

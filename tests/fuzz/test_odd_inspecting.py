@@ -14,7 +14,7 @@ from strata.lora_math.inspecting.one import numbers
 from strata.lora_math.inspecting.several import meet, together
 from strata.lora_math.reading import contents, state_dict
 from strata.lora_math.reading.training_facts import trainer, training_facts
-from strata.nodes.inspecting.shapes import Picture, printable, shortened
+from strata.nodes.inspecting.shapes import Picture, printable, shortened, text_width
 
 
 def drawn(rng):
@@ -72,3 +72,13 @@ def test_a_name_of_any_letters_is_one_line():
     (shape,) = picture.shapes
     assert shape.text.isprintable() and shape.hover.isprintable()
     assert shortened("x" * 10_000, 12, 50).endswith("...")
+
+
+def test_a_name_that_is_cut_keeps_its_end():
+    for size in (11, 12, 18):
+        for room in (40, 122, 400):
+            cut = shortened(f"a_{'name' * 200}_v12", size, room, ends=True)
+            start, end = cut.split("...")
+            assert start.startswith("a") and f"{'name' * 30}_v12".endswith(end) and text_width(cut, size) <= room
+            assert room < 122 or end.endswith("v12")
+    assert shortened("short_v12", 12, 200, ends=True) == "short_v12"

@@ -75,7 +75,11 @@ export class ShortName {
   show(text) {
     const at = tailOf(text)
     setText(this.start, text.slice(0, at))
-    setText(this.end, text.slice(at))
+    const end = text.slice(at)
+    if (this.end.textContent === end) return
+    // The first of them go where even these have no room, and go whole: laid out from the last one, on one line.
+    const letters = [...end]
+    this.end.replaceChildren(...letters.map((text, at) => el('span', { text, style: `order: ${letters.length - at}` })))
   }
 }
 

@@ -152,7 +152,12 @@ export class RowView {
       row.blocks ? BARS : '',
       row.note && isLora ? PEN : '',
     ].filter(Boolean)
-    if (this.#marks !== marks.join()) this.marks.replaceChildren(...marks.map(icon))
+    if (this.#marks !== marks.join()) {
+      this.marks.replaceChildren(...marks.map(icon))
+      // Where there is room for one only: what the row does to the model tells more than what is written beside it.
+      const first = [BARS, PAIR, MASK].find((mark) => marks.includes(mark)) ?? marks[0]
+      this.marks.children[marks.indexOf(first)]?.classList.add('strata-mark-first')
+    }
     this.#marks = marks.join()
     attribute(
       this.marks,
