@@ -120,6 +120,8 @@ export interface Graph {
 }
 
 export interface Canvas {
+  /** The one that is shown: a subgraph, or the whole. */
+  graph?: Graph | null
   canvas: HTMLCanvasElement
   ds?: { scale: number }
   read_only?: boolean
@@ -134,6 +136,11 @@ export interface ChangeTracker {
   /** In newer editors: what is to be added to the last step soon. */
   squashState?: { flush?(): void }
   changeCount: number
+  /** What is recorded last; before it, the states that undo goes back to; and what was opened or saved last. */
+  activeState: object
+  undoQueue: object[]
+  redoQueue: object[]
+  initialState: object
 }
 
 export interface App {

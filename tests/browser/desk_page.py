@@ -263,9 +263,26 @@ def number_nodes(page, node):
     )
 
 
+TRACKER = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+RESTORED = f"""async () => {{
+  const frame = () => new Promise(requestAnimationFrame)
+  // ComfyUI hears of a key in the frame after it.
+  await frame()
+  await frame()
+  while ({TRACKER}._restoringState) await frame()
+}}"""
+
+
 def undo(page):
     page.keyboard.press("Control+z")
-    page.wait_for_timeout(700)
+    page.evaluate(RESTORED)
+    page.wait_for_timeout(500)
+
+
+def steps(page):
+    """How many steps undo can take back, once every step has ended."""
+    page.wait_for_function(f"() => {TRACKER}.changeCount === 0", timeout=READY)
+    return page.evaluate(f"() => {TRACKER}.undoQueue.length")
 
 
 def vector(*numbers):

@@ -1,7 +1,7 @@
 // @ts-check
 // Puts the curve under the widgets of a StrataLoraSchedule node.
-import { SELECT_ON } from '../lib/canvas.js'
 import { chain, follow } from '../lib/comfy.js'
+import { addElement } from '../lib/element.js'
 import { isLinked, loaderBehind, setWidget, valueOf, widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { leave, takePlace } from '../lib/place.js'
@@ -33,19 +33,7 @@ export function installCurve(node) {
       editor.plot.noise.tick(loaderBehind(node)?.node)
     },
   }
-  const widget = node.addDOMWidget('strata_curve', 'STRATA_CURVE', editor.element, {
-    // Never saved, and last: the places of saved widgets do not shift.
-    serialize: false,
-    hideOnZoom: true,
-    hideInPanel: true,
-    selectOn: SELECT_ON,
-    margin: 8,
-    getMinHeight: () => MIN_HEIGHT + 16,
-    getValue: () => '',
-    setValue: () => {},
-  })
-  widget.serialize = false
-  widget.label = t('curve')
+  addElement(node, 'strata_curve', editor.element, { label: t('curve'), margin: 8, height: () => MIN_HEIGHT })
   editor.element.style.minHeight = `${MIN_HEIGHT}px`
   const text = widgetOf(node, 'strength')
   if (text?.options) {

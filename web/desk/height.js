@@ -1,5 +1,6 @@
 // @ts-check
 // How tall a desk is: the lines of its bar and of its foot, and as many rows of faders as its width needs.
+import { setHeight } from '../lib/room.js'
 import { rowsHeight } from './strips.js'
 
 /** @typedef {import('./desk.js').DeskView} DeskView */
@@ -51,9 +52,6 @@ export class Height {
   #grow() {
     const { node } = this.desk
     if (!node.graph || node.flags?.collapsed) return
-    const [width, height] = node.size
-    const needed = node.computeSize()[1]
-    if (needed > height) node.setSize([width, needed])
-    node.graph.setDirtyCanvas?.(true, true)
+    setHeight(node, Math.max(node.size[1], node.computeSize()[1]))
   }
 }

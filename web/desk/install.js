@@ -1,7 +1,7 @@
 // @ts-check
 // Puts a desk under the widgets of a StrataLoraBlockWeights node.
-import { SELECT_ON } from '../lib/canvas.js'
 import { chain, follow } from '../lib/comfy.js'
+import { addElement } from '../lib/element.js'
 import { isLinked, showWidget, widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { unwatch, watch } from '../lib/watch.js'
@@ -21,19 +21,7 @@ const REPLACED = ['preset', 'invert']
 /** @param {GraphNode} node */
 export function installDesk(node) {
   const desk = new DeskView(node)
-  const widget = node.addDOMWidget('strata_desk', 'STRATA_DESK', desk.element, {
-    // Never saved, and last: the places of saved widgets do not shift.
-    serialize: false,
-    hideOnZoom: true,
-    hideInPanel: true,
-    selectOn: SELECT_ON,
-    margin: 8,
-    getMinHeight: () => desk.height.needed + 16,
-    getValue: () => '',
-    setValue: () => {},
-  })
-  widget.serialize = false
-  widget.label = t('desk')
+  addElement(node, 'strata_desk', desk.element, { label: t('desk'), margin: 8, height: () => desk.height.needed })
   const text = widgetOf(node, 'weights')
   if (text?.options) {
     text.options.getMinHeight = () => TEXT_LINES

@@ -6,6 +6,7 @@ import { isLinked, setWidget, valueOf } from '../lib/graph.js'
 import { language, t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { leave, takePlace } from '../lib/place.js'
+import { setHeight } from '../lib/room.js'
 import { failureOf, outputOf } from '../lib/runs.js'
 import { getPicture } from '../lib/server.js'
 import { themeFor } from '../lib/theme.js'
@@ -170,9 +171,7 @@ export class InspectPanel {
     this.element.style.minHeight = height
     const { node } = this
     if (!node.graph || node.flags?.collapsed) return
-    const needed = node.computeSize()[1]
-    node.setSize([node.size[0], needed])
-    node.graph.setDirtyCanvas?.(true, true)
+    setHeight(node, node.computeSize()[1])
   }
 
   // Hands

@@ -3,12 +3,6 @@
 import { app, isVue } from './comfy.js'
 
 /**
- * When ComfyUI selects the node and brings it to the front. Its own choice, the click, comes after the hand's edit is done: inside a
- * subgraph, where the order of the nodes is kept as such, the new order would then be a step of undo after the edit's own.
- */
-export const SELECT_ON = ['mousedown']
-
-/**
  * Over a node drawn on the canvas the wheel has to be handed to it; nodes in the page hand it on themselves.
  *
  * @param {WheelEvent} event

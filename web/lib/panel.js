@@ -1,7 +1,7 @@
 // @ts-check
 // Puts an element of ours under the widgets of a node, where it lives as long as the node does.
-import { SELECT_ON } from './canvas.js'
 import { chain, follow } from './comfy.js'
+import { addElement } from './element.js'
 import { widgetOf } from './graph.js'
 import { unwatch, watch } from './watch.js'
 
@@ -22,19 +22,7 @@ const MARGIN = 8
  * @param {boolean} [how.wires] whether it shows what is connected
  */
 export function addPanel(node, panel, { name, label, width, follows = [], wires = false }) {
-  const widget = node.addDOMWidget(name, name.toUpperCase(), panel.element, {
-    // Never saved, and last: the places of saved widgets do not shift.
-    serialize: false,
-    hideOnZoom: true,
-    hideInPanel: true,
-    selectOn: SELECT_ON,
-    margin: MARGIN,
-    getMinHeight: () => panel.minHeight + 2 * MARGIN,
-    getValue: () => '',
-    setValue: () => {},
-  })
-  widget.serialize = false
-  widget.label = label
+  addElement(node, name, panel.element, { label, margin: MARGIN, height: () => panel.minHeight })
   const lookAfter = () => queueMicrotask(() => panel.tick())
   for (const followed of follows) follow(widgetOf(node, followed), lookAfter)
   if (wires) chain(node, 'onConnectionsChange', lookAfter)

@@ -1,8 +1,9 @@
 // @ts-check
 // What a node's last run came to, whole, under its widgets. ComfyUI's own text under a node is gone from 1.58 on as soon as the run has ended.
-import { passWheel, SELECT_ON } from './canvas.js'
+import { passWheel } from './canvas.js'
 import { chain } from './comfy.js'
 import { attribute, el, setText } from './dom.js'
+import { addElement } from './element.js'
 import { t } from './i18n.js'
 import { leave, takePlace } from './place.js'
 import { Room } from './room.js'
@@ -56,20 +57,12 @@ class Result {
   #place() {
     if (this.#placed) return
     this.#placed = true
-    const height = () => this.#height + 2 * MARGIN
-    const widget = this.node.addDOMWidget('strata_result', 'STRATA_RESULT', this.element, {
-      serialize: false,
-      hideOnZoom: true,
-      hideInPanel: true,
-      selectOn: SELECT_ON,
+    addElement(this.node, 'strata_result', this.element, {
+      label: t('report'),
       margin: MARGIN,
-      getMinHeight: height,
-      getMaxHeight: height,
-      getValue: () => '',
-      setValue: () => {},
+      height: () => this.#height,
+      grows: () => false,
     })
-    widget.serialize = false
-    widget.label = t('report')
   }
 
   #fit() {

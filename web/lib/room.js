@@ -1,5 +1,6 @@
 // @ts-check
 // Room in a node for an element that grows and shrinks: a node that it made taller gives the room back, one that a hand made taller keeps it.
+import { heightWithoutStep } from './undo.js'
 
 /** @typedef {import('./comfy.js').GraphNode} GraphNode */
 
@@ -8,11 +9,12 @@ const TITLE = 30
 const BETWEEN = 8
 
 /** Ms after which a node has the size that its elements ask for: the page makes it only when it is laid out. */
-export const LAID_OUT = 150
+const LAID_OUT = 150
+
+/** The height that a node got here last, also before undo made it anew, by its id in its graph. @type {Map<string, number>} */
+const grown = new Map()
 
 export class Room {
-  /** The height that the node got here last. */
-  #grown = 0
   #waiting = 0
 
   /** @param {GraphNode} node */
@@ -24,15 +26,28 @@ export class Room {
   fit() {
     const { node } = this
     if (!node.graph || node.flags?.collapsed) return
-    const [width, height] = node.size
+    const height = node.size[1]
     const needed = node.computeSize()[1]
-    if (needed <= height && height > this.#grown + 1) return
-    this.#grown = needed
-    if (needed !== height) node.setSize([width, needed])
-    node.graph.setDirtyCanvas?.(true, true)
+    const key = `${node.graph.id} ${node.id}`
+    if (needed <= height && height > (grown.get(key) ?? 0) + 1) return
+    grown.set(key, needed)
+    setHeight(node, needed)
     clearTimeout(this.#waiting)
-    this.#waiting = setTimeout(() => (this.#grown = node.size[1]), LAID_OUT)
+    this.#waiting = setTimeout(() => grown.set(key, node.size[1]), LAID_OUT)
   }
+}
+
+/**
+ * Gives a node the height that it needs for what it shows.
+ *
+ * @param {GraphNode} node
+ * @param {number} height
+ */
+export function setHeight(node, height) {
+  const [width, before] = node.size
+  if (height !== before) node.setSize([width, height])
+  node.graph?.setDirtyCanvas?.(true, true)
+  heightWithoutStep(node)
 }
 
 /**

@@ -1,14 +1,14 @@
 // @ts-check
 // What runs told: outputs that ComfyUI keeps, and failures and notices, which it keeps nowhere that a node could ask.
 import { app } from './comfy.js'
-import { pathsOf } from './graph.js'
+import { pathsOf, sourceOf, valueOf } from './graph.js'
 
 /** @typedef {import('./comfy.js').GraphNode} GraphNode */
 /**
  * @typedef {object} Failure
  * @property {string} text
  * @property {unknown} workflow on the screen at the time: nodes of others have the same ids
- * @property {unknown} [about] of which choice it is, for whoever wants to remember that
+ * @property {string} [met] what it was about: the values of the node and of those before it
  */
 
 /** Node by its path ("3", or "7:3" inside a subgraph) -> what the run that failed there said. @type {Map<string, Failure>} */
@@ -45,8 +45,30 @@ export function note(event) {
 /** How many nodes have ended with such an output: each may have made something known. @param {string} name */
 export const endedWith = (name) => ended.get(name) ?? 0
 
-/** What stopped the last run, where it was this node. @param {GraphNode} node */
-export const failureOf = (node) => ofNode(failures, node)
+/** What stopped the last run, where it was this node, as long as what it met is still so. @param {GraphNode} node */
+export function failureOf(node) {
+  const failure = ofNode(failures, node)
+  if (!failure) return null
+  const met = metBy(node)
+  failure.met ??= met
+  return failure.met === met ? failure : null
+}
+
+/** The values that a run meets in a node and in all before it. @param {GraphNode} node */
+function metBy(node) {
+  const before = new Set([node])
+  // A set goes on with what is added while it is gone through.
+  for (const one of before) {
+    for (const slot of one.inputs ?? []) {
+      const source = sourceOf(one, slot.name)
+      if (source) before.add(source.node)
+    }
+  }
+  return JSON.stringify([...before].map((one) => {
+    const saved = one.widgets?.filter((widget) => widget.serialize !== false) ?? []
+    return [one.id, one.type, one.mode, saved.map(({ name }) => valueOf(one, name))]
+  }))
+}
 
 /** What this node said while the last run sampled, the last of it. @param {GraphNode} node */
 export const noticeOf = (node) => ofNode(notices, node)

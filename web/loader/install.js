@@ -1,7 +1,7 @@
 // @ts-check
 // Puts the bars of the strengths and the quiet line under the widgets of a StrataLoraLoader.
-import { SELECT_ON } from '../lib/canvas.js'
 import { chain, follow } from '../lib/comfy.js'
+import { addElement } from '../lib/element.js'
 import { showWidget, widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { unwatch, watch } from '../lib/watch.js'
@@ -19,29 +19,18 @@ export function installLoader(node) {
   const panel = new StrengthPanel(node)
   const line = new LoaderLine(node)
   const items = [panel, line]
-  // Never saved, and last: the places of saved widgets do not shift.
-  const common = {
-    serialize: false,
-    hideOnZoom: true,
-    hideInPanel: true,
-    selectOn: SELECT_ON,
+  addElement(node, 'strata_strengths', panel.element, {
+    label: t('strengths'),
     margin: MARGIN,
-    getValue: () => '',
-    setValue: () => {},
-  }
-  const bars = node.addDOMWidget('strata_strengths', 'STRATA_STRENGTHS', panel.element, {
-    ...common,
-    getMinHeight: () => panel.minHeight + 2 * MARGIN,
-    getMaxHeight: () => panel.minHeight + 2 * MARGIN,
+    height: () => panel.minHeight,
+    grows: () => false,
   })
-  const text = node.addDOMWidget('strata_line', 'STRATA_LINE', line.element, {
-    ...common,
-    getMinHeight: () => line.minHeight + 2 * MARGIN,
-    getMaxHeight: () => (line.open ? undefined : line.minHeight + 2 * MARGIN),
+  addElement(node, 'strata_line', line.element, {
+    label: t('file'),
+    margin: MARGIN,
+    height: () => line.minHeight,
+    grows: () => line.open,
   })
-  bars.serialize = text.serialize = false
-  bars.label = t('strengths')
-  text.label = t('file')
   const look = () => items.forEach((item) => item.tick())
   const lookAfter = () => queueMicrotask(look)
   for (const name of STRENGTHS) showWidget(node, name, false)

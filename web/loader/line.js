@@ -7,11 +7,11 @@ import { isLinked, NO_LORA, setWidget, valueOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { leave, takePlace } from '../lib/place.js'
-import { roomBelow } from '../lib/room.js'
+import { Room, roomBelow, setHeight } from '../lib/room.js'
 import { failureOf, noticeOf, outputOf } from '../lib/runs.js'
 import { forget, getLora, knownLora } from '../lib/server.js'
 import { TriggerWords } from '../lib/trigger_words.js'
-import { oneStep } from '../lib/undo.js'
+import { oneStep, oneStepLaidOut } from '../lib/undo.js'
 import { chooseLora } from '../picker/picker.js'
 import { picture } from '../picker/pictures.js'
 import { withoutName } from '../picker/file_name.js'
@@ -44,6 +44,7 @@ export class LoaderLine {
   /** @param {GraphNode} node */
   constructor(node) {
     this.node = node
+    this.room = new Room(node)
     this.words = new TriggerWords(node)
     this.text = el('span', { class: 'strata-verdict', role: 'status', on: { scroll: () => this.#fade() } })
     this.more = el('button', {
@@ -162,7 +163,7 @@ export class LoaderLine {
     const height = `${this.minHeight}px`
     if (this.element.style.minHeight === height) return
     this.element.style.minHeight = height
-    this.#resize(this.node.size[1])
+    this.room.fit()
   }
 
   /** What goes on below fades out; a click or Tab takes hold of it, and then it has the wheel and the arrow keys. */
@@ -172,16 +173,6 @@ export class LoaderLine {
     text.classList.toggle('goes-on', scrolls && text.scrollTop + text.clientHeight < text.scrollHeight - 2)
     attribute(text, 'data-capture-wheel', scrolls ? 'true' : null)
     attribute(text, 'tabindex', scrolls ? 0 : null)
-  }
-
-  /** @param {number} wanted px of the node's height; it gets more where it needs more */
-  #resize(wanted) {
-    const { node } = this
-    if (!node.graph || node.flags?.collapsed) return
-    const [width, height] = node.size
-    const needed = Math.max(wanted, node.computeSize()[1])
-    if (needed !== height) node.setSize([width, needed])
-    node.graph.setDirtyCanvas?.(true, true)
   }
 
   /** @param {string} wrong */
@@ -211,11 +202,14 @@ export class LoaderLine {
   toggle() {
     const { node } = this
     const [before, height] = [this.minHeight, node.size[1]]
-    node.properties ??= {}
-    if (this.open) delete node.properties.strata_details
-    else node.properties.strata_details = true
-    this.tick()
-    this.#resize(height + this.minHeight - before)
+    oneStepLaidOut(() => {
+      node.properties ??= {}
+      if (this.open) delete node.properties.strata_details
+      else node.properties.strata_details = true
+      this.tick()
+      if (!node.graph || node.flags?.collapsed) return
+      setHeight(node, Math.max(height + this.minHeight - before, node.computeSize()[1]))
+    })
   }
 
   /** @param {WheelEvent} event */
@@ -243,11 +237,7 @@ export class LoaderLine {
  */
 function lastRun(node, lora) {
   const failure = failureOf(node)
-  if (failure) {
-    failure.about ??= { lora }
-    const same = /** @type {{lora: string | null}} */ (failure.about).lora === lora
-    if (same) return { verdict: withoutName(failure.text, lora), report: failure.text, wrong: true }
-  }
+  if (failure) return { verdict: withoutName(failure.text, lora), report: failure.text, wrong: true }
   const output = outputOf(node)
   const verdict = output?.strata_verdict?.[0]
   if (verdict === undefined || (lora !== null && output?.strata_lora?.[0] !== lora)) return null

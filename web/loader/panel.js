@@ -8,6 +8,7 @@ import { isLinked, keeperOf, showWidget, widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { leave, takePlace } from '../lib/place.js'
+import { setHeight } from '../lib/room.js'
 import { Strength } from '../lib/strength.js'
 import { oneStep } from '../lib/undo.js'
 import { linkOf, reachFor, setLink, setStrength, strengthOf, STRENGTHS } from './strengths.js'
@@ -110,13 +111,12 @@ export class StrengthPanel {
     this.element.style.minHeight = height
     const { node } = this
     if (!node.graph || node.flags?.collapsed) return
-    const [width, tall] = node.size
+    const tall = node.size[1]
     const needed = node.computeSize()[1]
     // A message gives back the room that it took.
     const wanted = (!this.#message && this.#before) || Math.max(needed, tall)
     this.#before = this.#message && wanted > tall ? tall : 0
-    if (wanted !== tall) node.setSize([width, wanted])
-    node.graph.setDirtyCanvas?.(true, true)
+    setHeight(node, wanted)
   }
 
   /** @param {string} message */

@@ -1,7 +1,7 @@
 // @ts-check
 // Puts the tags of a StrataLoraFromPrompt under its text.
-import { SELECT_ON } from '../lib/canvas.js'
 import { chain, follow } from '../lib/comfy.js'
+import { addElement } from '../lib/element.js'
 import { widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { unwatch, watch } from '../lib/watch.js'
@@ -24,21 +24,12 @@ export function refreshTags() {
 export function installPrompt(node) {
   const panel = new TagsView(node)
   panels.add(panel)
-  const height = () => panel.minHeight + 2 * MARGIN
-  const widget = node.addDOMWidget('strata_tags', 'STRATA_TAGS', panel.element, {
-    // Never saved, and last: the places of saved widgets do not shift.
-    serialize: false,
-    hideOnZoom: true,
-    hideInPanel: true,
-    selectOn: SELECT_ON,
+  addElement(node, 'strata_tags', panel.element, {
+    label: t('loras'),
     margin: MARGIN,
-    getMinHeight: height,
-    getMaxHeight: height,
-    getValue: () => '',
-    setValue: () => {},
+    height: () => panel.minHeight,
+    grows: () => false,
   })
-  widget.serialize = false
-  widget.label = t('loras')
   const look = () => panel.tick()
   const lookAfter = () => queueMicrotask(look)
   for (const name of ['text', 'two_numbers']) follow(widgetOf(node, name), look)

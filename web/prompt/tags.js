@@ -9,11 +9,11 @@ import { shield } from '../lib/keys.js'
 import { Menu } from '../lib/menu.js'
 import { knowFiles, namesIn, showMissing } from '../lib/missing_files.js'
 import { leave, takePlace } from '../lib/place.js'
-import { LAID_OUT, Room } from '../lib/room.js'
+import { Room } from '../lib/room.js'
 import { failureOf, outputOf } from '../lib/runs.js'
 import { getPromptTags, getTag } from '../lib/server.js'
 import { caretOf, withoutTag, withTag } from '../lib/text_field.js'
-import { endLater, UndoStep } from '../lib/undo.js'
+import { endLaidOut, UndoStep } from '../lib/undo.js'
 import { chooseLora } from '../picker/picker.js'
 import { rowOf, tagOf } from '../stack/text.js'
 import { TagRow } from './tag_row.js'
@@ -237,7 +237,7 @@ export class TagsView {
     setWidget(this.node, 'text', text)
     this.#draw()
     // The room that rows need belongs to the step.
-    if (isVue() && this.minHeight !== room) endLater(step, LAID_OUT)
+    if (isVue() && this.minHeight !== room) endLaidOut(step)
     else step.end()
   }
 

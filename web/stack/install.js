@@ -1,7 +1,7 @@
 // @ts-check
 // Puts the rows under the widgets of a StrataLoraStack, in place of its text.
-import { SELECT_ON } from '../lib/canvas.js'
 import { chain, follow } from '../lib/comfy.js'
+import { addElement } from '../lib/element.js'
 import { widgetOf } from '../lib/graph.js'
 import { t } from '../lib/i18n.js'
 import { unwatch, watch } from '../lib/watch.js'
@@ -24,19 +24,7 @@ export function refreshStacks() {
 export function installStack(node) {
   const stack = new StackView(node)
   stacks.add(stack)
-  const widget = node.addDOMWidget('strata_rows', 'STRATA_ROWS', stack.element, {
-    // Never saved, and last: the places of saved widgets do not shift.
-    serialize: false,
-    hideOnZoom: true,
-    hideInPanel: true,
-    selectOn: SELECT_ON,
-    margin: 8,
-    getMinHeight: () => stack.minHeight + 16,
-    getValue: () => '',
-    setValue: () => {},
-  })
-  widget.serialize = false
-  widget.label = t('loras')
+  addElement(node, 'strata_rows', stack.element, { label: t('loras'), margin: 8, height: () => stack.minHeight })
   const text = widgetOf(node, 'rows')
   // A prompt gets the rows that act; the workflow, which is saved from the widget's value, keeps them all.
   if (text) text.serializeValue = () => stack.promptText()

@@ -8,10 +8,10 @@ import { t } from '../lib/i18n.js'
 import { shield } from '../lib/keys.js'
 import { knowFiles, namesInRows, showMissing } from '../lib/missing_files.js'
 import { leave, takePlace } from '../lib/place.js'
-import { LAID_OUT, Room } from '../lib/room.js'
+import { Room } from '../lib/room.js'
 import { failureOf, outputOf } from '../lib/runs.js'
 import { getRows, getTag } from '../lib/server.js'
-import { endLater, UndoStep } from '../lib/undo.js'
+import { endLaidOut, oneStepLaidOut, UndoStep } from '../lib/undo.js'
 import { misfit } from '../picker/badge.js'
 import { Clipboard } from './clipboard.js'
 import { Edits } from './edits.js'
@@ -310,7 +310,7 @@ export class StackView {
     setWidget(this.node, 'rows', this.text)
     this.draw()
     // The room that rows need belongs to the step; in Nodes 2.0 the page makes it only when it is laid out.
-    if (isVue() && this.minHeight !== room) endLater(step, LAID_OUT)
+    if (isVue() && this.minHeight !== room) endLaidOut(step)
     else step.end()
   }
 
@@ -334,11 +334,13 @@ export class StackView {
 
   #showText() {
     const shown = this.node.properties?.strata_text === true
-    this.node.properties ??= {}
-    if (shown) delete this.node.properties.strata_text
-    else this.node.properties.strata_text = true
-    this.showParts()
-    this.room.fit()
+    oneStepLaidOut(() => {
+      this.node.properties ??= {}
+      if (shown) delete this.node.properties.strata_text
+      else this.node.properties.strata_text = true
+      this.showParts()
+      this.room.fit()
+    })
   }
 
   /** The text field shows when it is asked for, or when a wire ends in it. */

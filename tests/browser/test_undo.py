@@ -1,0 +1,191 @@
+"""One action of a hand is one step of undo: on a slow page, right after another one, and in an editor that adds to its last step late."""
+
+from contextlib import contextmanager
+
+import desk_page as d
+import pytest
+import stack_page as s
+
+pytestmark = pytest.mark.browser
+
+SLOW = 6  # times
+ROWS = "<lora:sd15:1>\n<lora:sdxl:0.8>\n<lora:flux:0.5>"
+ADD = f"""() => {{
+  const tracker = {d.TRACKER}
+  tracker.activeState = JSON.parse(JSON.stringify(app.rootGraph.serialize()))
+}}"""
+
+
+@contextmanager
+def slow(page):
+    """As on a machine that has other things to do."""
+    session = page.context.new_cdp_session(page)
+    session.send("Emulation.setCPUThrottlingRate", {"rate": SLOW})
+    try:
+        yield
+    finally:
+        session.send("Emulation.setCPUThrottlingRate", {"rate": 1})
+        session.detach()
+
+
+def press(page, *keys):
+    """Keys on the element that has the focus, in one go: no frame and no clock comes in between."""
+    page.evaluate(
+        """(keys) => {
+          for (const [key, altKey] of keys) {
+            const all = { key, code: key, altKey, bubbles: true, cancelable: true, composed: true }
+            document.activeElement.dispatchEvent(new KeyboardEvent('keydown', all))
+            document.activeElement.dispatchEvent(new KeyboardEvent('keyup', all))
+          }
+        }""",
+        list(keys),
+    )
+
+
+def test_two_actions_at_once_are_two_steps(page):
+    node = s.stack(page, ROWS)
+    s.row(page, node, 2).locator(".strata-file").focus()
+    before = d.steps(page)
+    press(page, ("ArrowUp", True), ("Delete", False))
+    assert s.text(page, node) == "<lora:sd15:1>\n<lora:sdxl:0.8>"
+    # What an editor adds to its last step, and when, takes nothing from this one.
+    page.wait_for_timeout(700)
+    assert d.steps(page) == before + 2
+    d.undo(page)
+    assert s.text(page, node) == "<lora:sd15:1>\n<lora:flux:0.5>\n<lora:sdxl:0.8>"
+    d.undo(page)
+    assert s.text(page, node) == ROWS
+
+
+def test_what_an_editor_adds_to_the_last_step_while_one_lasts_is_not_taken_from_it(page):
+    node = s.stack(page, ROWS)
+    before = d.steps(page)
+    box = s.bar(page, node, 1).bounding_box()
+    page.mouse.move(box["x"] + 30, box["y"] + 8)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 60, box["y"] + 8, steps=3)
+    assert s.text(page, node) != ROWS
+    # 1.48 to 1.5x do this 50 ms after a step; whoever is quick, or has a slow machine, drags already.
+    page.evaluate(ADD)
+    page.mouse.move(box["x"] + 90, box["y"] + 8, steps=3)
+    page.mouse.up()
+    assert d.steps(page) == before + 1
+    d.undo(page)
+    assert s.text(page, node) == ROWS
+
+
+def test_each_kind_of_action_is_one_step_on_a_slow_page(page):
+    # One node or one chain: ComfyUI numbers others anew when it goes back, and takes that for a change (until 1.5x).
+    node = s.stack(page, ROWS)
+    with slow(page):
+        steps = Steps(page, lambda: s.text(page, node))
+        s.row(page, node, 1).locator(".strata-switch").click()
+        steps.made("a switch")
+        s.bar(page, node, 0).focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        steps.made("two keys on a strength", 2)
+        s.menu(page, node, 0, "Duplicate")
+        steps.made("a row more")
+        s.row(page, node, 2).locator(".strata-file").focus()
+        page.keyboard.press("Alt+ArrowUp")
+        page.keyboard.press("Delete")
+        steps.made("a row's move, and its end", 2)
+        steps.take_back()
+    page.evaluate("(id) => app.graph.remove(app.graph.getNodeById(id))", node)
+    desk, loader = d.add_pair(page, "sd15.safetensors")
+    with slow(page):
+        steps = Steps(page, lambda: (d.text(page, desk), d.prompt(page, loader)["strength_model"]))
+        d.drag(page, desk, "IN04", 0.5)
+        steps.made("a fader")
+        d.fader(page, desk, "IN05").focus()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowDown")
+        steps.made("two keys on a fader", 2)
+        d.strength(page, loader, "strength_model").focus()
+        page.keyboard.press("ArrowRight")
+        steps.made("a key on the loader's strength")
+        steps.take_back()
+
+
+class Steps:
+    """What undo can take back, action by action."""
+
+    def __init__(self, page, look):
+        self.page, self.look = page, look
+        self.count, self.seen = d.steps(page), [look()]
+
+    def made(self, what, steps=1):
+        now = d.steps(self.page)
+        assert now == self.count + steps, what
+        self.count = now
+        self.seen += [None] * (steps - 1) + [self.look()]
+
+    def take_back(self):
+        for before in self.seen[-2::-1]:
+            d.undo(self.page)
+            assert before is None or self.look() == before
+
+
+MODIFIED = "() => app.extensionManager.workflow.activeWorkflow.isModified"
+LONG = "Saved, error 0.01 %: a_name_that_somebody_gave_it_to_tell_all_about_the_training.safetensors " * 3
+HEIGHT = "(id) => app.graph.getNodeById(id).size[1]"
+
+
+def as_opened(page):
+    """What is there now is the workflow as it was opened: nothing is modified."""
+    d.remember(page)
+    page.evaluate(f"() => {{ {d.TRACKER}.reset(); {d.TRACKER}.updateModified() }}")
+    assert not page.evaluate(MODIFIED)
+    return d.steps(page)
+
+
+def press_nothing(page):
+    """A click into the empty canvas, after which ComfyUI records what is another."""
+    page.mouse.click(1300, 850)
+    page.wait_for_timeout(200)
+
+
+@pytest.mark.parametrize("kind", ["StrataLoraSave", "StrataLoraExtract"])
+def test_the_room_for_what_a_run_tells_is_no_step(page, kind):
+    node = d.add(page, kind, (420, 120))
+    page.wait_for_timeout(800)
+    steps, height = as_opened(page), page.evaluate(HEIGHT, node)
+    page.evaluate("([id, text]) => { app.nodeOutputs[id] = { strata_verdict: [text] } }", [node, LONG])
+    line = "(id) => app.graph.getNodeById(id).widgets.some((w) => w.name === 'strata_result' && w.element.offsetHeight)"
+    page.wait_for_function(line, arg=node, timeout=d.READY)
+    page.wait_for_timeout(1000)
+    if d.renderer(page) == "canvas":  # nodes of the page have room for the inputs that they hide
+        assert page.evaluate(HEIGHT, node) > height + 20
+    press_nothing(page)
+    assert d.steps(page) == steps and not page.evaluate(MODIFIED)
+
+
+def test_what_an_error_says_goes_with_what_it_was_about_and_takes_its_room_along(page):
+    loader = d.add(page, "StrataLoraLoader", (420, 120), lora_name="sd15.safetensors")
+    line = d.element(page, loader).locator(".strata-verdict")
+    page.wait_for_function(
+        f"(id) => {d.ELEMENT}(id).querySelector('.strata-verdict').textContent", arg=loader, timeout=d.READY
+    )
+    page.wait_for_timeout(500)
+    steps, height = as_opened(page), page.evaluate(HEIGHT, loader)
+    d.strength(page, loader, "strength_model").focus()
+    page.keyboard.press("ArrowRight")
+    assert d.steps(page) == steps + 1
+    page.evaluate(
+        """([id, text]) => comfyAPI.api.api.dispatchCustomEvent('execution_error', { node_id: id, exception_message: text })""",
+        [loader, LONG],
+    )
+    page.wait_for_function("([id, height]) => app.graph.getNodeById(id).size[1] > height + 20", arg=[loader, height])
+    page.wait_for_timeout(500)
+    press_nothing(page)
+    assert d.steps(page) == steps + 1
+    d.undo(page)
+    line = d.element(page, loader).locator(".strata-verdict")
+    assert not line.evaluate("(shown) => shown.classList.contains('wrong')")
+    page.wait_for_function("([id, height]) => app.graph.getNodeById(id).size[1] <= height + 1", arg=[loader, height])
+    press_nothing(page)
+    page.keyboard.press("Control+y")
+    page.evaluate(d.RESTORED)
+    line = d.element(page, loader).locator(".strata-verdict.wrong")
+    line.wait_for()
