@@ -154,6 +154,8 @@ def test_details_scroll_within_their_node(page, server):
         )
         assert root.locator("dd").first.bounding_box()["width"] > 90
     d.screenshot(page, f"details-{d.renderer(page)}", loader)
+    page.evaluate("(id) => app.graph.getNodeById(id).setSize([600, 640])", loader)
+    page.wait_for_timeout(300)
     height = page.evaluate("(id) => app.graph.getNodeById(id).size[1]", loader)
     root.locator("[data-act=details]").click()
     page.wait_for_timeout(300)

@@ -25,7 +25,7 @@ def test_the_line_before_a_run(page):
 def test_values_keep_their_places_in_a_workflow(page):
     loader = d.add(page, "StrataLoraLoader", lora_name="sd15.safetensors", strength_model=0.5)
     node = page.evaluate("(id) => app.graph.getNodeById(id).serialize().widgets_values", loader)
-    assert node == ["sd15.safetensors", 0.5, 1, "auto", "error"]
+    assert node == ["sd15.safetensors", 0.5, 1, "auto", "error", "masked"]
     assert "strata_line" not in d.prompt(page, loader)
 
 

@@ -183,7 +183,7 @@ def test_the_values_are_comfyuis_own(page):
     loader = loader_of(page, strength_model=0.5)
     type_into(page, d.strength(page, loader, CLIP), "3.25")
     node = page.evaluate("(id) => app.graph.getNodeById(id).serialize()", loader)
-    assert node["widgets_values"] == ["sd15.safetensors", 0.5, 3.25, "auto", "error"]
+    assert node["widgets_values"] == ["sd15.safetensors", 0.5, 3.25, "auto", "error", "masked"]
     assert not {"strata_line", "strata_strengths"} & d.prompt(page, loader).keys()
     saved = page.evaluate("() => JSON.stringify(app.rootGraph.serialize())")
     page.evaluate(

@@ -16,6 +16,18 @@ ADD = f"""() => {{
 }}"""
 
 
+@pytest.fixture(autouse=True)
+def nothing_before(page):
+    """ComfyUI keeps fifty steps, and outputs by the ids of nodes."""
+    page.evaluate(
+        f"""() => {{
+          const tracker = {d.TRACKER}
+          tracker.undoQueue.length = tracker.redoQueue.length = 0
+          for (const id of Object.keys(app.nodeOutputs)) delete app.nodeOutputs[id]
+        }}"""
+    )
+
+
 @contextmanager
 def slow(page):
     """As on a machine that has other things to do."""

@@ -11,10 +11,12 @@ const BETWEEN = 8
 /** Ms after which a node has the size that its elements ask for: the page makes it only when it is laid out. */
 const LAID_OUT = 150
 
-/** The height that a node got here last, also before undo made it anew, by its id in its graph. @type {Map<string, number>} */
+/** The height that a node got here last, by its id in its graph: undo makes nodes anew. @type {Map<string, number>} */
 const grown = new Map()
 
 export class Room {
+  /** The height that the node got here last. */
+  #grown = 0
   #waiting = 0
 
   /** @param {GraphNode} node */
@@ -29,11 +31,14 @@ export class Room {
     const height = node.size[1]
     const needed = node.computeSize()[1]
     const key = `${node.graph.id} ${node.id}`
-    if (needed <= height && height > (grown.get(key) ?? 0) + 1) return
-    grown.set(key, needed)
+    const before = grown.get(key) ?? 0
+    if (!this.#grown && Math.abs(before - height) <= 1) this.#grown = before
+    if (needed <= height && height > this.#grown + 1) return
+    const got = (/** @type {number} */ tall) => grown.set(key, this.#grown = tall)
+    got(needed)
     setHeight(node, needed)
     clearTimeout(this.#waiting)
-    this.#waiting = setTimeout(() => grown.set(key, node.size[1]), LAID_OUT)
+    this.#waiting = setTimeout(() => got(node.size[1]), LAID_OUT)
   }
 }
 
