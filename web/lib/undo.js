@@ -47,14 +47,14 @@ export class UndoStep {
 }
 
 /** @typedef {import('../comfyui.d.ts').ChangeTracker} ChangeTracker */
-/** @typedef {{state: object, first: object, steps: number, last: object | undefined}} Recorded */
+/** @typedef {{state?: object, first?: object, steps?: number, last?: object}} Recorded */
 
-/** @param {ChangeTracker} tracker @returns {Recorded} */
+/** What an editor does not call so any more is undefined: then it is left alone. @param {Partial<ChangeTracker>} tracker @returns {Recorded} */
 const recorded = ({ activeState, initialState, undoQueue }) => ({
   state: activeState,
   first: initialState,
-  steps: undoQueue.length,
-  last: undoQueue.at(-1),
+  steps: undoQueue?.length,
+  last: undoQueue?.at(-1),
 })
 
 /**
@@ -67,7 +67,9 @@ const recorded = ({ activeState, initialState, undoQueue }) => ({
  */
 function takeBackAdded(tracker, before) {
   const { first, steps, last } = recorded(tracker)
-  if (first === before.first && steps === before.steps && last === before.last) tracker.activeState = before.state
+  const isSame = first === before.first && steps === before.steps && last === before.last
+  // Where it is read only the assignment says so by false, and throws nothing.
+  if (isSame && before.state && steps !== undefined) Reflect.set(tracker, 'activeState', before.state)
 }
 
 /**
@@ -151,7 +153,7 @@ function takeHeight({ activeState, initialState, undoQueue, redoQueue }, node) {
   const [width, height] = node.size
   if (!last || last[0] !== width || last[1] === height) return
   const before = last[1]
-  for (const state of [activeState, initialState, ...undoQueue, ...redoQueue]) {
+  for (const state of [activeState, initialState, ...(undoQueue ?? []), ...(redoQueue ?? [])]) {
     const saved = savedIn(state, node)
     if (saved?.size?.[0] === width && saved.size[1] === before) saved.size = [width, height]
   }
