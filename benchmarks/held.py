@@ -39,8 +39,8 @@ def held(quick: bool) -> str:
         "Memory while LoRAs are in use",
         ("model", "stored in", "rank", "LoRAs", "without a LoRA", "their factors", *WAYS, "live / both"),
         rows,
-        "Tensors, at most, in two steps at 8x8 latents, computed in float32. Without a LoRA: the model and the steps; the ways: beyond "
-        "that. Live / both: all of it with live LoRAs, of the model, the steps and the factors in float32.",
+        "Tensors, at most, in two steps at 8x8 latents, computed in float32. Without a LoRA: the model and the steps; the ways:",
+        "beyond that. Live / both: all of it with live LoRAs, of the model, the steps and the factors in float32.",
         "Patched on a CPU, ComfyUI keeps the weights as they were beside the patched ones. Of several bypass loaders the last alone acts.",
     )
 
