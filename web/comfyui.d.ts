@@ -136,6 +136,8 @@ export interface ChangeTracker {
   /** In newer editors: what is to be added to the last step soon. */
   squashState?: { flush?(): void }
   changeCount: number
+  /** While a state is loaded. */
+  _restoringState?: boolean
   /** What is recorded last; before it, the states that undo goes back to; and what was opened or saved last. */
   activeState: object
   undoQueue: object[]

@@ -206,3 +206,55 @@ def test_what_an_error_says_goes_with_what_it_was_about_and_takes_its_room_along
     page.evaluate(d.RESTORED)
     line = d.element(page, loader).locator(".strata-verdict.wrong")
     line.wait_for()
+
+
+def redo(page):
+    page.keyboard.press("Control+y")
+    page.evaluate(d.RESTORED)
+    page.wait_for_timeout(500)
+
+
+def walk(page, look, states):
+    """All the way back and forth again."""
+    ways = [*((d.undo, at) for at in range(len(states) - 2, -1, -1)), *((redo, at) for at in range(1, len(states)))]
+    for way, at in ways:
+        way(page)
+        for _ in range(12):
+            if look() == states[at]:
+                break
+            page.wait_for_timeout(250)
+        assert look() == states[at], (way.__name__, at)
+
+
+def test_heights_go_back_and_forth_with_their_steps(page):
+    loader = d.add(page, "StrataLoraLoader", (420, 120), lora_name="sd15.safetensors")
+    page.wait_for_timeout(1500)
+    d.remember(page)
+    look = lambda: round(page.evaluate(HEIGHT, loader))  # noqa: E731
+    states = [look()]
+    for _ in range(2):
+        d.element(page, loader).locator("[data-act=details]").click()
+        page.wait_for_timeout(900)
+        states.append(look())
+    assert states[1] > states[0] + 100
+    walk(page, look, states)
+
+
+def test_a_node_that_a_hand_made_taller_is_that_tall_again_when_a_result_is_gone(page):
+    node = d.add(page, "StrataLoraSave", (420, 120))
+    page.wait_for_timeout(800)
+    own = page.evaluate(HEIGHT, node)
+    page.evaluate(
+        "([id, height]) => { const n = app.graph.getNodeById(id); n.setSize([n.size[0], height]) }", [node, own + 30]
+    )
+    page.wait_for_timeout(400)
+    own = page.evaluate(HEIGHT, node)
+    say = "([id, text]) => { app.nodeOutputs[id] = { strata_verdict: [text] } }"
+    page.evaluate(say, [node, LONG])
+    if d.renderer(page) == "canvas":
+        page.wait_for_function(f"([id, own]) => ({HEIGHT})(id) > own + 20", arg=[node, own], timeout=d.READY)
+    page.wait_for_timeout(2000)
+    page.evaluate(say, [node, "Saved"])
+    page.wait_for_function(f"([id, own]) => ({HEIGHT})(id) <= own + 1", arg=[node, own], timeout=d.READY)
+    page.wait_for_timeout(1000)
+    assert page.evaluate(HEIGHT, node) == pytest.approx(own, abs=1)

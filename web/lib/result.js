@@ -8,6 +8,7 @@ import { t } from './i18n.js'
 import { leave, takePlace } from './place.js'
 import { Room } from './room.js'
 import { failureOf, outputOf } from './runs.js'
+import { heightWithoutStep } from './undo.js'
 import { unwatch, watch } from './watch.js'
 
 /** @typedef {import('./comfy.js').GraphNode} GraphNode */
@@ -63,6 +64,9 @@ class Result {
       height: () => this.#height,
       grows: () => false,
     })
+    // ComfyUI has made room for it, and puts it there when it draws.
+    this.node.graph?.setDirtyCanvas?.(true, true)
+    heightWithoutStep(this.node)
   }
 
   #fit() {
@@ -73,6 +77,7 @@ class Result {
     this.#height = height
     this.element.style.minHeight = `${height}px`
     this.room.fit()
+    heightWithoutStep(this.node)
   }
 
   /** Only what is too long for the node has a use for the wheel. @param {WheelEvent} event */

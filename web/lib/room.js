@@ -1,7 +1,5 @@
 // @ts-check
 // Room in a node for an element that grows and shrinks: a node that it made taller gives the room back, one that a hand made taller keeps it.
-import { heightWithoutStep } from './undo.js'
-
 /** @typedef {import('./comfy.js').GraphNode} GraphNode */
 
 /** Px of a node's title, above its place, and between two nodes. */
@@ -11,12 +9,17 @@ const BETWEEN = 8
 /** Ms after which a node has the size that its elements ask for: the page makes it only when it is laid out. */
 const LAID_OUT = 150
 
-/** The height that a node got here last, by its id in its graph: undo makes nodes anew. @type {Map<string, number>} */
-const grown = new Map()
+/**
+ * grown: the height that a node got here last; own: the one that it had before, from a hand or from its file.
+ *
+ * @typedef {{grown: number, own: number}} Heights
+ */
+/** By the node's id in its graph: undo makes nodes anew. @type {Map<string, Heights>} */
+const known = new Map()
 
 export class Room {
-  /** The height that the node got here last. */
-  #grown = 0
+  /** @type {Heights} */
+  #heights = { grown: 0, own: 0 }
   #waiting = 0
 
   /** @param {GraphNode} node */
@@ -24,21 +27,25 @@ export class Room {
     this.node = node
   }
 
-  /** Whatever the node holds now has its room. */
+  /** Whatever the node holds now has its room. @returns {boolean} whether the node is another height */
   fit() {
     const { node } = this
-    if (!node.graph || node.flags?.collapsed) return
+    if (!node.graph || node.flags?.collapsed) return false
     const height = node.size[1]
     const needed = node.computeSize()[1]
     const key = `${node.graph.id} ${node.id}`
-    const before = grown.get(key) ?? 0
-    if (!this.#grown && Math.abs(before - height) <= 1) this.#grown = before
-    if (needed <= height && height > this.#grown + 1) return
-    const got = (/** @type {number} */ tall) => grown.set(key, this.#grown = tall)
-    got(needed)
-    setHeight(node, needed)
+    const before = known.get(key)
+    if (!this.#heights.grown && before && Math.abs(before.grown - height) <= 1) this.#heights = before
+    const { grown } = this.#heights
+    if (Math.abs(height - grown) > 1) this.#heights = { grown, own: height }
+    if (needed <= height && height > grown + 1) return false
+    const wanted = Math.max(needed, this.#heights.own)
+    const got = (/** @type {number} */ tall) => known.set(key, this.#heights = { ...this.#heights, grown: tall })
+    got(wanted)
+    setHeight(node, wanted)
     clearTimeout(this.#waiting)
     this.#waiting = setTimeout(() => got(node.size[1]), LAID_OUT)
+    return true
   }
 }
 
@@ -52,7 +59,6 @@ export function setHeight(node, height) {
   const [width, before] = node.size
   if (height !== before) node.setSize([width, height])
   node.graph?.setDirtyCanvas?.(true, true)
-  heightWithoutStep(node)
 }
 
 /**

@@ -10,6 +10,12 @@ const MOST = 120
 /** Ends of steps that wait until the page is laid out. @type {Set<() => void>} */
 const waiting = new Set()
 
+/** Whether a hand holds something: a node's corner, maybe. */
+let isHeld = false
+addEventListener('pointerdown', () => (isHeld = true), { capture: true })
+for (const kind of ['pointerup', 'pointercancel']) addEventListener(kind, () => (isHeld = false), { capture: true })
+addEventListener('blur', () => (isHeld = false))
+
 const trackerNow = () => app.extensionManager?.workflow?.activeWorkflow?.changeTracker
 
 /**
@@ -122,22 +128,24 @@ export function endLaidOut(step) {
 }
 
 /**
- * A node that grows or shrinks with what it shows makes no step of that, and no other workflow: what is recorded, of any time, gets the new
- * height in place of the one that was recorded last. What it has at a step's end belongs to that step; another width
- * is a hand's.
+ * A node that grows or shrinks with what a run told makes no step of that, and no other workflow: what is recorded, of any time, gets the new
+ * height in place of the one that was recorded last. What it has at a step's end belongs to that step; another width is a hand's, and so is
+ * whatever happens while a hand holds something.
  *
  * @param {GraphNode} node
  */
 export function heightWithoutStep(node) {
   const tracker = trackerNow()
-  let [height, still, frames] = [0, 0, 0]
+  let [height, still, frames] = [NaN, 0, 0]
   // In Nodes 2.0 the page has the last word, some frames later.
   const look = () => {
-    if (!tracker || tracker !== trackerNow() || !node.graph) return
-    const isWithinStep = tracker.changeCount > 0
-    still = node.size[1] === height && !isWithinStep ? still + 1 : 0
-    height = node.size[1]
-    if (!still && !isWithinStep) takeHeight(tracker, node)
+    if (!tracker || tracker !== trackerNow() || !node.graph || isHeld) return
+    // While a state is loaded, what is recorded is still the one that is left.
+    if (!tracker._restoringState && tracker.changeCount <= 0) {
+      still = node.size[1] === height ? still + 1 : 0
+      height = node.size[1]
+      if (!still) takeHeight(tracker, node)
+    }
     if (still < STILL && ++frames < MOST) requestAnimationFrame(look)
   }
   look()
