@@ -66,13 +66,13 @@ class NameIndex:
                 if hits:
                     raise StrataError(
                         f"LoRA '{_cut(asked)}' could be any of {len(hits)} files: {', '.join(sorted(hits)[:SHOWN])}. "
-                        "Choose the one you mean in the node's list, or write its folder too."
+                        "Choose the one you mean, or write its folder too."
                     )
         near = self._near(os.path.basename(wanted)) if suggest else []
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise StrataError(
             f"LoRA '{_cut(asked)}' is not in your loras folders ({len(self.names)} files there).{hint} "
-            "Put the file there and press R to refresh, or choose another one in the node's list."
+            "Put the file there and press R to refresh, or choose another one."
         )
 
     def _near(self, wanted: str, limit: int = 3) -> list[str]:
