@@ -86,6 +86,10 @@ def test_the_picker_writes_a_tag_where_the_caret_is(page):
     page.wait_for_timeout(300)
     assert text(page, node) == "a sailor, <lora:sd15:1> <lora:qwen:1> at sea"
     assert panel(page, node).locator(".strata-short").all_text_contents() == ["sd15", "qwen"]
+    # The row's room belongs to the tag's step as soon as the page has been laid out, some frames later.
+    recorded = f"{d.TRACKER}.activeState.nodes.find((saved) => String(saved.id) === String(id))?.size[1]"
+    page.wait_for_function(f"(id) => {recorded} === app.graph.getNodeById(id).size[1]", arg=node)
+    page.wait_for_timeout(500)
     d.undo(page)
     assert text(page, node) == "a sailor, <lora:sd15:1> at sea"
     # A click on a name chooses another file for that tag, and leaves its strength.

@@ -1,5 +1,6 @@
 // @ts-check
 // An element of ours among a node's widgets: what ComfyUI has to know of it, the same for all.
+import { heightWithoutStep } from './undo.js'
 
 /** @typedef {import('./comfy.js').GraphNode} GraphNode */
 
@@ -36,4 +37,6 @@ export function addElement(node, name, element, { label, margin, height, grows }
   })
   widget.serialize = false
   widget.label = label
+  // ComfyUI has made room for it.
+  heightWithoutStep(node)
 }

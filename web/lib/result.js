@@ -66,7 +66,7 @@ class Result {
     })
     // ComfyUI has made room for it, and puts it there when it draws.
     this.node.graph?.setDirtyCanvas?.(true, true)
-    heightWithoutStep(this.node)
+    heightWithoutStep(this.node, true)
   }
 
   #fit() {
@@ -76,8 +76,7 @@ class Result {
     if (!this.element.isConnected || height === this.#height) return
     this.#height = height
     this.element.style.minHeight = `${height}px`
-    this.room.fit()
-    heightWithoutStep(this.node)
+    this.room.fit(true)
   }
 
   /** Only what is too long for the node has a use for the wheel. @param {WheelEvent} event */

@@ -1,5 +1,7 @@
 // @ts-check
 // Room in a node for an element that grows and shrinks: a node that it made taller gives the room back, one that a hand made taller keeps it.
+import { heightWithoutStep } from './undo.js'
+
 /** @typedef {import('./comfy.js').GraphNode} GraphNode */
 
 /** Px of a node's title, above its place, and between two nodes. */
@@ -27,10 +29,16 @@ export class Room {
     this.node = node
   }
 
-  /** Whatever the node holds now has its room. @returns {boolean} whether the node is another height */
-  fit() {
+  /**
+   * Whatever the node holds now has its room.
+   *
+   * @param {boolean} [always] as ``heightWithoutStep`` has it
+   */
+  fit(always = false) {
     const { node } = this
-    if (!node.graph || node.flags?.collapsed) return false
+    if (!node.graph || node.flags?.collapsed) return
+    // In Nodes 2.0 the page makes room too.
+    heightWithoutStep(node, always)
     const height = node.size[1]
     const needed = node.computeSize()[1]
     const key = `${node.graph.id} ${node.id}`
@@ -38,14 +46,13 @@ export class Room {
     if (!this.#heights.grown && before && Math.abs(before.grown - height) <= 1) this.#heights = before
     const { grown } = this.#heights
     if (Math.abs(height - grown) > 1) this.#heights = { grown, own: height }
-    if (needed <= height && height > grown + 1) return false
+    if (needed <= height && height > grown + 1) return
     const wanted = Math.max(needed, this.#heights.own)
     const got = (/** @type {number} */ tall) => known.set(key, this.#heights = { ...this.#heights, grown: tall })
     got(wanted)
-    setHeight(node, wanted)
+    setHeight(node, wanted, always)
     clearTimeout(this.#waiting)
     this.#waiting = setTimeout(() => got(node.size[1]), LAID_OUT)
-    return true
   }
 }
 
@@ -54,11 +61,13 @@ export class Room {
  *
  * @param {GraphNode} node
  * @param {number} height
+ * @param {boolean} [always] as ``heightWithoutStep`` has it
  */
-export function setHeight(node, height) {
+export function setHeight(node, height, always = false) {
   const [width, before] = node.size
   if (height !== before) node.setSize([width, height])
   node.graph?.setDirtyCanvas?.(true, true)
+  heightWithoutStep(node, always)
 }
 
 /**

@@ -128,13 +128,14 @@ export function endLaidOut(step) {
 }
 
 /**
- * A node that grows or shrinks with what a run told makes no step of that, and no other workflow: what is recorded, of any time, gets the new
- * height in place of the one that was recorded last. What it has at a step's end belongs to that step; another width is a hand's, and so is
- * whatever happens while a hand holds something.
+ * A node that grows or shrinks with what it shows makes no step of that: what is recorded last gets the new height. Another width is a hand's,
+ * and so is whatever happens while a hand holds something.
  *
  * @param {GraphNode} node
+ * @param {boolean} [always] whether what is recorded of earlier gets it too, where it had the same height: what a run told is there at all
+ * times, and makes no other workflow
  */
-export function heightWithoutStep(node) {
+export function heightWithoutStep(node, always = false) {
   const tracker = trackerNow()
   let [height, still, frames] = [NaN, 0, 0]
   // In Nodes 2.0 the page has the last word, some frames later.
@@ -144,7 +145,7 @@ export function heightWithoutStep(node) {
     if (!tracker._restoringState && tracker.changeCount <= 0) {
       still = node.size[1] === height ? still + 1 : 0
       height = node.size[1]
-      if (!still) takeHeight(tracker, node)
+      if (!still) takeHeight(tracker, node, always)
     }
     if (still < STILL && ++frames < MOST) requestAnimationFrame(look)
   }
@@ -155,13 +156,14 @@ export function heightWithoutStep(node) {
 /** @typedef {{id: number | string, size?: ArrayLike<number>}} Saved a node */
 /** @typedef {{nodes?: Saved[], definitions?: {subgraphs?: {id: string, nodes?: Saved[]}[]}}} State */
 
-/** @param {ChangeTracker} tracker @param {GraphNode} node */
-function takeHeight({ activeState, initialState, undoQueue, redoQueue }, node) {
+/** @param {ChangeTracker} tracker @param {GraphNode} node @param {boolean} always */
+function takeHeight({ activeState, initialState, undoQueue, redoQueue }, node, always) {
   const last = savedIn(activeState, node)?.size
   const [width, height] = node.size
   if (!last || last[0] !== width || last[1] === height) return
   const before = last[1]
-  for (const state of [activeState, initialState, ...(undoQueue ?? []), ...(redoQueue ?? [])]) {
+  const others = always ? [initialState, ...(undoQueue ?? []), ...(redoQueue ?? [])] : []
+  for (const state of [activeState, ...others]) {
     const saved = savedIn(state, node)
     if (saved?.size?.[0] === width && saved.size[1] === before) saved.size = [width, height]
   }

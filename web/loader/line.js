@@ -11,7 +11,7 @@ import { Room, roomBelow, setHeight } from '../lib/room.js'
 import { failureOf, noticeOf, outputOf } from '../lib/runs.js'
 import { forget, getLora, knownLora } from '../lib/server.js'
 import { TriggerWords } from '../lib/trigger_words.js'
-import { heightWithoutStep, oneStep, oneStepLaidOut } from '../lib/undo.js'
+import { oneStep, oneStepLaidOut } from '../lib/undo.js'
 import { chooseLora } from '../picker/picker.js'
 import { picture } from '../picker/pictures.js'
 import { withoutName } from '../picker/file_name.js'
@@ -159,13 +159,12 @@ export class LoaderLine {
     const room = LINE - 2 + roomBelow(node, (isVue() ? node.size[1] : node.computeSize()[1]) - grown)
     text.style.setProperty('--most', `${Math.max(SHORTEST, Math.min(TALLEST, room))}px`)
     this.#fade()
-    const lead = this.#lead
     if (this.lead.offsetHeight) this.#lead = Math.max(LINE, this.lead.offsetHeight + 2)
     const height = `${this.minHeight}px`
     if (this.element.style.minHeight === height) return
     this.element.style.minHeight = height
     // Lines come and go by themselves; the details are opened and closed within a step.
-    if (this.room.fit() || this.#lead !== lead) heightWithoutStep(node)
+    this.room.fit(true)
   }
 
   /** What goes on below fades out; a click or Tab takes hold of it, and then it has the wheel and the arrow keys. */
