@@ -286,7 +286,8 @@ def test_on_a_fine_screen(other_page, server):
 def test_nothing_is_left_of_removed_nodes(other_page):
     page = other_page(LEDGER)
     page.wait_for_timeout(500)
-    assert page.evaluate(COUNTS) == NOTHING
+    nothing = page.evaluate(COUNTS)
+    assert nothing == {**NOTHING, "listeners": nothing["listeners"]}  # what the page as a whole listens to stays
     for way in ("removed", "undone", "another workflow"):
         desk, loader = d.add_pair(page, **SD15)
         d.drag(page, desk, "IN04", 0.5)
@@ -295,7 +296,7 @@ def test_nothing_is_left_of_removed_nodes(other_page):
         page.wait_for_timeout(300)
         alive = page.evaluate(COUNTS)
         assert (alive["observers"], alive["clocks"], alive["elements"]) == (2, 1, 3)
-        assert alive["listeners"] > 5
+        assert alive["listeners"] > nothing["listeners"] + 5
         if way == "undone":
             d.undo(page)
         if way == "another workflow":
@@ -303,7 +304,7 @@ def test_nothing_is_left_of_removed_nodes(other_page):
         else:
             page.evaluate("() => { for (const node of [...app.graph.nodes]) app.graph.remove(node) }")
         page.wait_for_timeout(700)
-        assert page.evaluate(COUNTS) == NOTHING, way
+        assert page.evaluate(COUNTS) == nothing, way
     assert page.evaluate("() => [...ledger.seen].sort()") == ["clock", "listener", "observer"]
 
 

@@ -8,21 +8,23 @@ import { heightWithoutStep } from './undo.js'
 const TITLE = 30
 const BETWEEN = 8
 
-/** Ms after which a node has the size that its elements ask for: the page makes it only when it is laid out. */
-const LAID_OUT = 150
+/** Heights of a node that are remembered: undo goes back to them. */
+const REMEMBERED = 16
 
 /**
  * grown: the height that a node got here last; own: the one that it had before, from a hand or from its file.
  *
  * @typedef {{grown: number, own: number}} Heights
  */
-/** By the node's id in its graph: undo makes nodes anew. @type {Map<string, Heights>} */
+/** By the node's id in its graph, the last one last: undo makes nodes anew, with a height of then. @type {Map<string, Heights[]>} */
 const known = new Map()
+
+/** @param {number} one @param {number} other */
+const isSame = (one, other) => Math.abs(one - other) <= 1
 
 export class Room {
   /** @type {Heights} */
   #heights = { grown: 0, own: 0 }
-  #waiting = 0
 
   /** @param {GraphNode} node */
   constructor(node) {
@@ -37,22 +39,23 @@ export class Room {
   fit(always = false) {
     const { node } = this
     if (!node.graph || node.flags?.collapsed) return
-    // In Nodes 2.0 the page makes room too.
-    heightWithoutStep(node, always)
     const height = node.size[1]
     const needed = node.computeSize()[1]
     const key = `${node.graph.id} ${node.id}`
-    const before = known.get(key)
-    if (!this.#heights.grown && before && Math.abs(before.grown - height) <= 1) this.#heights = before
+    const before = known.get(key) ?? []
+    if (!this.#heights.grown) this.#heights = before.findLast(({ grown }) => isSame(grown, height)) ?? this.#heights
     const { grown } = this.#heights
-    if (Math.abs(height - grown) > 1) this.#heights = { grown, own: height }
-    if (needed <= height && height > grown + 1) return
+    if (!isSame(height, grown)) this.#heights = { grown, own: height }
+    // In Nodes 2.0 the page makes room too.
+    if (needed <= height && height > grown + 1) return heightWithoutStep(node, always)
     const wanted = Math.max(needed, this.#heights.own)
-    const got = (/** @type {number} */ tall) => known.set(key, this.#heights = { ...this.#heights, grown: tall })
+    const got = (/** @type {number} */ tall) => {
+      this.#heights = { ...this.#heights, grown: tall }
+      const others = (known.get(key) ?? []).filter((heights) => !isSame(heights.grown, tall))
+      known.set(key, [...others, this.#heights].slice(-REMEMBERED))
+    }
     got(wanted)
-    setHeight(node, wanted, always)
-    clearTimeout(this.#waiting)
-    this.#waiting = setTimeout(() => got(node.size[1]), LAID_OUT)
+    setHeight(node, wanted, always, got)
   }
 }
 
@@ -62,12 +65,13 @@ export class Room {
  * @param {GraphNode} node
  * @param {number} height
  * @param {boolean} [always] as ``heightWithoutStep`` has it
+ * @param {(height: number) => void} [seen] as ``heightWithoutStep`` has it
  */
-export function setHeight(node, height, always = false) {
+export function setHeight(node, height, always = false, seen = undefined) {
   const [width, before] = node.size
   if (height !== before) node.setSize([width, height])
   node.graph?.setDirtyCanvas?.(true, true)
-  heightWithoutStep(node, always)
+  heightWithoutStep(node, always, seen)
 }
 
 /**

@@ -134,8 +134,9 @@ export function endLaidOut(step) {
  * @param {GraphNode} node
  * @param {boolean} [always] whether what is recorded of earlier gets it too, where it had the same height: what a run told is there at all
  * times, and makes no other workflow
+ * @param {(height: number) => void} [seen] hears of each height that the node gets until it is laid out
  */
-export function heightWithoutStep(node, always = false) {
+export function heightWithoutStep(node, always = false, seen = undefined) {
   const tracker = trackerNow()
   let [height, still, frames] = [NaN, 0, 0]
   // In Nodes 2.0 the page has the last word, some frames later.
@@ -145,7 +146,10 @@ export function heightWithoutStep(node, always = false) {
     if (!tracker._restoringState && tracker.changeCount <= 0) {
       still = node.size[1] === height ? still + 1 : 0
       height = node.size[1]
-      if (!still) takeHeight(tracker, node, always)
+      if (!still) {
+        takeHeight(tracker, node, always)
+        seen?.(height)
+      }
     }
     if (still < STILL && ++frames < MOST) requestAnimationFrame(look)
   }
