@@ -25,6 +25,7 @@ LESS = frozenset(
         "Strata / floor",
         "first / second",
         "live / without",
+        "step / without",
         "ten / one",
         "varies / constant",
         "both / neither",

@@ -26,7 +26,7 @@ def main() -> int:
         metavar="PART",
         nargs="*",
         help="some parts only: nodes, stack, understanding, analysis, applying, sampling, schedule, variation, memory; "
-        "or picker, inspecting, bounds, cycles, rows, held, first, sweep, saving or merging (the last of saving), which are no parts "
+        "or picker, inspecting, bounds, cycles, rows, held, first, many, sweep, saving or merging (the last of saving), which are no parts "
         "of the rest",
     )
     parser.add_argument(
@@ -65,6 +65,7 @@ def main() -> int:
         held,
         inspecting,
         machine,
+        many,
         parts,
         picker,
         results,
@@ -88,6 +89,7 @@ def main() -> int:
         "rows": rows.rows,
         "held": held.held,
         "first": first_use.first,
+        "many": many.many,
         "sweep": sweep.sweep,
         "saving": partial(saving.saving, peers=options.peers),
         "merging": saving.merging,

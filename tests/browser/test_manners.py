@@ -4,6 +4,7 @@ import desk_page as d
 import pytest
 
 from strata.devtools.browser import EMPTY, open_editor, use_renderer
+from strata.devtools.models import CHECKPOINT
 
 pytestmark = pytest.mark.browser
 SD15 = {"lora": "sd15.safetensors"}
@@ -341,3 +342,40 @@ def test_sixty_faders_redraw_within_a_frame(page):
         f"{d.renderer(page)}: 60 faders, median {spent[30]:.1f} ms, 95 % below {spent[57]:.1f} ms, worst {spent[-1]:.1f} ms"
     )
     assert spent[30] < 16
+
+
+def slow(color):
+    """A prompt that takes the server a second or two."""
+    size = {"width": 4096, "height": 4096, "batch_size": 1, "color": color}
+    preview = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+    return {"1": {"class_type": "EmptyImage", "inputs": size}, "2": preview}
+
+
+def test_a_failure_shows_in_the_workflow_that_ran(other_page, server):
+    """Whatever is on the screen when it comes: nodes of another workflow have the same ids."""
+    page = other_page()
+    loader = d.add(page, "StrataLoraLoader", (600, 120), lora_name="flux.safetensors")
+    d.make_runnable(page, loader, CHECKPOINT)
+    page.wait_for_timeout(700)
+    wrong = f"(id) => {d.ELEMENT}(id).querySelector('.strata-verdict')?.classList.contains('wrong')"
+    for color in (1, 2):
+        server.queue(slow(color))
+    page.evaluate(
+        """() => {
+          window.failed = new Promise((done) => comfyAPI.api.api.addEventListener('execution_error', () => done(app.graph.id)))
+          return app.queuePrompt(0)
+        }"""
+    )
+    first = page.evaluate("() => app.graph.id")
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    page.wait_for_function("(id) => app.graph.id !== id", arg=first)
+    page.evaluate(EMPTY)
+    other = d.add(page, "StrataLoraLoader", (600, 120), lora_name="flux.safetensors")
+    assert other == loader
+    assert page.evaluate("() => window.failed") != first, "the other workflow was on the screen"
+    page.wait_for_timeout(1500)
+    assert not page.evaluate(wrong, other)
+    page.keyboard.press("Escape")
+    page.evaluate("() => app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
+    page.wait_for_function("(id) => app.graph.id === id", arg=first)
+    page.wait_for_function(wrong, arg=loader)

@@ -2,12 +2,14 @@
 // What runs told: outputs that ComfyUI keeps, and failures and notices, which it keeps nowhere that a node could ask.
 import { app } from './comfy.js'
 import { pathsOf, sourceOf, valueOf } from './graph.js'
+import { getGraphOfRun } from './server.js'
 
 /** @typedef {import('./comfy.js').GraphNode} GraphNode */
 /**
  * @typedef {object} Failure
  * @property {string} text
- * @property {unknown} workflow on the screen at the time: nodes of others have the same ids
+ * @property {{graph?: string}} run whose it is: nodes of other workflows have the same ids
+ * @property {unknown} workflow on the screen at the time, for servers that do not tell of which graph a run is
  * @property {string} [met] what it was about: the values of the node and of those before it
  */
 
@@ -20,26 +22,38 @@ const notices = new Map()
 /** Name of an output for the page -> how many nodes have ended with one since the page was loaded. @type {Map<string, number>} */
 const ended = new Map()
 
+/** The run that goes on. @type {{graph?: string}} graph: its id, once the server has told */
+let run = {}
+
 /** What stays the same through the undo of a workflow, and is another in another tab. */
 const workflowNow = () => app.extensionManager?.workflow?.activeWorkflow?.changeTracker
 
 /** The events of ComfyUI's socket that tell of runs. */
 export const RUN_EVENTS = ['execution_start', 'executed', 'execution_error', 'progress_text']
 
-/** @param {Event} event one of them */
-export function note(event) {
+/** @param {Event} event one of them @param {() => void} changed called where more is known later */
+export function note(event, changed) {
   const { detail } = /** @type {CustomEvent} */ (event)
+  const told = (/** @type {unknown} */ text) => ({ text: String(text).trim(), run, workflow: workflowNow() })
   if (event.type === 'execution_start') {
     failures.clear()
     notices.clear()
+    learnGraph(run = {}, String(detail.prompt_id)).then(changed)
   } else if (event.type === 'progress_text') {
-    notices.set(String(detail.nodeId), { text: String(detail.text).trim(), workflow: workflowNow() })
+    notices.set(String(detail.nodeId), told(detail.text))
   } else if (event.type === 'executed') {
     failures.delete(String(detail.node))
     for (const name of Object.keys(detail.output ?? {})) ended.set(name, endedWith(name) + 1)
   } else if (event.type === 'execution_error') {
-    failures.set(String(detail.node_id), { text: String(detail.exception_message).trim(), workflow: workflowNow() })
+    failures.set(String(detail.node_id), told(detail.exception_message))
   }
+}
+
+/** @param {{graph?: string}} started @param {string} id of the prompt */
+async function learnGraph(started, id) {
+  started.graph = await getGraphOfRun(id)
+  // A node of another workflow may have been taken for the one that failed.
+  for (const failure of failures.values()) delete failure.met
 }
 
 /** How many nodes have ended with such an output: each may have made something known. @param {string} name */
@@ -76,9 +90,10 @@ export const noticeOf = (node) => ofNode(notices, node)
 /** @param {Map<string, Failure>} told @param {GraphNode} node @returns {Failure | null} */
 function ofNode(told, node) {
   if (!told.size) return null
+  const graph = node.graph?.rootGraph ?? node.graph
   for (const path of pathsOf(node)) {
     const found = told.get(path)
-    if (found && found.workflow === workflowNow()) return found
+    if (found && (found.run.graph ? found.run.graph === graph?.id : found.workflow === workflowNow())) return found
   }
   return null
 }

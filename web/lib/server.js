@@ -137,6 +137,9 @@ export const saveSet = (set) => send('POST', '/strata/sets', set)
 /** @param {string} name @returns {Promise<Sets>} */
 export const deleteSet = (name) => send('DELETE', '/strata/sets', { name })
 
+/** The id of the graph that a run was made from. @param {string} id of its prompt @returns {Promise<string | undefined>} undefined where the server does not say */
+export const getGraphOfRun = async (id) => (await ask(`/jobs/${encodeURIComponent(id)}`)).workflow_id
+
 /** @param {Question} question */
 function settingsKey({ text, family, lora, seed, invert }) {
   return `weights ${JSON.stringify([text, family, lora, seed, invert])}`

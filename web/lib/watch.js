@@ -49,7 +49,7 @@ function start() {
   api.addEventListener('graphChanged', lookSoon, { signal })
   for (const kind of RUN_EVENTS) {
     api.addEventListener(kind, (event) => {
-      note(event)
+      note(event, lookSoon)
       lookSoon()
     }, { signal })
   }
