@@ -3,9 +3,11 @@
 import os
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from strata.devtools.browser import EMPTY, launch, open_editor, use_renderer
+
+expect.set_options(timeout=30_000)  # ms; the machine may be busy
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
 """What a person does with a desk, as functions of a Playwright page; and what the desk, the node and the prompt then say."""
 
 import json
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from playwright.sync_api import TimeoutError
 
 from strata.devtools.browser import wait_until_open
 
@@ -155,9 +158,28 @@ def fader(page, node, name):
     return element(page, node).locator(f"[data-name='{name}']")
 
 
+def rest(page, ms):
+    """These ms, and as many frames as a page with time has in half of them: on a busy machine both the clock and the layout are late."""
+    page.evaluate(
+        """async (ms) => {
+          const frames = async (count) => { while (count-- > 0) await new Promise(requestAnimationFrame) }
+          await Promise.all([frames(ms / 32), new Promise((done) => setTimeout(done, ms))])
+        }""",
+        ms,
+    )
+
+
+def comes(page, look, wanted, timeout=READY):
+    """Asserts that what is looked at is, or soon becomes, what is wanted: a slow page shows it late."""
+    until = time.monotonic() + timeout / 1000
+    while (seen := look()) != wanted and time.monotonic() < until:
+        page.wait_for_timeout(50)
+    assert seen == wanted
+
+
 def settle(page):
     """Until the clock has looked and the picture is drawn."""
-    page.wait_for_timeout(300)
+    rest(page, 300)
 
 
 def shown(page, node):
@@ -190,7 +212,7 @@ def set_text(page, node, value):
         [node, value],
     )
     settle(page)
-    page.wait_for_timeout(300)
+    rest(page, 300)
 
 
 def prompt(page, node):
@@ -248,7 +270,7 @@ def paste(page, value):
     """Text from the clipboard onto whatever has the focus."""
     page.evaluate("(value) => navigator.clipboard.writeText(value)", value)
     page.keyboard.press("Control+v")
-    page.wait_for_timeout(400)
+    rest(page, 400)
 
 
 def number_nodes(page, node):
@@ -271,12 +293,27 @@ RESTORED = f"""async () => {{
   await frame()
   while ({TRACKER}._restoringState) await frame()
 }}"""
+# What a key is to take back or to bring again; and whether it has done so.
+BEFORE_KEY = f"(queue) => {{ globalThis.beforeKey = {TRACKER}[queue].at(-1) }}"
+AFTER_KEY = f"(queue) => !beforeKey || (!{TRACKER}[queue].includes(beforeKey) && !{TRACKER}._restoringState)"
+HEARD = 10_000  # ms; a key that a field keeps to itself takes nothing back
 
 
 def undo(page):
-    page.keyboard.press("Control+z")
+    _restore(page, "Control+z", "undoQueue")
+
+
+def redo(page):
+    _restore(page, "Control+y", "redoQueue")
+
+
+def _restore(page, key, queue):
+    page.evaluate(BEFORE_KEY, queue)
+    page.keyboard.press(key)
     page.evaluate(RESTORED)
-    page.wait_for_timeout(500)
+    with suppress(TimeoutError):
+        page.wait_for_function(AFTER_KEY, arg=queue, timeout=HEARD)
+    rest(page, 500)
 
 
 def steps(page):

@@ -71,7 +71,7 @@ def undo_until(page, node, wanted):
         arg=[node, wanted],
         timeout=10_000,
     )
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
 
 
 def test_mouse_and_undo(page):
@@ -182,7 +182,7 @@ def test_another_unit_is_counted_by_the_sampler_and_the_family(page):
         expect(last).to_have_text(end)
         expect(note).to_have_text("Click to add a point, drag to move it, right click to remove it.")
     page.evaluate(steps, 28)
-    page.wait_for_timeout(1300)
+    d.rest(page, 1300)
     shown.locator("select").select_option("sigma")
     expect(note).to_contain_text("Noise as FLUX.1 has it")
     assert agree(page, node) == "0@1sigma, 1@0.7595sigma, 0@0sigma"
@@ -207,7 +207,7 @@ def test_clipboard_wrong_texts_and_wires(page):
         "(id) => { app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === 'strength').value = '1@50%, 2@oops' }",
         node,
     )
-    page.wait_for_timeout(1300)  # a value that code sets is looked for once a second
+    d.rest(page, 1300)  # a value that code sets is looked for once a second
     assert "'2@oops' is no point" in shown.locator(".strata-note").text_content()
     assert shown.get_attribute("aria-invalid") == "true"
     page.mouse.click(*spot(page, node, 0.5, 0.5))

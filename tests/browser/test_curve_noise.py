@@ -67,7 +67,7 @@ def test_it_follows_the_sampler(page):
     resize = "([id, width]) => { const n = app.graph.getNodeById(id); n.setSize([width, n.size[1]]); n.setDirtyCanvas(true, true) }"
     for width in (230, 400):
         page.evaluate(resize, [node, width])
-        page.wait_for_timeout(500)
+        d.rest(page, 500)
         assert note.evaluate("(it) => it.scrollWidth <= it.clientWidth + 1 && it.scrollHeight <= it.clientHeight + 1")
         d.screenshot(page, f"noise-{width}-{d.renderer(page)}", node)
     d.choose(page, sampler, "scheduler", "normal")
@@ -149,7 +149,7 @@ def test_it_follows_sigmas(page):
         }""",
         [ids["split"], flip, ids["sampler"]],
     )
-    page.wait_for_timeout(1500)
+    d.rest(page, 1500)
     # It makes no sigma 0 its first one.
     assert [y for _, y in drawn(page, node)] == places([0.0001, *karras[4:-1][::-1]])
     page.evaluate(

@@ -63,7 +63,7 @@ def test_one_gesture_is_one_undo(page, server):
     assert set(d.agree(page, server, desk, **SD15).values()) == {1}
     page.keyboard.press("Control+y")
     for _ in range(20):  # loading the graph anew takes as long as it takes
-        page.wait_for_timeout(250)
+        d.rest(page, 250)
         if d.text(page, desk) == first:
             break
     assert d.text(page, desk) == first
@@ -140,12 +140,12 @@ def test_the_wheel_belongs_to_the_canvas_unless_alt_is_held(page, server):
     box = d.fader(page, desk, "IN04").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
     page.mouse.wheel(0, 100)
-    page.wait_for_timeout(150)
+    d.rest(page, 150)
     page.keyboard.up("Alt")
     assert d.agree(page, server, desk, **SD15)["IN04"] == 0.95
     scale = page.evaluate("() => app.canvas.ds.scale")
     page.mouse.wheel(0, 100)
-    page.wait_for_timeout(200)
+    d.rest(page, 200)
     assert page.evaluate("() => app.canvas.ds.scale") < scale
     assert d.agree(page, server, desk, **SD15)["IN04"] == 0.95
 
@@ -198,7 +198,7 @@ def test_rules_on_parts_survive_an_edit(page, server):
 def test_a_preset_of_the_combo_writes_its_text(page, server):
     desk, _ = d.add_pair(page, **FLUX)
     d.choose(page, desk, "preset", "FLUX-DBL-ALL")
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     values = d.agree(page, server, desk, **FLUX)
     assert (values["D00"], values["S00"], values["OTHER"]) == (1, 0, 1)
     inputs = d.prompt(page, desk)
@@ -213,7 +213,7 @@ def test_presets_are_searched_saved_and_deleted(page, server):
     page.keyboard.type("face agg")
     root.locator(".strata-item").first.wait_for()
     page.keyboard.press("Enter")
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     face = d.agree(page, server, desk, **FLUX)
     assert (face["D07"], face["D05"], face["TE:clip_l"]) == (1, 0, 0)
     d.drag(page, desk, "D05", 0.5)
@@ -221,12 +221,12 @@ def test_presets_are_searched_saved_and_deleted(page, server):
     root.locator("[data-act=presets]").click()
     root.locator(".strata-saving input").fill("Mine <b>")
     root.locator("[data-act=save]").click()
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     assert d.prompt(page, desk)["preset"] == "Mine <b>"
     assert d.agree(page, server, desk, **FLUX) == mine
     root.locator("[data-act=presets]").click()
     root.locator(".strata-own [data-act=delete]").click()
-    page.wait_for_timeout(400)
+    d.rest(page, 400)
     assert root.locator(".strata-own").count() == 0
     page.keyboard.press("Escape")
     assert d.agree(page, server, desk, **FLUX) == mine
@@ -236,7 +236,7 @@ def test_invert_and_reset(page, server):
     desk, _ = d.add_pair(page, **SD15)
     d.set_text(page, desk, "IN4=0.8, default=0.25")
     d.element(page, desk).locator("[data-act=invert]").click()
-    page.wait_for_timeout(400)
+    d.rest(page, 400)
     values = d.agree(page, server, desk, **SD15)
     assert (values["IN04"], values["M00"]) == (0.2, 0.75)
     d.element(page, desk).locator("[data-act=reset]").click()
@@ -302,7 +302,7 @@ def test_a_moved_wire_brings_another_lora(page, server):
 
 def test_without_a_loader_the_chosen_family_decides(page, server):
     desk = d.add(page, layout="Qwen-Image")
-    page.wait_for_timeout(900)
+    d.rest(page, 900)
     assert len(d.agree(page, server, desk, family="Qwen-Image")) == 62
 
 
@@ -329,7 +329,7 @@ def test_inside_a_subgraph(page, server):
     assert d.shown(page, inner)["IN07"] == -0.5
     assert d.prompt(page, f"{host}:{inner}")["weights"] == d.text(page, inner)
     page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
 
 
 def test_a_wire_into_the_weights_disables_the_desk(page, server):
@@ -343,7 +343,7 @@ def test_a_wire_into_the_weights_disables_the_desk(page, server):
         }""",
         desk,
     )
-    page.wait_for_timeout(600)
+    d.rest(page, 600)
     assert "wire" in d.element(page, desk).locator(".strata-note").first.text_content()
     assert d.fader(page, desk, "IN04").get_attribute("aria-disabled") == "true"
 
@@ -355,7 +355,7 @@ def test_the_desk_follows_the_node(page, server):
         "(id) => { const n = app.graph.getNodeById(id); n.setSize([1000, n.size[1]]); n.graph.setDirtyCanvas(true, true) }",
         desk,
     )
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     assert d.fader(page, desk, "S37").bounding_box()["width"] > narrow
     box, inside = d.element(page, desk).bounding_box(), d.fader(page, desk, "OTHER").bounding_box()
     assert inside["x"] + inside["width"] <= box["x"] + box["width"] + 1
@@ -363,7 +363,7 @@ def test_the_desk_follows_the_node(page, server):
         "(id) => { const n = app.graph.getNodeById(id); n.setSize([420, n.size[1]]); n.graph.setDirtyCanvas(true, true) }",
         desk,
     )
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     faders = d.element(page, desk).locator(".strata-fader")
     box = d.element(page, desk).bounding_box()
     for fader in faders.all():

@@ -136,17 +136,17 @@ def test_one_click_makes_a_sweep_of_the_graph_and_one_undo_takes_it_back(page):
         }""",
         node,
     ) == []  # fmt: skip
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     d.undo(page)
     assert sweeps(page) == [] and page.evaluate("() => app.graph.nodes.length") == before
     # A second click takes what has changed into the same node.
     button(page, desk).click()
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     (node,) = sweeps(page)
     d.choose(page, loader, "strength_model", 0.5)
     d.remember(page)
     button(page, desk).click()
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     assert sweeps(page) == [node] and values(page, node)["strength_model"] == 0.5
     d.undo(page)
     assert sweeps(page) == [node] and values(page, node)["strength_model"] == 0.75
@@ -182,7 +182,7 @@ def test_what_the_sweep_finds_stands_behind_the_faders(page, server):
     root = d.element(page, desk)
     assert not any(bars(page, desk).values()) and not root.locator(".strata-legend-picture").is_visible()
     button(page, desk).click()
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     page.evaluate("() => app.queuePrompt(0)")
     expect(root.locator(".strata-legend-picture")).to_have_text("picture", timeout=RUN)
     told = server.get_json(f"/strata/carried?name={lora}")
@@ -202,7 +202,7 @@ def test_what_the_sweep_finds_stands_behind_the_faders(page, server):
             "([id, width]) => { const n = app.graph.getNodeById(id); n.setSize([width, n.size[1]]); n.setDirtyCanvas(true, true) }",
             [desk, width],
         )
-        page.wait_for_timeout(500)
+        d.rest(page, 500)
         d.fader(page, desk, first).hover()
         shown = page.evaluate(
             """(it) => {
@@ -221,7 +221,7 @@ def test_what_the_sweep_finds_stands_behind_the_faders(page, server):
     assert place["x"] >= energy["x"] + energy["width"] and place["width"] > 1
     for theme in ("dark", "light"):
         page.evaluate(THEME, theme)
-        page.wait_for_timeout(500)
+        d.rest(page, 500)
         d.screenshot(page, f"carried-{theme}-{d.renderer(page)}", desk, loader)
     page.evaluate(THEME, "dark")
     # At another strength the old bars are marked, and are the same again at the one they were drawn at.

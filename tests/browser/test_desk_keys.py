@@ -25,7 +25,7 @@ def undo_until(page, desk, text):
         arg=[desk, text],
         timeout=10_000,
     )
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
 
 
 def test_each_key_is_one_step_of_undo(page, server):

@@ -25,7 +25,7 @@ def resize(page, node, width):
         }""",
         [node, width],
     )
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
 
 
 def test_axes_and_words(page):
@@ -85,7 +85,7 @@ def test_inverted_everything_shows_what_acts(page, server):
     invert = root.locator("[data-act=invert]")
     assert invert.get_attribute("aria-pressed") == "false"
     d.choose(page, desk, "invert", True)
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     acts = {name: round(1 - value, 6) for name, value in d.meaning(server, "IN4=0.2, default=1", **SD15).items()}
     assert d.shown(page, desk) == acts
     assert invert.get_attribute("aria-pressed") == "true"
@@ -99,15 +99,15 @@ def test_inverted_everything_shows_what_acts(page, server):
     assert d.prompt(page, desk)["invert"] is False
     # The switch again: the button turns it off.
     d.choose(page, desk, "invert", True)
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     assert d.shown(page, desk)["IN04"] == 0.2
     invert.click()
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     assert d.agree(page, server, desk, **SD15) == {**acts, "OUT05": 0.05}
     d.choose(page, desk, "invert", True)
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     root.locator("[data-act=reset]").click()
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     assert set(d.agree(page, server, desk, **SD15).values()) == {1}
     inputs = d.prompt(page, desk)
     assert (inputs["weights"], inputs["invert"]) == ("", False)
@@ -162,7 +162,7 @@ def test_app_mode(page):
     try:
         labels = page.locator("[data-testid=builder-widget-label]")
         labels.first.wait_for()
-        page.wait_for_timeout(800)
+        d.rest(page, 800)
         assert [label.inner_text() for label in labels.all()] == ["Block weights", "LoRA file"]
         root = page.locator(".strata-desk")
         assert root.is_visible()
@@ -175,7 +175,7 @@ def test_app_mode(page):
         page.screenshot(path=d.SCREENS / f"app-mode-{d.renderer(page)}.png")
     finally:
         page.evaluate("() => { app.extensionManager.workflow.activeWorkflow.activeMode = 'graph' }")
-        page.wait_for_timeout(500)
+        d.rest(page, 500)
 
 
 def test_in_chinese(browser, server):
@@ -202,7 +202,7 @@ def test_in_chinese(browser, server):
             assert [text for text in texts if text.strip(" *\u25be") and text.isascii()] == []
             line = d.element(page, loader)
             line.locator("[data-act=details]").click()
-            page.wait_for_timeout(300)
+            d.rest(page, 300)
             assert "\u79e9 1" in line.locator(".strata-verdict").text_content()
             heads = line.locator("h4").all_inner_texts()
             bars = d.element(page, loader, "strata_strengths")

@@ -35,7 +35,7 @@ def choose(page, desk, name):
     open_menu(page, desk)
     menu(page, desk).locator(".strata-search").first.fill(name)
     page.keyboard.press("Enter")
-    page.wait_for_timeout(400)
+    d.rest(page, 400)
 
 
 def save(page, desk, name):
@@ -46,8 +46,8 @@ def save(page, desk, name):
     for _ in range(100):
         if not menu(page, desk).is_visible() or any(menu(page, desk).locator("[role=alert]").all_text_contents()):
             break
-        page.wait_for_timeout(100)
-    page.wait_for_timeout(400)
+        d.rest(page, 100)
+    d.rest(page, 400)
 
 
 def test_the_button_says_whose_weights_these_are(page, server, desk):
@@ -99,7 +99,7 @@ def test_a_name_that_is_taken_is_asked_about(page, server, desk):
     save(page, desk, "MIDD")
     assert d.agree(page, server, desk, **SD15) != mine
     menu(page, desk).locator("[data-act=save]").click()
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     own = [p for p in server.get_json("/strata/presets?family=SD1.5")["presets"] if p["user"] and p["name"] == "MIDD"]
     assert [d.meaning(server, preset["weights"], **SD15) for preset in own] == [d.shown(page, desk)]
     assert d.shown(page, desk) == {**mine, "IN04": 0.7}
@@ -111,11 +111,11 @@ def test_a_deleted_preset_leaves_no_name_and_no_dead_desk(page, server, desk):
     mine = d.agree(page, server, desk, **SD15)
     save(page, desk, "mine")
     other = d.add(page, at=(60, 560), preset="mine", layout="SD1.5")  # one that has the name alone
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     d.set_text(page, other, "")
     open_menu(page, desk)
     menu(page, desk).locator("[data-act=delete]").click()
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     page.keyboard.press("Escape")
     assert not menu(page, desk).is_visible()
     for node in (desk, other):
@@ -131,7 +131,7 @@ def test_a_deleted_preset_leaves_no_name_and_no_dead_desk(page, server, desk):
     # A workflow from elsewhere names a preset that is not here: the desk says so, and hands may set weights of their own.
     d.set_text(page, desk, "")
     d.choose(page, desk, "preset", "gone")
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     d.set_text(page, desk, "")
     note = d.element(page, desk).locator(".strata-foot .strata-note")
     assert "gone" in note.text_content()
@@ -159,7 +159,7 @@ def test_the_menu_closes_after_anything(page, desk):
         open_menu(page, desk)
         if menu(page, desk).locator("[data-act=delete]").count():
             menu(page, desk).locator("[data-act=delete]").click()
-        page.wait_for_timeout(300)
+        d.rest(page, 300)
         page.evaluate("() => document.activeElement.blur()")
         way()
         assert not menu(page, desk).is_visible()

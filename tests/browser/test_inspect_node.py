@@ -91,7 +91,7 @@ def test_a_stack_is_shown_live_and_its_strengths_are_scaled_in_one_step(page):
     shown(page, node, "2 x as strong as the strongest")
     screenshot(page, "stack")
     view.locator("[role=button]").first.click()
-    page.wait_for_timeout(600)
+    d.rest(page, 600)
     assert s.text(page, rows) == "<lora:sd15:0.4>\n<lora:sd15:0.2>"
     (found,) = values(page, "StrataLoraLoader")
     assert (found["strength_model"], found["strength_clip"]) == (0.2, 0.2)
@@ -117,7 +117,7 @@ def test_a_click_on_the_needed_rank_makes_a_save_node_in_one_step(page):
     connect(page, rows, node)
     shown(page, node, "keeps 99 %")
     element(page, node).locator("rect[data-act*='save']").first.click()
-    page.wait_for_timeout(1000)
+    d.rest(page, 1000)
     (made,) = values(page, "StrataLoraSave")
     assert (made["shrink"], made["amount"]) == ("rank", 1)
     assert made["stack"] is not None
@@ -137,7 +137,7 @@ def test_auto_follows_the_editors_colours_in_picture_and_prompt(page):
                 "([id, theme]) => app.graphToPrompt().then(({ output }) => output[id].inputs.theme === theme)",
                 arg=[node, theme],
             )
-            page.wait_for_timeout(1800)  # the clock looks once a second, and the server draws anew
+            d.rest(page, 1800)  # the clock looks once a second, and the server draws anew
             backs[theme] = element(page, node).evaluate("(shown) => getComputedStyle(shown).backgroundColor")
             screenshot(page, f"auto-{theme}")
     finally:

@@ -99,10 +99,10 @@ def test_the_verdict_is_of_the_chosen_lora_only(page, ran):
     _, loader = ran
     before = verdict(page, loader).text_content()
     d.choose(page, loader, "lora_name", LORAS[1])
-    page.wait_for_timeout(600)
+    d.rest(page, 600)
     assert "applied" not in verdict(page, loader).text_content()
     d.choose(page, loader, "lora_name", LORAS[0])
-    page.wait_for_timeout(600)
+    d.rest(page, 600)
     assert verdict(page, loader).text_content() == before
 
 
@@ -116,18 +116,18 @@ def test_what_comes_while_the_model_samples_is_whole_on_the_loader(page, ran):
     page.evaluate(
         "([id, text]) => comfyAPI.api.api.dispatchCustomEvent('progress_text', { nodeId: id, text })", [loader, text]
     )
-    page.wait_for_timeout(400)
+    d.rest(page, 400)
     line = verdict(page, loader)
     assert line.text_content() == text.removeprefix(f"{LORAS[0]}: ")
     assert line.evaluate("(e) => e.classList.contains('wrong') && e.scrollHeight <= e.clientHeight + 1")
     assert text in line.get_attribute("title")
     d.screenshot(page, f"notice-{d.renderer(page)}", loader)
     d.choose(page, loader, "lora_name", LORAS[1])
-    page.wait_for_timeout(600)
+    d.rest(page, 600)
     assert "did not run" not in line.text_content()
     d.choose(page, loader, "lora_name", LORAS[0])
     page.evaluate("() => comfyAPI.api.api.dispatchCustomEvent('execution_start', { prompt_id: 'next', timestamp: 0 })")
-    page.wait_for_timeout(600)
+    d.rest(page, 600)
     assert line.text_content() == before
 
 

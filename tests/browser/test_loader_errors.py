@@ -26,7 +26,7 @@ def is_whole(locator):
 def test_a_failed_run_turns_the_line_red(page, server):
     loader = d.add(page, "StrataLoraLoader", (600, 120), lora_name="flux.safetensors")
     d.make_runnable(page, loader, CHECKPOINT)
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     assert not is_red(line(page, loader))
     page.evaluate("() => app.queuePrompt(0)")
     page.wait_for_function(
@@ -41,12 +41,12 @@ def test_a_failed_run_turns_the_line_red(page, server):
         page.evaluate(
             "([id, w]) => { const n = app.graph.getNodeById(id); n.setSize([w, n.size[1]]) }", [loader, width]
         )
-        page.wait_for_timeout(500)
+        d.rest(page, 500)
         assert is_whole(line(page, loader)), width
         box, node = line(page, loader).bounding_box(), d.element(page, loader).bounding_box()
         assert box["y"] + box["height"] <= node["y"] + node["height"] + 1
     d.element(page, loader).locator("[data-act=details]").click()
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     problem = d.element(page, loader).locator(".strata-details pre.wrong")
     assert problem.text_content() == told
     assert is_whole(problem)
@@ -57,13 +57,13 @@ def test_a_failed_run_turns_the_line_red(page, server):
     assert failed["exception_type"] == "strata.StrataError"
     # Another choice is another story, and so is the next run.
     d.choose(page, loader, "lora_name", "sd15.safetensors")
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     assert not is_red(line(page, loader))
     d.choose(page, loader, "lora_name", "flux.safetensors")
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     assert is_red(line(page, loader))
     page.evaluate("() => comfyAPI.api.api.dispatchCustomEvent('execution_start', { prompt_id: 'next', timestamp: 0 })")
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     assert not is_red(line(page, loader))
     page.keyboard.press("Escape")
 
@@ -73,7 +73,7 @@ def test_a_long_message_grows_into_no_node_below_and_scrolls_there(page):
     above = d.add(page, "StrataLoraLoader", (600, 120), lora_name="flux.safetensors")
     below = d.add(page, "StrataLoraLoader", (600, 900), lora_name="sd15.safetensors")
     d.make_runnable(page, above, CHECKPOINT)
-    page.wait_for_timeout(900)
+    d.rest(page, 900)
     page.evaluate(
         """([above, below]) => {
           const [one, other] = [above, below].map((id) => app.graph.getNodeById(id))
@@ -88,7 +88,7 @@ def test_a_long_message_grows_into_no_node_below_and_scrolls_there(page):
         arg=above,
         timeout=120_000,
     )
-    page.wait_for_timeout(600)
+    d.rest(page, 600)
     page.keyboard.press("Escape")
     end = "(id) => { const { pos, size } = app.graph.getNodeById(id); return pos[1] + size[1] }"
     title = "(id) => app.graph.getNodeById(id).pos[1] - LiteGraph.NODE_TITLE_HEIGHT"
@@ -98,7 +98,7 @@ def test_a_long_message_grows_into_no_node_below_and_scrolls_there(page):
     told.click()
     before = page.evaluate("() => app.canvas.ds.scale")
     page.mouse.wheel(0, 400)
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     assert told.evaluate("(e) => e.scrollTop + e.clientHeight >= e.scrollHeight - 2")
     assert page.evaluate("() => app.canvas.ds.scale") == before
     # With room below it is whole again.
@@ -107,7 +107,7 @@ def test_a_long_message_grows_into_no_node_below_and_scrolls_there(page):
         "(id) => { const n = app.graph.getNodeById(id); n.setSize([240, n.size[1]]); app.canvas.setDirty(true, true) }",
         above,
     )
-    page.wait_for_timeout(600)
+    d.rest(page, 600)
     assert is_whole(told)
 
 
@@ -119,13 +119,13 @@ def test_a_file_that_cannot_be_read_says_why_without_its_name(page, server):
     page.wait_for_function(
         f"(id) => {d.ELEMENT}(id).querySelector('.strata-verdict').classList.contains('wrong')", arg=loader
     )
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     told = line(page, loader).text_content()
     assert "page.safetensors" not in told.split(":")[0]
     assert told[0].isupper()
     assert is_whole(line(page, loader))
     d.element(page, loader).locator("[data-act=details]").click()
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     assert "page.safetensors" in d.element(page, loader).locator(".strata-details pre.wrong").text_content()
 
 
@@ -138,14 +138,14 @@ def test_details_scroll_within_their_node(page, server):
         header,
     )
     loader = d.add(page, "StrataLoraLoader", lora_name="long.safetensors")
-    page.wait_for_timeout(900)
+    d.rest(page, 900)
     root = d.element(page, loader)
     root.locator("[data-act=details]").click()
     root.locator("dd").first.wait_for(state="attached")
     details = root.locator(".strata-details")
     for width in (230, 300, 400, 600):
         page.evaluate("([id, w]) => { const n = app.graph.getNodeById(id); n.setSize([w, 560]) }", [loader, width])
-        page.wait_for_timeout(500)
+        d.rest(page, 500)
         assert details.bounding_box()["height"] < 420
         assert root.bounding_box()["height"] < 460
         assert page.evaluate(
@@ -155,8 +155,8 @@ def test_details_scroll_within_their_node(page, server):
         assert root.locator("dd").first.bounding_box()["width"] > 90
     d.screenshot(page, f"details-{d.renderer(page)}", loader)
     page.evaluate("(id) => app.graph.getNodeById(id).setSize([600, 640])", loader)
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     height = page.evaluate("(id) => app.graph.getNodeById(id).size[1]", loader)
     root.locator("[data-act=details]").click()
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     assert page.evaluate("(id) => app.graph.getNodeById(id).size[1]", loader) < height - 200

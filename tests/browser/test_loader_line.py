@@ -18,7 +18,7 @@ def line(page, loader):
 
 def test_the_line_before_a_run(page):
     loader = d.add(page, "StrataLoraLoader", lora_name="sd15.safetensors")
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     assert line(page, loader).startswith("SD1.5 LoRA, rank 1")
 
 
@@ -42,7 +42,7 @@ def test_details_show_hostile_headers_as_text(page, server):
         header,
     )
     loader = d.add(page, "StrataLoraLoader", lora_name="evil.safetensors")
-    page.wait_for_timeout(1500)
+    d.rest(page, 1500)
     root = d.element(page, loader)
     root.locator("[data-act=details]").click()
     root.locator(".strata-word").first.wait_for()
@@ -50,7 +50,7 @@ def test_details_show_hostile_headers_as_text(page, server):
     assert "<script>" in root.locator("dl").text_content()
     assert root.locator("dl script, .strata-details img").count() == 0
     root.locator(".strata-word").nth(1).click()
-    page.wait_for_timeout(200)
+    d.rest(page, 200)
     assert page.evaluate("() => navigator.clipboard.readText()") == "ohwx"
 
 

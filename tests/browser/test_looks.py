@@ -60,7 +60,7 @@ def each_look(page, node):
                 "([id, w]) => { const n = app.graph.getNodeById(id); n.setSize([w, n.computeSize()[1]]); app.canvas.setDirty(true, true) }",
                 [node, width],
             )
-            page.wait_for_timeout(600)
+            d.rest(page, 600)
             yield theme, width
 
 
@@ -92,7 +92,7 @@ def test_a_sweep_with_long_names_and_failed_cells(themed):
 def test_the_nodes_beside_it(themed, kind):
     page = themed
     node = d.add(page, kind, (420, 120))
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     for look in each_look(page, node):
         assert page.evaluate(OUTSIDE, node) == [], look
 
@@ -104,7 +104,7 @@ def test_auto_is_the_editors_theme_in_the_prompt_and_a_chosen_one_stays(themed, 
     sent = []
     for theme in ("light", "dark"):
         page.evaluate(THEME, theme)
-        page.wait_for_timeout(400)
+        d.rest(page, 400)
         sent.append(d.prompt(page, node)["theme"])
     assert sent == ["light", "dark"]
     assert "auto" in page.evaluate("(id) => app.graph.getNodeById(id).serialize().widgets_values", node)

@@ -12,7 +12,7 @@ VIEW = "((id) => app.canvas.graph.getNodeById(id)?.widgets?.find((w) => w.name =
 def prompt_node(page, text, **values):
     node = d.add(page, "StrataLoraFromPrompt", (420, 120), text=text, **values)
     d.remember(page)
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     return node
 
 
@@ -83,13 +83,13 @@ def test_the_picker_writes_a_tag_where_the_caret_is(page):
     page.keyboard.type("qwen")
     page.keyboard.press("Enter")
     page.wait_for_function("(id) => app.graph.getNodeById(id).widgets[0].value.split('<lora:').length === 3", arg=node)
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     assert text(page, node) == "a sailor, <lora:sd15:1> <lora:qwen:1> at sea"
     assert panel(page, node).locator(".strata-short").all_text_contents() == ["sd15", "qwen"]
     # The row's room belongs to the tag's step as soon as the page has been laid out, some frames later.
     recorded = f"{d.TRACKER}.activeState.nodes.find((saved) => String(saved.id) === String(id))?.size[1]"
     page.wait_for_function(f"(id) => {recorded} === app.graph.getNodeById(id).size[1]", arg=node)
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     d.undo(page)
     assert text(page, node) == "a sailor, <lora:sd15:1> at sea"
     # A click on a name chooses another file for that tag, and leaves its strength.
@@ -109,7 +109,7 @@ def test_a_tag_goes_with_its_comma_and_typing_reads_anew(page):
     field(page, node).click()
     page.keyboard.press("Control+End")
     page.keyboard.type(", <lora:wan:2>")
-    page.wait_for_timeout(900)
+    d.rest(page, 900)
     assert panel(page, node).locator(".strata-short").all_text_contents() == ["wan"]
     assert bar(page, node, 0).get_attribute("aria-valuenow") == "2"
 
@@ -122,11 +122,11 @@ def test_what_is_missing_or_not_understood_is_said_in_whole_and_can_be_mended(pa
     assert "3 numbers" in row(page, node, 1).locator(".strata-said").text_content()
     d.screenshot(page, f"tags-wrong-{d.renderer(page)}", node)
     said.locator(".strata-word", has_text="sd15").first.click()
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     assert text(page, node) == "<lora:sd15:0.7>, <lora:flux:1:2:3>"
     assert row(page, node, 0).locator(".strata-family").text_content() == "SD1.5"
     d.choose(page, node, "text", "<lora:flux:1>, not closed <lora:sd15:1")
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     assert "is not closed" in row(page, node, 1).locator(".strata-said").text_content()
     assert row(page, node, 0).locator(".strata-short").text_content() == "flux"  # the good one stays
 

@@ -16,7 +16,7 @@ def test_a_node_keeps_its_height_where_its_line_is_not_drawn(page):
     page.evaluate("([id, text]) => { app.nodeOutputs[id] = { strata_verdict: [text] } }", [save, LONG])
     find = "(id) => app.canvas.graph.getNodeById(id)?.widgets?.some((widget) => widget.name === 'strata_result')"
     page.wait_for_function(find, arg=save, timeout=30_000)
-    page.wait_for_timeout(1500)
+    d.rest(page, 1500)
     height = page.evaluate(SIZE, save)
     seen = []
     for scale, offset in ((0.2, 0), (1, 0), (1, 5000), (1, 0)):
@@ -24,13 +24,13 @@ def test_a_node_keeps_its_height_where_its_line_is_not_drawn(page):
             "([scale, offset]) => { Object.assign(app.canvas.ds, { scale, offset: [offset, offset] }); app.canvas.setDirty(true, true) }",
             [scale, offset],
         )
-        page.wait_for_timeout(800)
+        d.rest(page, 800)
         seen.append(page.evaluate(SIZE, save))
     assert seen == [height] * 4
     # What comes while the node is collapsed has its room when it is opened, and nothing keeps none.
     page.evaluate("(id) => app.canvas.graph.getNodeById(id).collapse()", save)
     page.evaluate("([id, text]) => { app.nodeOutputs[id] = { strata_verdict: [text] } }", [save, LONG * 2])
-    page.wait_for_timeout(1500)
+    d.rest(page, 1500)
     page.evaluate("(id) => app.canvas.graph.getNodeById(id).collapse()", save)
     page.wait_for_function("([id, height]) => app.canvas.graph.getNodeById(id).size[1] > height", arg=[save, height])
     page.evaluate("(id) => { app.nodeOutputs[id] = {} }", save)

@@ -16,7 +16,7 @@ def said(page, node, word):
     expect(line).to_contain_text(word)
     # ComfyUI's own text is gone from here on.
     page.wait_for_function("async () => (await app.api.getQueue()).Running.length === 0")
-    page.wait_for_timeout(400)
+    d.rest(page, 400)
     expect(line).to_be_visible()
     return line
 

@@ -37,8 +37,8 @@ def test_the_curve_of_a_row_by_mouse_keys_and_undo(page):
     s.row(page, node, 1).locator(".strata-time").click()
     expect(s.row(page, node, 1).locator(".strata-curve-dot")).to_have_count(2)
     assert dots(page, node, 1) == [[0, 0], [100, 1]]
-    page.wait_for_timeout(400)
-    assert page.evaluate(height, node) > before + 120
+    page.wait_for_function(f"([id, least]) => ({height})(id) > least", arg=[node, before + 120], timeout=d.READY)
+    d.rest(page, 400)
     page.mouse.move(*spot(page, node, 1, 0.5, 0.5))
     page.mouse.down()
     page.mouse.move(*spot(page, node, 1, 0.4, 1.0), steps=5)
@@ -63,13 +63,14 @@ def test_the_curve_of_a_row_by_mouse_keys_and_undo(page):
     assert line(page, node, 1) == held.replace("1@40%", "0.95@40%")
     for wanted in (held, drawn, ROWS.split("\n")[1]):
         d.undo(page)
-        assert line(page, node, 1) == wanted
+        d.comes(page, lambda: line(page, node, 1), wanted)
         expect(s.row(page, node, 1).locator(".strata-curve-dot")).to_have_count(3 if "40%" in wanted else 2)
     assert s.text(page, node) == ROWS
     s.row(page, node, 1).locator(".strata-curve-dot").first.focus()
     page.keyboard.press("Escape")
-    page.wait_for_timeout(400)
-    assert s.element(page, node).locator(".strata-curve").count() == 0
+    expect(s.element(page, node).locator(".strata-curve")).to_have_count(0)
+    page.wait_for_function(f"([id, most]) => ({height})(id) <= most", arg=[node, before + 1], timeout=d.READY)
+    d.rest(page, 400)
     assert page.evaluate(height, node) <= before + 1
 
 
@@ -83,7 +84,7 @@ def test_a_row_gets_a_curve_from_its_menu_and_loses_it(page):
     assert inner["x"] + inner["width"] <= box["x"] + box["width"] + 1
     shown.locator("[data-act=presets]").click()
     shown.locator(".strata-item", has_text="Fade out").click()
-    assert line(page, node, 0) == "<lora:sd15:0.8:at=1@0%, 0@100%>"
+    d.comes(page, lambda: line(page, node, 0), "<lora:sd15:0.8:at=1@0%, 0@100%>")
     expect(shown.locator(".strata-time")).to_have_text("1\u21920")
     shown.locator("select").select_option("sigma")  # as the file's own family has it
     expect(shown.locator(".strata-curve .strata-note")).to_contain_text("Noise as SD1.5 has it")
@@ -91,13 +92,13 @@ def test_a_row_gets_a_curve_from_its_menu_and_loses_it(page):
     d.screenshot(page, f"stack-curve-narrow-{d.renderer(page)}", node)
     shown.locator("[data-act=presets]").click()
     shown.locator(".strata-item", has_text="Constant").click()
-    assert s.text(page, node) == ROWS
+    s.says(page, node, ROWS)
     # The details and the curve take turns, and rows that move take theirs along closed.
     s.menu(page, node, 0, "Details")
-    assert s.element(page, node).locator(".strata-curve").count() == 0
+    expect(s.element(page, node).locator(".strata-curve")).to_have_count(0)
     shown.locator("[data-act=curve]").click()
     expect(shown.locator(".strata-curve-dot")).to_have_count(1)
     shown.locator(".strata-file").focus()
     page.keyboard.press("Alt+ArrowDown")
-    assert s.element(page, node).locator(".strata-curve").count() == 0
+    expect(s.element(page, node).locator(".strata-curve")).to_have_count(0)
     assert s.text(page, node).split("\n")[1] == "<lora:sd15:0.8>"

@@ -7,12 +7,14 @@ import shutil
 import desk_page as d
 import pytest
 import stack_page as s
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
+HEIGHT = "(id) => app.graph.getNodeById(id).size[1]"
 
 
 def height(page, node):
-    return page.evaluate("(id) => app.graph.getNodeById(id).size[1]", node)
+    return page.evaluate(HEIGHT, node)
 
 
 def test_block_weights_of_a_row_on_a_desk_in_its_place(page):
@@ -23,7 +25,8 @@ def test_block_weights_of_a_row_on_a_desk_in_its_place(page):
     fader = desk.locator("[data-name='S03']")
     fader.wait_for()
     assert desk.locator("[data-name='D00']").get_attribute("aria-valuenow") == "0"  # what the row says
-    assert height(page, node) > before + 120
+    page.wait_for_function(f"([id, least]) => ({HEIGHT})(id) > least", arg=[node, before + 120], timeout=d.READY)
+    d.rest(page, 400)
     list_of = s.element(page, node).locator(".strata-stack-rows")  # no scrollbar takes room in it
     assert list_of.evaluate(
         "(e) => [e.offsetWidth - e.clientWidth, e.offsetHeight - e.clientHeight, e.scrollHeight]"
@@ -37,39 +40,42 @@ def test_block_weights_of_a_row_on_a_desk_in_its_place(page):
     page.mouse.down()
     page.mouse.move(track["x"] + track["width"] / 2, track["y"] + 0.9 * track["height"], steps=6)
     page.mouse.up()
-    page.wait_for_timeout(300)
-    assert s.text(page, node) != written
+    page.wait_for_function(
+        "([id, written]) => app.graph.getNodeById(id).widgets[0].value !== written",
+        arg=[node, written],
+        timeout=d.READY,
+    )
     d.screenshot(page, f"stack-desk-{d.renderer(page)}", node)
     d.undo(page)  # the whole drag
-    assert s.text(page, node) == written
+    s.says(page, node, written)
     desk = s.row(page, node, 1).locator(".strata-desk")
-    assert desk.locator("[data-name='S03']").get_attribute("aria-valuenow") == "0.95", "the desk outlives undo"
+    expect(desk.locator("[data-name='S03']"), "the desk outlives undo").to_have_attribute("aria-valuenow", "0.95")
     d.undo(page)
-    assert s.text(page, node) == "<lora:sd15:0.8>\n<lora:flux:1:lbw=D*=0,default=1> // mine"
+    s.says(page, node, "<lora:sd15:0.8>\n<lora:flux:1:lbw=D*=0,default=1> // mine")
     s.row(page, node, 1).locator(".strata-desk [data-name='S03']").focus()
     page.keyboard.press("Escape")
-    page.wait_for_timeout(400)
-    assert s.element(page, node).locator(".strata-desk").count() == 0
+    expect(s.element(page, node).locator(".strata-desk")).to_have_count(0)
+    page.wait_for_function(f"([id, most]) => ({HEIGHT})(id) <= most", arg=[node, before + 1], timeout=d.READY)
+    d.rest(page, 400)
     assert height(page, node) <= before + 1
 
 
 def test_a_strength_over_time_is_text_with_a_short_sign_on_its_row(page):
     node = s.stack(page, "<lora:sd15:0.8:lbw=IN*=0>\n<lora:flux:1:at=fade in> // mine\n<lora:wan:1>")
     signs = s.element(page, node).locator(".strata-time:visible")
-    assert signs.all_text_contents() == ["fade in"]
+    d.comes(page, signs.all_text_contents, ["fade in"])
     s.menu(page, node, 0, "Details")
     s.row(page, node, 0).locator(".strata-behind input").nth(1).fill("0@0, 1@50%")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(500)
+    d.comes(page, lambda: s.text(page, node).split("\n")[0], "<lora:sd15:0.8:lbw=IN*=0:at=0@0%, 1@50%>")
     lines = s.text(page, node).split("\n")
-    assert lines[0] == "<lora:sd15:0.8:lbw=IN*=0:at=0@0%, 1@50%>"
-    assert signs.all_text_contents() == ["0\u21921", "fade in"]
+    d.comes(page, signs.all_text_contents, ["0\u21921", "fade in"])
     s.menu(page, node, 1, "Details")
     s.row(page, node, 1).locator(".strata-behind input").nth(1).fill("sometimes")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(500)
     # In its row, and the field is still the hand's.
-    assert "'sometimes'" in s.row(page, node, 1).locator(".strata-behind .strata-note.wrong:visible").text_content()
+    expect(s.row(page, node, 1).locator(".strata-behind .strata-note.wrong:visible")).to_contain_text("'sometimes'")
+    d.rest(page, 500)
     typed = s.row(page, node, 1).locator(".strata-behind input[aria-invalid]")
     assert typed.evaluate("(field) => field === document.activeElement && field.value") == "sometimes"
     assert s.element(page, node).locator(".strata-verdict.wrong").count() == 0
@@ -78,28 +84,25 @@ def test_a_strength_over_time_is_text_with_a_short_sign_on_its_row(page):
     page.keyboard.press("Control+a")
     s.row(page, node, 1).locator(".strata-behind input").nth(1).fill("")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(500)
-    assert s.text(page, node).split("\n")[1] == "<lora:flux:1> // mine"
+    d.comes(page, lambda: s.text(page, node).split("\n")[1], "<lora:flux:1> // mine")
     assert d.prompt(page, node)["rows"] == "<lora:sd15:0.8:lbw=IN*=0:at=0@0%, 1@50%>\n<lora:flux:1>\n<lora:wan:1>"
 
 
 def test_trigger_words_are_copied_or_written_into_a_chosen_text(page):
     prompt = d.add(page, "CLIPTextEncode", (950, 120), text="a portrait,")
-    page.wait_for_timeout(500)  # the stack of the test before is not taken for one that undo replaced
+    d.rest(page, 500)  # the stack of the test before is not taken for one that undo replaced
     node = s.stack(page, "<lora:sd15:1>")
     s.menu(page, node, 0, "Details")
     words = s.row(page, node, 0).locator(".strata-triggers")
     words.locator(".strata-word", has_text="portrait").first.click()
-    page.wait_for_timeout(200)
-    assert page.evaluate("navigator.clipboard.readText()") == "portrait"
+    d.comes(page, lambda: page.evaluate("navigator.clipboard.readText()"), "portrait")
     words.locator("select").select_option(index=1)
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     words.locator(".strata-word").nth(0).click()
-    page.wait_for_timeout(200)
     shown = "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'text').value"
-    assert page.evaluate(shown, prompt) == "a portrait, ohwx woman"
+    d.comes(page, lambda: page.evaluate(shown, prompt), "a portrait, ohwx woman")
     d.undo(page)
-    assert page.evaluate(shown, prompt) == "a portrait,"
+    d.comes(page, lambda: page.evaluate(shown, prompt), "a portrait,")
 
 
 def test_rows_are_scaled_together_by_what_is_in_the_files(page, server):
@@ -176,7 +179,7 @@ def test_a_file_that_came_after_the_page_was_loaded_is_not_missing(page, server)
             "(it) => app.loadGraphData(it, true, false, app.extensionManager.workflow.activeWorkflow)", workflow
         )
         s.row(page, "1", 0).wait_for()
-        page.wait_for_timeout(3000)  # what is missing is shown late
+        d.rest(page, 3000)  # what is missing is shown late
         told = page.evaluate(f"() => {MISSING}")
         assert not told
         listed = "() => app.graph.nodes.flatMap((node) => node.widgets.filter((w) => w.name.startsWith('strata_file_')).length)"
@@ -190,7 +193,7 @@ def test_a_file_that_came_after_the_page_was_loaded_is_not_missing(page, server)
         page.wait_for_function(
             "() => app.graph.getNodeById('1').widgets.find((w) => w.name === 'rows').value.includes('<lora:later:1>')"
         )
-        page.wait_for_timeout(500)
+        d.rest(page, 500)
         assert page.evaluate(listed) == [0, 0] and not page.evaluate(f"() => {MISSING}?.length")
     finally:
         for name in ("arrived", "later"):

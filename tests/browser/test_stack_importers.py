@@ -113,7 +113,7 @@ def stacker_workflow(kind, values):
 def open_and_replace(page, graph):
     """Loads a workflow, takes our offer on node 2, and gives the new node."""
     page.evaluate("(it) => app.loadGraphData(it, true, false, app.extensionManager.workflow.activeWorkflow)", graph)
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     page.keyboard.press("Escape")
     d.remember(page)
     offers = page.evaluate(
@@ -126,7 +126,7 @@ def open_and_replace(page, graph):
     )
     assert offers == ["Replace by LoRA Stack (Strata)"]
     page.wait_for_function("() => !app.graph.getNodeById(2)")
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     return page.evaluate("() => String(Math.max(...app.graph.nodes.map((node) => Number(node.id))))")
 
 

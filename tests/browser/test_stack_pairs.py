@@ -1,5 +1,6 @@
 """Rows for a pair of models on the node: what they show, and what hands write."""
 
+import re
 import shutil
 
 import desk_page as d
@@ -32,7 +33,7 @@ def pair(page, rows=""):
             }""",
             [source, node, name],
         )
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     d.remember(page)
     return node
 
@@ -41,7 +42,7 @@ def test_a_pair_shows_both_strengths_and_each_is_written(page):
     node = pair(page, "<lora:pairs/wan_high_noise:1;0.8>\n<lora:wan:1>")
     row = s.row(page, node, 0)
     shown = row.locator(".strata-strength-bar:visible")
-    assert [bar.inner_text().split() for bar in shown.all()] == [["high", "1.00"], ["low", "0.80"]]
+    d.comes(page, lambda: [bar.inner_text().split() for bar in shown.all()], [["high", "1.00"], ["low", "0.80"]])
     assert row.locator(".strata-marks").get_attribute("title") == (
         "MODEL (high): pairs/wan_high_noise.safetensors\nMODEL (low): pairs/wan_low_noise.safetensors"
     )
@@ -59,38 +60,31 @@ def test_a_pair_shows_both_strengths_and_each_is_written(page):
     s.act(page, node, "stackMenu").click()
     page.get_by_label("Multiply all by").fill("0.5")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(200)
-    assert s.text(page, node) == "<lora:pairs/wan_high_noise:0.5;0.4>\n<lora:wan:0.5>"
+    s.says(page, node, "<lora:pairs/wan_high_noise:0.5;0.4>\n<lora:wan:0.5>")
     for width in (240, 400, 560):
         page.evaluate("([id, width]) => app.graph.getNodeById(id).setSize([width, 400])", [node, width])
-        page.wait_for_timeout(300)
+        d.rest(page, 300)
         d.screenshot(page, f"pair-{width}-{d.renderer(page)}", node)
 
 
 def test_a_row_becomes_a_pair_and_one_file_again(page):
     node = pair(page, "<lora:pairs/wan_low_noise:0.7>")
-    assert s.row(page, node, 0).locator(".strata-strength-bar:visible").count() == 1
+    expect(s.row(page, node, 0).locator(".strata-strength-bar:visible")).to_have_count(1)
     s.menu(page, node, 0, "For high and low noise")
-    assert s.text(page, node) == "<lora:pairs/wan_low_noise:0.7;0.7>"
+    s.says(page, node, "<lora:pairs/wan_low_noise:0.7;0.7>")
     s.menu(page, node, 0, "This file alone")
-    assert s.text(page, node) == "<lora:pairs/wan_low_noise:0.7>"
+    s.says(page, node, "<lora:pairs/wan_low_noise:0.7>")
 
 
 def test_a_chosen_half_comes_with_its_other_one_where_there_are_two_models(page):
     node = pair(page)
     s.act(page, node, "addLora").click()
-    page.keyboard.type("wan_high")
-    page.wait_for_timeout(600)
-    page.keyboard.press("Enter")
-    page.wait_for_timeout(500)
-    assert s.text(page, node) == "<lora:pairs/wan_high_noise:1;1>"
+    s.pick(page, "wan_high", "wan_high_noise")
+    s.says(page, node, "<lora:pairs/wan_high_noise:1;1>")
     alone = s.stack(page, "", (520, 620))
     s.act(page, alone, "addLora").click()
-    page.keyboard.type("wan_high")
-    page.wait_for_timeout(600)
-    page.keyboard.press("Enter")
-    page.wait_for_timeout(500)
-    assert s.text(page, alone) == "<lora:pairs/wan_high_noise:1>"
+    s.pick(page, "wan_high", "wan_high_noise")
+    s.says(page, alone, "<lora:pairs/wan_high_noise:1>")
 
 
 def test_rows_take_turns_and_the_curve_keeps_it(page):
@@ -102,7 +96,7 @@ def test_rows_take_turns_and_the_curve_keeps_it(page):
         s.act(page, node, "stackMenu").click()
         page.get_by_label("Take turns, steps each").fill(steps)
         page.keyboard.press("Enter")
-        page.wait_for_timeout(300)
+        expect(page.locator(".strata-choices")).to_have_count(0)
 
     s.act(page, node, "stackMenu").click()
     menu = page.locator(".strata-choices")
@@ -118,17 +112,17 @@ def test_rows_take_turns_and_the_curve_keeps_it(page):
     page.keyboard.press("Escape")
     assert s.text(page, node) == text
     turns("3")
-    assert s.text(page, node).splitlines() == [
+    wanted = [
         "<lora:sd15:1:lbw=OUT*=1,default=0:at=hold:1@0s, 0@3s, again@6s>",
         "lock <lora:flux:1>",
         "<lora:sdxl:0.5:at=hold:0@0s, 1@3s, again@6s>",
         "off <lora:wan:1>",
         own,
     ]
-    assert s.row(page, node, 2).locator(".strata-time").inner_text().strip() == "0\u21921 \u21bb"
+    d.comes(page, lambda: s.text(page, node).splitlines(), wanted)
+    expect(s.row(page, node, 2).locator(".strata-time")).to_have_text("0\u21921 \u21bb")
     # A point that is moved in the row's curve is the same turn at another strength.
     s.menu(page, node, 2, "Strength over time as a curve")
-    page.wait_for_timeout(400)
     s.element(page, node).locator(".strata-curve-dot").nth(1).focus()
     page.keyboard.press("ArrowDown")
     assert "<lora:sdxl:0.5:at=hold:0@0s, 0.95@3s, again@6s>" in s.text(page, node)
@@ -136,7 +130,7 @@ def test_rows_take_turns_and_the_curve_keeps_it(page):
     d.undo(page)
     s.menu(page, node, 2, "Strength over time as a curve")
     turns("0")
-    assert s.text(page, node) == text
+    s.says(page, node, text)
 
 
 def test_a_row_says_which_mask_is_its_own(page):
@@ -147,21 +141,18 @@ def test_a_row_says_which_mask_is_its_own(page):
     field = s.row(page, node, 0).locator(".strata-behind input").nth(3)
     field.fill("left")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(300)
-    assert "takes the number of a mask" in s.row(page, node, 0).locator(".strata-note.wrong:not(:empty)").inner_text()
+    expect(s.row(page, node, 0).locator(".strata-note.wrong:not(:empty)")).to_contain_text("takes the number of a mask")
     field.fill("-2 + text")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(300)
-    assert s.text(page, node) == "<lora:sd15:1:mask=-2+text:lbw=OUT*=1,default=0:at=fade in>"
-    assert "Mask: -2+text" in s.row(page, node, 0).locator(".strata-marks").get_attribute("title")
+    s.says(page, node, "<lora:sd15:1:mask=-2+text:lbw=OUT*=1,default=0:at=fade in>")
+    expect(s.row(page, node, 0).locator(".strata-marks")).to_have_attribute("title", re.compile(r"Mask: -2\+text"))
     # The other fields leave it where it is.
-    for at, value in ((0, "MIDD"), (1, "0@0%, 1@50%")):
+    for at, value, wanted in ((0, "MIDD", "lbw=MIDD:at=fade in"), (1, "0@0%, 1@50%", "lbw=MIDD:at=0@0%, 1@50%")):
         s.row(page, node, 0).locator(".strata-behind input").nth(at).fill(value)
         page.keyboard.press("Enter")
-        page.wait_for_timeout(400)
-    assert s.text(page, node) == "<lora:sd15:1:mask=-2+text:lbw=MIDD:at=0@0%, 1@50%>"
+        s.says(page, node, f"<lora:sd15:1:mask=-2+text:{wanted}>")
+        d.rest(page, 400)
     d.screenshot(page, f"mask-{d.renderer(page)}", node)
     s.row(page, node, 0).locator(".strata-behind input").nth(3).fill("")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(300)
-    assert s.text(page, node) == "<lora:sd15:1:lbw=MIDD:at=0@0%, 1@50%>"
+    s.says(page, node, "<lora:sd15:1:lbw=MIDD:at=0@0%, 1@50%>")

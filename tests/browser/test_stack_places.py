@@ -25,19 +25,19 @@ def test_rows_that_a_subgraph_shows_on_its_own_node_are_edited_from_inside_and_c
     page.evaluate(
         "(id) => { const node = app.rootGraph.getNodeById(id); app.canvas.openSubgraph(node.subgraph, node) }", host
     )
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     try:
         assert s.row(page, node, 0).locator(".strata-short").text_content() == "sd15"
         s.row(page, node, 1).locator(".strata-switch").click()
-        page.wait_for_timeout(300)
+        d.rest(page, 300)
         changed = ROWS.replace("off <lora:flux", "<lora:flux")
         assert page.evaluate(hosts, host) == changed
         assert d.prompt(page, f"{host}:{node}")["rows"].startswith("<lora:sd15:0.8>\n<lora:flux:0.5>")
     finally:
         page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
-        page.wait_for_timeout(300)
+        d.rest(page, 300)
     page.evaluate("(id) => { const node = app.graph.getNodeById(id); app.graph.unpackSubgraph(node) }", host)
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     node = page.evaluate("() => String(app.graph.nodes.find((node) => node.type === 'StrataLoraStack').id)")
     # Older editors unpack what is inside, and leave behind what the subgraph's own node said, for every node's widgets.
     text = s.text(page, node)
@@ -52,7 +52,7 @@ def test_the_other_renderer_shows_the_same_rows_at_once(page):
     node = s.stack(page, ROWS)
     before = d.renderer(page)
     page.evaluate("(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", before == "canvas")
-    page.wait_for_timeout(1200)
+    d.rest(page, 1200)
     try:
         assert d.renderer(page) != before
         assert s.element(page, node).locator(".strata-short").all_text_contents() == ["sd15", "flux"]
@@ -62,7 +62,7 @@ def test_the_other_renderer_shows_the_same_rows_at_once(page):
         assert inner["y"] + inner["height"] <= box["y"] + box["height"] + 1
     finally:
         page.evaluate("(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", before == "vue")
-        page.wait_for_timeout(600)
+        d.rest(page, 600)
 
 
 def test_an_app_can_show_the_rows(page):
@@ -81,7 +81,7 @@ def test_an_app_can_show_the_rows(page):
     )
     try:
         page.locator("[data-testid=builder-widget-label]").first.wait_for()
-        page.wait_for_timeout(800)
+        d.rest(page, 800)
         rows = page.locator("[data-testid=linear-widgets] .strata-lora")
         assert rows.count() == 2
         panel = page.locator("[data-testid=linear-widgets]").bounding_box()
@@ -90,12 +90,12 @@ def test_an_app_can_show_the_rows(page):
             assert panel["x"] <= box["x"]
             assert box["x"] + box["width"] <= panel["x"] + panel["width"]
         rows.nth(1).locator(".strata-switch").click()
-        page.wait_for_timeout(300)
+        d.rest(page, 300)
         assert s.text(page, node) == ROWS.replace("off <lora:flux", "<lora:flux")
         page.screenshot(path=d.SCREENS / f"stack-app-{d.renderer(page)}.png")
     finally:
         page.evaluate("() => { app.extensionManager.workflow.activeWorkflow.activeMode = 'graph' }")
-        page.wait_for_timeout(500)
+        d.rest(page, 500)
 
 
 def test_a_queued_batch_picks_by_a_seed_of_its_own_each_time_and_says_what(page, server):
@@ -123,7 +123,7 @@ def test_a_queued_batch_picks_by_a_seed_of_its_own_each_time_and_says_what(page,
     for _ in range(120):
         if len(ran()) == 3:
             break
-        page.wait_for_timeout(250)
+        d.rest(page, 250)
     runs = {entry["prompt"][2][node]["inputs"]["seed"]: entry["outputs"][node] for entry in ran()}
     assert sorted(runs) == [11, 12, 13]
     for seed, told in runs.items():

@@ -5,6 +5,7 @@ import json
 import desk_page as d
 import pytest
 import stack_page as s
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
@@ -66,13 +67,11 @@ def test_order_copies_and_removal(page):
     s.act(page, node, "stackMenu").click()
     page.get_by_label("Multiply all by").fill("0.5")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(200)
-    assert s.text(page, node) == "lock <lora:sdxl:1>\n<lora:sdxl:0.5>\n<lora:sd15:0.5>\n<lora:flux:0.5>"
+    s.says(page, node, "lock <lora:sdxl:1>\n<lora:sdxl:0.5>\n<lora:sd15:0.5>\n<lora:flux:0.5>")
     s.act(page, node, "stackMenu").click()
     page.get_by_label("Scale to a total of").fill("1.9")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(200)
-    assert s.text(page, node) == "lock <lora:sdxl:1>\n<lora:sdxl:0.3>\n<lora:sd15:0.3>\n<lora:flux:0.3>"
+    s.says(page, node, "lock <lora:sdxl:1>\n<lora:sdxl:0.3>\n<lora:sd15:0.3>\n<lora:flux:0.3>")
     s.act(page, node, "allSwitch").click()
     assert s.text(page, node) == "lock <lora:sdxl:1>\noff <lora:sdxl:0.3>\noff <lora:sd15:0.3>\noff <lora:flux:0.3>"
 
@@ -93,8 +92,7 @@ def test_what_is_missing_or_not_understood_is_red_and_can_be_mended(page):
     assert s.text(page, node).startswith("<lora:sd15:0.7>\n")
     s.row(page, node, 2).locator(".strata-file").click()
     s.row(page, node, 2).locator(".strata-button", has_text="Make rows").click()
-    page.wait_for_timeout(500)
-    assert s.text(page, node) == "<lora:sd15:0.7>\nwhat is this\n<lora:flux:1>\n<lora:wan:0.5>"
+    s.says(page, node, "<lora:sd15:0.7>\nwhat is this\n<lora:flux:1>\n<lora:wan:0.5>")
     d.screenshot(page, f"stack-wrong-{d.renderer(page)}", node)
 
 
@@ -106,18 +104,16 @@ def test_notes_blocks_and_pasted_text(page):
     behind.nth(2).press("Enter")
     behind.nth(0).fill("OUT*=1, default=0")
     behind.nth(0).press("Enter")
-    page.wait_for_timeout(500)
-    assert s.text(page, node) == "<lora:sd15:1:lbw=OUT*=1, default=0> // mine"
+    s.says(page, node, "<lora:sd15:1:lbw=OUT*=1, default=0> // mine")
     s.element(page, node).locator("[data-act=addLora]").focus()
     d.paste(page, "portrait, <lora:flux:0.5>, <lora:wan:0.4:0.2>")
-    page.wait_for_timeout(400)
-    assert s.text(page, node) == "<lora:sd15:1:lbw=OUT*=1, default=0> // mine\n<lora:flux:0.5>\n<lora:wan:0.4:0.2>"
+    pasted = "<lora:sd15:1:lbw=OUT*=1, default=0> // mine\n<lora:flux:0.5>\n<lora:wan:0.4:0.2>"
+    s.says(page, node, pasted)
     rgthree = {"lora_1": {"on": False, "lora": "qwen.safetensors", "strength": 0.5, "strengthTwo": 0.25}}
     d.paste(page, json.dumps(rgthree))
-    page.wait_for_timeout(400)
-    assert s.text(page, node).endswith("\noff <lora:qwen.safetensors:0.5:0.25>")
+    s.says(page, node, f"{pasted}\noff <lora:qwen.safetensors:0.5:0.25>")
     d.undo(page)
-    assert s.text(page, node).endswith("<lora:wan:0.4:0.2>")
+    s.says(page, node, pasted)
 
 
 def test_sets(page, server):
@@ -125,12 +121,11 @@ def test_sets(page, server):
     s.act(page, node, "sets").click()
     page.get_by_label("Save these rows as").fill(f"Mine {d.renderer(page)}")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(500)
+    expect(page.locator(".strata-sets")).to_have_count(0)  # it closes when that is saved
     other = s.stack(page, "", at=(420, 560))
     s.act(page, other, "sets").click()
     page.locator(".strata-own .strata-item", has_text=f"Mine {d.renderer(page)}").click()
-    page.wait_for_timeout(400)
-    assert s.text(page, other) == ROWS
+    s.says(page, other, ROWS)
 
 
 def test_a_workflow_keeps_everything_and_the_prompt_what_acts(page):
@@ -139,13 +134,12 @@ def test_a_workflow_keeps_everything_and_the_prompt_what_acts(page):
     assert saved["widgets_values"][:2] == [ROWS, 0]
     before = s.sent(page, node)
     assert "strata_rows" not in d.prompt(page, node)
-    s.row(page, node, 2).locator(".strata-dots").click()
-    page.locator(".strata-free .strata-item", has_text="Remove").click()
+    s.menu(page, node, 2, "Remove")
     assert s.sent(page, node) == before, "removing a row that is off sends another prompt"
     page.evaluate("() => app.loadGraphData(app.graph.serialize())")
-    page.wait_for_timeout(800)
-    assert s.text(page, node) == ROWS.replace("off <lora:sdxl:0.6:0.3> // too dark\n", "")
-    assert s.row(page, node, 1).locator(".strata-short").text_content() == "sd15"
+    d.rest(page, 800)
+    s.says(page, node, ROWS.replace("off <lora:sdxl:0.6:0.3> // too dark\n", ""))
+    expect(s.row(page, node, 1).locator(".strata-short")).to_have_text("sd15")
 
 
 def test_the_picker(page):
@@ -153,31 +147,28 @@ def test_the_picker(page):
     add = s.act(page, node, "addLora")
     add.click()
     picker = page.locator(".strata-picker")
-    page.wait_for_timeout(500)
-    assert picker.locator(".strata-choice").count() >= 6
+    expect(picker.locator(".strata-choice").nth(5)).to_be_attached()
     page.keyboard.type("sd15")
-    page.wait_for_timeout(400)
-    assert picker.locator(".strata-named span").first.text_content() == "sd15"
+    expect(picker.locator(".strata-named span").first).to_have_text("sd15")
     page.keyboard.press("Shift+Enter")
     page.keyboard.press("Control+a")
     page.keyboard.type("qwen")
-    page.wait_for_timeout(400)
+    expect(picker.locator(".strata-short").first).to_have_text("qwen")
     page.screenshot(path=d.SCREENS / f"picker-{d.renderer(page)}.png")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(300)
-    assert not picker.is_visible()
-    assert s.text(page, node).strip() == "<lora:sd15:1>\n<lora:qwen:1>"
+    expect(picker).not_to_be_visible()
+    d.comes(page, lambda: s.text(page, node).strip(), "<lora:sd15:1>\n<lora:qwen:1>")
     add.click()
     page.keyboard.press("Escape")
-    assert not picker.is_visible()
+    expect(picker).not_to_be_visible()
     d.undo(page)
-    assert s.text(page, node).strip() == "<lora:sd15:1>"
+    d.comes(page, lambda: s.text(page, node).strip(), "<lora:sd15:1>")
 
 
 def test_fifty_rows_and_a_narrow_node(page):
     rows = "\n".join(f"<lora:{('sd15', 'sdxl', 'flux')[n % 3]}:{n / 50:g}>" for n in range(50))
     node = s.stack(page, rows, width=300)
-    assert s.element(page, node).locator(".strata-lora").count() == 50
+    expect(s.element(page, node).locator(".strata-lora")).to_have_count(50)
     height = page.evaluate("(id) => app.graph.getNodeById(id).size[1]", node)
     assert height < 800
     box = s.element(page, node).bounding_box()
@@ -211,7 +202,7 @@ CHAIN = """() => {
 def test_a_chain_becomes_a_stack_by_a_click_and_comes_back_by_undo(page):
     source, _, last, text = page.evaluate(CHAIN)
     d.remember(page)
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     items = page.evaluate(
         """(id) => {
           const node = app.graph.getNodeById(id)
@@ -223,9 +214,9 @@ def test_a_chain_becomes_a_stack_by_a_click_and_comes_back_by_undo(page):
         last,
     )
     assert items == ["Replace this chain by LoRA Stack (Strata)"]
-    page.wait_for_timeout(700)
-    kinds = page.evaluate("() => app.graph.nodes.map((node) => node.type).sort()")
-    assert kinds == ["CLIPTextEncode", "CheckpointLoaderSimple", "StrataLoraStack"]
+    d.rest(page, 700)
+    kinds = lambda: page.evaluate("() => app.graph.nodes.map((node) => node.type).sort()")  # noqa: E731
+    d.comes(page, kinds, ["CLIPTextEncode", "CheckpointLoaderSimple", "StrataLoraStack"])
     node = page.evaluate("() => String(app.graph.nodes.find((node) => node.type === 'StrataLoraStack').id)")
     assert s.text(page, node) == "<lora:sd15.safetensors:0.5:0.25>\n<lora:flux.safetensors:0.7>"
     output = page.evaluate("async () => (await app.graphToPrompt()).output")
@@ -233,12 +224,7 @@ def test_a_chain_becomes_a_stack_by_a_click_and_comes_back_by_undo(page):
     assert output[node]["inputs"]["clip"] == [source, 1]
     assert output[text]["inputs"]["clip"] == [node, 1]
     d.undo(page)
-    assert page.evaluate("() => app.graph.nodes.map((node) => node.type).sort()") == [
-        "CLIPTextEncode",
-        "CheckpointLoaderSimple",
-        "LoraLoader",
-        "StrataLoraLoader",
-    ]
+    d.comes(page, kinds, ["CLIPTextEncode", "CheckpointLoaderSimple", "LoraLoader", "StrataLoraLoader"])
 
 
 def test_a_loader_with_a_mask_which_rows_cannot_hold_is_offered_no_stack(page):
@@ -259,17 +245,14 @@ def test_a_loader_with_a_mask_which_rows_cannot_hold_is_offered_no_stack(page):
 
 def test_a_fresh_loader_has_no_file_and_the_picker_chooses_one(page):
     loader = d.add(page, "StrataLoraLoader")
-    page.wait_for_timeout(600)
+    d.rest(page, 600)
     value = "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'lora_name').value"
     assert page.evaluate(value, loader) == "Choose a LoRA"
     line = page.locator(".strata-line").last
     assert line.locator(".strata-verdict.wrong").count() == 0
     line.locator("[data-act=choose]").click()
-    page.keyboard.type("qwen")
-    page.wait_for_timeout(500)
-    page.keyboard.press("Enter")
-    page.wait_for_timeout(700)
-    assert page.evaluate(value, loader) == "qwen.safetensors"
+    s.pick(page, "qwen", "qwen")
+    d.comes(page, lambda: page.evaluate(value, loader), "qwen.safetensors")
     assert d.prompt(page, loader)["lora_name"] == "qwen.safetensors"
 
 
@@ -279,7 +262,7 @@ def test_a_new_heading_waits_for_its_name(page):
     page.locator(".strata-free .strata-item", has_text="heading").first.click()
     page.keyboard.type("My style")
     page.keyboard.press("Enter")
-    assert s.text(page, node) == "<lora:sd15:1>\n# My style"
+    s.says(page, node, "<lora:sd15:1>\n# My style")
 
 
 def test_a_strength_that_cannot_be_taken_says_why(page):
@@ -288,8 +271,9 @@ def test_a_strength_that_cannot_be_taken_says_why(page):
     page.keyboard.type("abc")
     page.keyboard.press("Enter")
     note = s.element(page, node).locator(".strata-verdict")
-    assert note.text_content().startswith('"abc" is not taken')
+    expect(note).to_contain_text('"abc" is not taken')
+    s.still(page, node)
     assert note.evaluate("(shown) => shown.scrollHeight <= shown.clientHeight")  # whole
     page.keyboard.press("Escape")
-    assert note.text_content() == ""
+    expect(note).to_have_text("")
     assert s.text(page, node) == "<lora:sd15:0.5>"

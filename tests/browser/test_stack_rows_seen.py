@@ -7,6 +7,7 @@ import pytest
 import stack_page as s
 import torch
 from PIL import Image
+from playwright.sync_api import expect
 from safetensors.torch import save_file
 
 from strata.devtools.models import CHECKPOINT
@@ -42,24 +43,24 @@ def files(server):
 
 def hover(page, node, at):
     s.row(page, node, at).locator(".strata-file").hover()
-    page.wait_for_timeout(700)
     return page.locator(".strata-preview")
 
 
 def test_a_picture_or_a_film_comes_while_the_pointer_rests_and_goes_with_it(page, files):
     node = s.stack(page, "\n".join(f"<lora:{name}:1>" for name in files))
     picture = hover(page, node, 0).locator("img")
-    assert picture.evaluate("(shown) => shown.naturalWidth") > 0
+    page.wait_for_function("(shown) => shown.naturalWidth > 0", arg=picture.element_handle(), timeout=d.READY)
     film = hover(page, node, 1).locator("video")
     page.wait_for_function("(shown) => shown.currentTime > 0 && shown.muted && shown.loop", arg=film.element_handle())
     page.mouse.move(300, 900)
-    assert page.locator(".strata-preview").count() == 0
+    expect(page.locator(".strata-preview")).to_have_count(0)
     s.act(page, node, "addLora").click()
     page.keyboard.type("seen by")
     page.wait_for_function("() => document.querySelectorAll('.strata-choice:not(.waiting)').length === 2")
     found = page.locator(".strata-choice")
     assert found.count() == 2
     assert found.locator("img, video").count() == 2
+    d.rest(page, 500)
     assert found.locator("video").evaluate("(shown) => shown.paused")  # a still
     d.SCREENS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=d.SCREENS / f"picker-pictures-{d.renderer(page)}.png")
@@ -84,7 +85,7 @@ def test_a_family_that_the_model_does_not_take_is_red_and_says_so(page):
     page.evaluate("() => { app.nodeOutputs = {} }")  # of other tests' nodes
     node = s.stack(page, "<lora:sd15:1>\n<lora:flux:1>")
     badges = s.element(page, node).locator(".strata-family")
-    assert badges.evaluate_all("(all) => all.map((one) => one.className)") == ["strata-family", "strata-family"]
+    d.comes(page, lambda: badges.evaluate_all("(all) => all.map((one) => one.className)"), ["strata-family"] * 2)
     page.evaluate(
         """([id, checkpoint]) => {
           const source = LiteGraph.createNode('CheckpointLoaderSimple'), preview = LiteGraph.createNode('PreviewAny')
@@ -101,10 +102,11 @@ def test_a_family_that_the_model_does_not_take_is_red_and_says_so(page):
     wrong = s.row(page, node, 1).locator(".strata-family.wrong")
     wrong.wait_for(timeout=d.READY)
     assert wrong.text_content() == "FLUX.1"
-    assert wrong.get_attribute("title") == "The connected model is no FLUX.1."
+    expect(wrong).to_have_attribute("title", "The connected model is no FLUX.1.")
     assert s.row(page, node, 0).locator(".strata-family.wrong").count() == 0
     said = s.row(page, node, 1).locator(".strata-said")  # whole, not only a tooltip
-    assert "SD1.5" in said.text_content()
+    expect(said).to_contain_text("SD1.5")
+    s.still(page, node)
     assert said.evaluate("(shown) => shown.scrollHeight <= shown.clientHeight")
     d.screenshot(page, f"stack-red-{d.renderer(page)}", node)
 
@@ -136,7 +138,8 @@ def test_a_narrow_row_shows_its_block_weights_and_whole_letters(page, files):
     for at in (0, 1):
         row = s.row(page, node, at)
         sign = row.locator(".strata-marks svg:visible")
-        assert sign.count() == 1 and sign.locator("path").get_attribute("d") == "M6 20V10M12 20V4M18 20v-7"
+        expect(sign).to_have_count(1)
+        expect(sign.locator("path")).to_have_attribute("d", "M6 20V10M12 20V4M18 20v-7")
         letters = row.locator(".strata-short > span").last.evaluate(
             """(end) => {
               const box = end.getBoundingClientRect()
@@ -157,12 +160,11 @@ def test_a_finger_moves_a_row(page):
     points = [where(first, 12), {"x": first["x"] + 5, "y": first["y"] + 40}, where(last, 24)]
     for kind, point in zip(("touchStart", "touchMove", "touchMove"), points, strict=True):
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
-        page.wait_for_timeout(60)
-    assert s.element(page, node).locator(".strata-drop").count() == 1  # where it would go
+        d.rest(page, 60)
+    expect(s.element(page, node).locator(".strata-drop")).to_have_count(1)  # where it would go
     touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    page.wait_for_timeout(300)
+    s.says(page, node, "<lora:sdxl:1>\n<lora:flux:1>\n<lora:sd15:1>")
     touch.detach()
-    assert s.text(page, node) == "<lora:sdxl:1>\n<lora:flux:1>\n<lora:sd15:1>"
 
 
 def test_one_row_and_none(page):
@@ -178,6 +180,5 @@ def test_one_row_and_none(page):
     d.screenshot(page, f"stack-narrow-{d.renderer(page)}", node)
     s.row(page, node, 0).locator(".strata-file").focus()
     page.keyboard.press("Delete")
-    page.wait_for_timeout(300)
-    assert s.text(page, node) == ""
-    assert "Add a LoRA" in s.element(page, node).locator(".strata-verdict").text_content()
+    s.says(page, node, "")
+    expect(s.element(page, node).locator(".strata-verdict")).to_contain_text("Add a LoRA")

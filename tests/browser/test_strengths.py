@@ -20,7 +20,7 @@ def loader_of(page, width=None, **strengths):
         page.evaluate(
             "([id, w]) => { const n = app.graph.getNodeById(id); n.setSize([w, n.size[1]]) }", [loader, width]
         )
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     return loader
 
 
@@ -112,7 +112,7 @@ def test_any_value_is_typed_and_nothing_is_cut(page):
         assert note.text_content() == ""
     # A script or a person's other tool sets ComfyUI's widget: that counts as well.
     d.choose(page, loader, MODEL, 7.5)
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     assert values(page, loader)[0] == 7.5
     assert bar.get_attribute("aria-valuenow") == "7.5"
 
@@ -148,7 +148,7 @@ def test_keys_and_undo(page):
             arg=[loader, value],
             timeout=10_000,
         )
-        page.wait_for_timeout(300)
+        d.rest(page, 300)
 
 
 def test_the_link_keeps_their_ratio_or_makes_them_equal(page):
@@ -190,7 +190,7 @@ def test_the_values_are_comfyuis_own(page):
         "async (saved) => app.loadGraphData(JSON.parse(saved), true, false, app.extensionManager.workflow.activeWorkflow)",
         saved,
     )
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     assert values(page, loader) == (0.5, 3.25)
     assert d.strength(page, loader, CLIP).get_attribute("aria-valuenow") == "3.25"
     assert len(json.loads(saved)["nodes"]) == 1
@@ -203,7 +203,7 @@ def test_the_values_are_comfyuis_own(page):
         }""",
         loader,
     )
-    page.wait_for_timeout(600)
+    d.rest(page, 600)
     shown = """(id) => ['strength_model', 'strength_clip'].map(
       (name) => !app.graph.getNodeById(id).widgets.find((w) => w.name === name).options.hidden)"""
     assert page.evaluate(shown, loader) == [True, False]
@@ -216,7 +216,7 @@ def test_the_values_are_comfyuis_own(page):
         "(id) => { const n = app.graph.getNodeById(id); n.disconnectInput(n.inputs.findIndex((i) => i.name === 'strength_model')) }",
         loader,
     )
-    page.wait_for_timeout(600)
+    d.rest(page, 600)
     assert d.strength(page, loader, MODEL).is_visible()
     assert page.evaluate(shown, loader) == [False, False]
 
@@ -229,6 +229,6 @@ def test_a_refused_text_takes_no_room_for_good(page):
     note = d.element(page, loader, "strata_strengths").locator(".strata-note")
     assert "nonsense" in note.text_content()
     page.keyboard.press("Escape")
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     assert note.text_content() == ""
     assert page.evaluate(size, loader) == before

@@ -36,12 +36,12 @@ def enter(page, host):
     page.evaluate(
         "(id) => { const node = app.rootGraph.getNodeById(id); app.canvas.openSubgraph(node.subgraph, node) }", host
     )
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
 
 
 def leave(page):
     page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
 
 
 def hosts(page, host, name):
@@ -59,9 +59,7 @@ def set_hosts(page, host, name, value):
         }""",
         [host, name, value],
     )
-    page.wait_for_timeout(
-        1600
-    )  # a value that code sets has no event: the clock looks once a second, and then asks the server
+    d.rest(page, 1600)  # a value that code sets has no event: the clock looks once a second, and then asks the server
 
 
 def prompted(page, host, node):
@@ -106,7 +104,7 @@ def test_a_promoted_strength_is_typed_beyond_its_slider(page, packed):
     d.strength(page, loader, "strength_model").focus()
     page.keyboard.type("3.5")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(300)
+    d.rest(page, 300)
     assert hosts(page, host, "strength_model") == 3.5
     assert prompted(page, host, loader)["strength_model"] == 3.5
     reach = page.evaluate(
@@ -154,7 +152,7 @@ def test_a_subgraph_used_twice_is_not_edited_from_inside(page, packed):
         host,
     )
     enter(page, host)
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     assert d.fader(page, desk, "IN04").get_attribute("aria-disabled") == "true"
     assert "wire" in d.element(page, desk).locator(".strata-note").first.text_content()
 

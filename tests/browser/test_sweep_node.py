@@ -34,7 +34,7 @@ def screenshot(page, name):
     page.evaluate(
         "() => { app.canvas.ds.scale = 0.65; app.canvas.ds.offset = [20, 20]; app.canvas.setDirty(true, true) }"
     )
-    page.wait_for_timeout(600)
+    d.rest(page, 600)
     page.screenshot(path=d.SCREENS / f"sweep-{name}-{d.renderer(page)}.png")
 
 
@@ -100,7 +100,7 @@ def test_the_grid_grows_opens_and_compares(page):
     assert view.locator(".strata-sweep-cell img").count() == 6
     assert view.locator(".strata-sweep-column").all_text_contents() == ["0", "0.5", "1"]
     assert view.locator(".strata-sweep-row").all_text_contents() == ["1", "2"]
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     grid, box = view.locator(".strata-sweep-grid").bounding_box(), view.bounding_box()
     assert grid["x"] >= box["x"] - 1 and grid["x"] + grid["width"] <= box["x"] + box["width"] + 1
     screenshot(page, "grid")
@@ -134,7 +134,7 @@ def test_a_failing_cell_says_why_and_names_may_be_long(page):
     finished(page, node, "1 of 2 pictures, 1 failed")
     view = element(page, node)
     expect(view.locator(".strata-sweep-cell.wrong")).to_contain_text("is not in your loras folders")
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     screenshot(page, "failed")
     page.evaluate("() => { app.canvas.ds.scale = 1 }")
     column = view.locator(".strata-sweep-column").nth(1)

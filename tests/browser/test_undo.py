@@ -61,7 +61,7 @@ def test_two_actions_at_once_are_two_steps(page):
     press(page, ("ArrowUp", True), ("Delete", False))
     assert s.text(page, node) == "<lora:sd15:1>\n<lora:sdxl:0.8>"
     # What an editor adds to its last step, and when, takes nothing from this one.
-    page.wait_for_timeout(700)
+    d.rest(page, 700)
     assert d.steps(page) == before + 2
     d.undo(page)
     assert s.text(page, node) == "<lora:sd15:1>\n<lora:flux:0.5>\n<lora:sdxl:0.8>"
@@ -137,11 +137,8 @@ class Steps:
         for before in self.seen[-2::-1]:
             d.undo(self.page)
             # A slow page shows late what the graph has at once; what took two steps never becomes this one.
-            for _ in range(20):
-                if before is None or self.look() == before:
-                    break
-                self.page.wait_for_timeout(250)
-            assert before is None or self.look() == before
+            if before is not None:
+                d.comes(self.page, self.look, before)
 
 
 MODIFIED = "() => app.extensionManager.workflow.activeWorkflow.isModified"
@@ -160,20 +157,39 @@ def as_opened(page):
 def press_nothing(page):
     """A click into the empty canvas, after which ComfyUI records what is another."""
     page.mouse.click(1300, 850)
-    page.wait_for_timeout(200)
+    d.rest(page, 200)
 
 
 @pytest.mark.parametrize("kind", ["StrataLoraSave", "StrataLoraExtract"])
 def test_the_room_for_what_a_run_tells_is_no_step(page, kind):
     node = d.add(page, kind, (420, 120))
-    page.wait_for_timeout(800)
+    d.rest(page, 800)
     steps, height = as_opened(page), page.evaluate(HEIGHT, node)
     page.evaluate("([id, text]) => { app.nodeOutputs[id] = { strata_verdict: [text] } }", [node, LONG])
     line = "(id) => app.graph.getNodeById(id).widgets.some((w) => w.name === 'strata_result' && w.element.offsetHeight)"
     page.wait_for_function(line, arg=node, timeout=d.READY)
-    page.wait_for_timeout(1000)
+    d.rest(page, 1000)
     if d.renderer(page) == "canvas":  # nodes of the page have room for the inputs that they hide
         assert page.evaluate(HEIGHT, node) > height + 20
+    press_nothing(page)
+    assert d.steps(page) == steps and not page.evaluate(MODIFIED)
+
+
+def test_a_workflow_is_as_it_was_opened_when_the_only_edit_after_a_run_is_taken_back(page):
+    node = s.stack(page, ROWS)
+    steps, height = as_opened(page), page.evaluate(HEIGHT, node)
+    page.evaluate(
+        """([id, text]) => {
+          app.nodeOutputs[id] = { strata_rows: ['sd15', 'sdxl'].map((name) => ({ name, verdict: text, warned: true })) }
+        }""",
+        [node, LONG],
+    )
+    page.wait_for_function(f"([id, least]) => ({HEIGHT})(id) > least", arg=[node, height + 20], timeout=d.READY)
+    d.rest(page, 1000)
+    s.row(page, node, 2).locator(".strata-switch").click()
+    assert d.steps(page) == steps + 1
+    d.undo(page)
+    s.says(page, node, ROWS)
     press_nothing(page)
     assert d.steps(page) == steps and not page.evaluate(MODIFIED)
 
@@ -184,17 +200,21 @@ def test_what_an_error_says_goes_with_what_it_was_about_and_takes_its_room_along
     page.wait_for_function(
         f"(id) => {d.ELEMENT}(id).querySelector('.strata-verdict').textContent", arg=loader, timeout=d.READY
     )
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     steps, height = as_opened(page), page.evaluate(HEIGHT, loader)
     d.strength(page, loader, "strength_model").focus()
     page.keyboard.press("ArrowRight")
     assert d.steps(page) == steps + 1
     page.evaluate(
-        """([id, text]) => comfyAPI.api.api.dispatchCustomEvent('execution_error', { node_id: id, exception_message: text })""",
+        """([id, text]) => {
+          const say = (event, told) => comfyAPI.api.api.dispatchCustomEvent(event, { prompt_id: 'next', ...told })
+          say('execution_start', {})
+          say('execution_error', { node_id: id, exception_message: text })
+        }""",
         [loader, LONG],
     )
     page.wait_for_function("([id, height]) => app.graph.getNodeById(id).size[1] > height + 20", arg=[loader, height])
-    page.wait_for_timeout(500)
+    d.rest(page, 500)
     press_nothing(page)
     assert d.steps(page) == steps + 1
     d.undo(page)
@@ -208,33 +228,23 @@ def test_what_an_error_says_goes_with_what_it_was_about_and_takes_its_room_along
     line.wait_for()
 
 
-def redo(page):
-    page.keyboard.press("Control+y")
-    page.evaluate(d.RESTORED)
-    page.wait_for_timeout(500)
-
-
 def walk(page, look, states):
     """All the way back and forth again."""
-    ways = [*((d.undo, at) for at in range(len(states) - 2, -1, -1)), *((redo, at) for at in range(1, len(states)))]
+    ways = [*((d.undo, at) for at in range(len(states) - 2, -1, -1)), *((d.redo, at) for at in range(1, len(states)))]
     for way, at in ways:
         way(page)
-        for _ in range(12):
-            if look() == states[at]:
-                break
-            page.wait_for_timeout(250)
-        assert look() == states[at], (way.__name__, at)
+        d.comes(page, lambda: (way.__name__, at, look()), (way.__name__, at, states[at]))  # noqa: B023
 
 
 def test_heights_go_back_and_forth_with_their_steps(page):
     loader = d.add(page, "StrataLoraLoader", (420, 120), lora_name="sd15.safetensors")
-    page.wait_for_timeout(1500)
+    d.rest(page, 1500)
     d.remember(page)
     look = lambda: round(page.evaluate(HEIGHT, loader))  # noqa: E731
     states = [look()]
     for _ in range(2):
         d.element(page, loader).locator("[data-act=details]").click()
-        page.wait_for_timeout(900)
+        d.rest(page, 900)
         states.append(look())
     assert states[1] > states[0] + 100
     walk(page, look, states)
@@ -242,19 +252,19 @@ def test_heights_go_back_and_forth_with_their_steps(page):
 
 def test_a_node_that_a_hand_made_taller_is_that_tall_again_when_a_result_is_gone(page):
     node = d.add(page, "StrataLoraSave", (420, 120))
-    page.wait_for_timeout(800)
+    d.rest(page, 800)
     own = page.evaluate(HEIGHT, node)
     page.evaluate(
         "([id, height]) => { const n = app.graph.getNodeById(id); n.setSize([n.size[0], height]) }", [node, own + 30]
     )
-    page.wait_for_timeout(400)
+    d.rest(page, 400)
     own = page.evaluate(HEIGHT, node)
     say = "([id, text]) => { app.nodeOutputs[id] = { strata_verdict: [text] } }"
     page.evaluate(say, [node, LONG])
     if d.renderer(page) == "canvas":
         page.wait_for_function(f"([id, own]) => ({HEIGHT})(id) > own + 20", arg=[node, own], timeout=d.READY)
-    page.wait_for_timeout(2000)
+    d.rest(page, 2000)
     page.evaluate(say, [node, "Saved"])
     page.wait_for_function(f"([id, own]) => ({HEIGHT})(id) <= own + 1", arg=[node, own], timeout=d.READY)
-    page.wait_for_timeout(1000)
+    d.rest(page, 1000)
     assert page.evaluate(HEIGHT, node) == pytest.approx(own, abs=1)

@@ -122,7 +122,8 @@ export class TagsView {
     this.enabled = !linked
     this.showMissing()
     const key = JSON.stringify([text, this.#clipFirst, linked])
-    if (key === this.#read) return this.#draw()
+    // Only what a run told is another.
+    if (key === this.#read) return this.#draw(true)
     clearTimeout(this.#rest)
     const typing = this.#read !== '' && document.activeElement instanceof HTMLTextAreaElement
     if (typing) this.#rest = window.setTimeout(() => this.#ask(key, linked ? '' : text), TYPING)
@@ -166,7 +167,8 @@ export class TagsView {
     Object.assign(this, { text, pieces, tags })
   }
 
-  #draw() {
+  /** @param {boolean} [told] whether a run told something since */
+  #draw(told = false) {
     const { tags, list } = this
     const family = this.#family()
     tags.forEach((row, at) => {
@@ -184,17 +186,18 @@ export class TagsView {
       row.element.remove()
     }
     attribute(this.add, 'disabled', this.enabled ? null : true)
-    this.#tell()
+    this.#tell(told)
   }
 
-  #tell() {
+  /** @param {boolean} [told] as ``#draw`` has it */
+  #tell(told = false) {
     const output = outputOf(this.node)
     const failed = this.#refused || this.#error || failureOf(this.node)?.text
     const verdict = this.tags.length ? output?.strata_verdict?.[0] : ''
     setText(this.note, this.enabled ? String(failed ?? verdict ?? '') : t('textLinked'))
     attribute(this.note, 'title', String(failed ?? output?.strata_report?.[0] ?? '') || null)
     this.note.classList.toggle('wrong', Boolean(failed) || output?.strata_warned?.[0] === true)
-    this.#fit()
+    this.#fit(told)
   }
 
   /** The model's family, as the last run met it. @returns {string | null} */
@@ -212,12 +215,13 @@ export class TagsView {
 
   // Room
 
-  #fit() {
+  /** @param {boolean} [told] as ``#draw`` has it: that room is no step's */
+  #fit(told = false) {
     if (this.lead.offsetHeight) this.#lead = Math.max(BAR, this.lead.offsetHeight + 2)
     const height = `${this.minHeight}px`
     if (this.element.style.minHeight === height) return
     this.element.style.minHeight = height
-    this.room.fit()
+    this.room.fit(told)
   }
 
   // What hands ask

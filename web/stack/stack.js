@@ -47,6 +47,8 @@ export class StackView {
   /** @type {RowView[]} */
   #views = []
   #signature = ''
+  /** What runs told. */
+  #told = ''
   #round = 0
   #ready = false
   #refused = ''
@@ -136,13 +138,16 @@ export class StackView {
     if (!this.#signature) this.opened.arrive()
     const text = String(valueOf(node, 'rows') ?? '')
     const linked = isLinked(node, 'rows')
-    const signature = JSON.stringify([text, linked, outputOf(node)?.strata_rows, failureOf(node)?.text])
+    const told = JSON.stringify([outputOf(node)?.strata_rows, failureOf(node)?.text])
+    const signature = JSON.stringify([text, linked, told])
     if (signature === this.#signature) return
     this.#signature = signature
+    const isTold = told !== this.#told
+    this.#told = told
     this.enabled = !linked
     this.showMissing()
     if (!this.enabled) this.opened.closeUnder()
-    if (text === this.text && this.#ready) this.draw()
+    if (text === this.text && this.#ready) this.draw(isTold)
     else this.#read(text)
   }
 
@@ -191,14 +196,15 @@ export class StackView {
 
   // The picture
 
-  draw() {
+  /** @param {boolean} [told] whether a run told something since */
+  draw(told = false) {
     const { rows, list } = this
     const acts = acting(rows)
     const output = outputOf(this.node)
     const family = this.family()
-    const told =
+    const found =
       /** @type {{name: string | undefined, verdict: string, warned: boolean}[]} */ (output?.strata_rows ?? [])
-    const verdicts = new Map(told.map(({ name, verdict, warned }) => [name, { text: verdict, warned }]))
+    const verdicts = new Map(found.map(({ name, verdict, warned }) => [name, { text: verdict, warned }]))
     let inGroup = false
     let shown = 0
     rows.forEach((row, at) => {
@@ -229,13 +235,14 @@ export class StackView {
     showWidget(this.node, 'seed', rows.some((row) => row.pick) || isLinked(this.node, 'seed'))
     for (const name of CONTROLS) showWidget(this.node, name, rows.some((row) => row.pick))
     this.opened.under?.tick()
-    this.fit()
+    this.fit(told)
   }
 
-  fit() {
+  /** @param {boolean} [told] as ``draw`` has it: that room is no step's */
+  fit(told = false) {
     const [bar, foot] = [this.bar.offsetHeight, this.note.offsetHeight]
     if (bar && foot) this.#chrome = bar + foot + GAPS
-    if (this.reserve()) this.room.fit()
+    if (this.reserve()) this.room.fit(told)
   }
 
   #drawBar() {
