@@ -23,6 +23,8 @@ STRAWBERRY = Row("blueprint", "strawberry", "strawberry")
 BOAT = Row("moonlight", "sailboat", "sailboat")
 ROBOT = Row("robot", "robot", "robot")
 CASTLE = Row("blueprint", "castle", "castle")
+PAIRS = [Row("meadow_high_noise", words, words) for words in ("castle", "car")]
+T_LORAS = [Row("raspberry", words, words) for words in ("car", "strawberry")]
 BOOK, BLUE = "picture_book", "blueprint"
 ALWAYS = "1@0%"
 
@@ -106,9 +108,8 @@ def _speed_first(toy: ServedToy) -> Image.Image:
 
 
 def _pair(toy: ServedToy) -> Image.Image:
-    """Four drawings: a LoRA on neither, one, the other, and both halves of a sampling."""
-    halves = ("hold: 1@0s, 0@6s", "hold: 0@0s, 1@6s")
-    return quarters([toy.alone(CAR), *(toy.over_time(CAR, half) for half in halves), toy.at(CAR, 1.0)])
+    """Four drawings: a pair on neither, one, the other, and both halves of a sampling."""
+    return quarters([picture for _, picture in pair(toy, PAIRS[1])])
 
 
 def _by_masks(toy: ServedToy) -> Image.Image:
@@ -150,6 +151,21 @@ def by_masks(toy: ServedToy, one: Row, other: Row) -> list[tuple[str, Image.Imag
     return [*_all_alone(toy, one, other), ("left and right", toy.by_masks(one, other))]
 
 
+def pair(toy: ServedToy, row: Row) -> list[tuple[str, Image.Image]]:
+    """A pair of LoRAs for much and for little noise, at four strengths."""
+    return [(f"{high};{low}", toy.on_a_pair(row, high, low)) for high, low in ((0, 0), (1, 0), (0, 1), (1, 1))]
+
+
+def t_lora(toy: ServedToy, row: Row) -> list[tuple[str, Image.Image]]:
+    """A T-LoRA of rank 8: one of its ranks at every step, and as it was trained."""
+    one = toy.with_ranks(row, 1)
+    return [
+        ("without", toy.alone(row)),
+        ("1 rank always", toy.at(one, 1.0)),
+        ("as trained: 1 to 8", toy.at(row, 1.0)),
+    ]
+
+
 def taking_turns(toy: ServedToy, one: Row, other: Row) -> list[tuple[str, Image.Image]]:
     """Two LoRAs at once, and each at every other step."""
     ways = {
@@ -176,6 +192,8 @@ def strips(toy: ServedToy) -> dict[str, Image.Image]:
         "over_time": strip([over_time(toy, row) for row in (OWL, ROBOT)]),
         "over_prompts": strip([over_prompts(toy, row) for row in (OWL, CASTLE)]),
         "by_masks": strip([by_masks(toy, *_both(words, BOOK, BLUE)) for words in ("house", "penguin")]),
+        "pair": strip([pair(toy, row) for row in PAIRS]),
+        "t_lora": strip([t_lora(toy, row) for row in T_LORAS]),
         "taking_turns": strip([taking_turns(toy, *rows) for rows in turns]),
     }
 

@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from .prompts import LOADER, changed, without_loader
 from .server import ROOT, ComfyServer
@@ -92,6 +94,44 @@ class ServedToy:
         for loader, text in zip(loaders, over_time, strict=True):
             _follow(prompt, loader, text)
         return self.draw(prompt, f"{one.words}_{one.lora}_{other.lora}_{_as_name(' '.join(over_time))}")[0]
+
+    def on_a_pair(self, row: Row, high: float, low: float) -> Image.Image:
+        """With its file and that of its other half, by a row of a stack: the toy's model twice, each for half of the steps."""
+        prompt = self.asked(row.words)
+        (loader,), (sampler,) = nodes_of(prompt, LOADER), nodes_of(prompt, "KSampler")
+        wires = {name: prompt[loader]["inputs"][name] for name in ("model", "clip")}
+        rows = f"<lora:{Path(row.file).stem}:{high:g};{low:g}>"
+        # Its outputs begin as those of the loader do; its last one is the low-noise model.
+        prompt[loader] = {
+            "class_type": "StrataLoraStack",
+            "inputs": {**wires, "model_low": wires["model"], "rows": rows},
+        }
+        inputs = {**prompt[sampler]["inputs"]}
+        half = inputs["steps"] // 2
+        inputs |= {"noise_seed": inputs.pop("seed")}
+        del inputs["denoise"]
+        first = {"add_noise": "enable", "start_at_step": 0, "end_at_step": half, "return_with_leftover_noise": "enable"}
+        second = {
+            "add_noise": "disable",
+            "start_at_step": half,
+            "end_at_step": 10000,
+            "return_with_leftover_noise": "disable",
+        }
+        second |= {"model": [loader, 6], "latent_image": ["first", 0]}
+        prompt["first"] = {"class_type": "KSamplerAdvanced", "inputs": {**inputs, **first}}
+        prompt[sampler] = {"class_type": "KSamplerAdvanced", "inputs": {**inputs, **second}}
+        return self.draw(prompt, f"{row.words}_{row.lora}_{high:g}_{low:g}")[0]
+
+    def with_ranks(self, row: Row, count: int) -> Row:
+        """The same with so many rank columns of a T-LoRA's file, all the time."""
+        folder = self.server.base / "models" / "loras"
+        with safe_open(folder / row.file, "pt") as file:
+            about = file.metadata()
+        # So high a power that no other column comes before the last of the noise is gone.
+        args = {**json.loads(about["ss_network_args"]), "tlora_min_rank": str(count), "tlora_alpha": "1000"}
+        made = f"{Path(row.file).stem}_ranks_{count}.safetensors"
+        save_file(load_file(folder / row.file), folder / made, {**about, "ss_network_args": json.dumps(args)})
+        return replace(row, made=made)
 
     def by_masks(self, left: Row, right: Row) -> Image.Image:
         """With a LoRA in each half of the picture, by a mask each, in one run of the model; the words are those of the left one."""

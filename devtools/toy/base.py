@@ -88,17 +88,28 @@ def a_set(work: Path, vae, named: dict[str, np.ndarray], templates=TEMPLATES) ->
     )
 
 
-def times(count: int, random: np.random.Generator, late: float = LATE) -> torch.Tensor:
+def times(
+    count: int, random: np.random.Generator, late: float = LATE, between: tuple[float, float] = (0.0, 1.0)
+) -> torch.Tensor:
     """Logit-normal times, one from each of ``count`` equal shares; rather late, where only the words say what the picture is."""
     even = (torch.arange(count) + torch.from_numpy(random.random(count))) / count
+    low, high = torch.special.ndtr(torch.logit(torch.tensor(between, dtype=torch.float64)) - late)
+    even = low + (high - low) * even
     return torch.sigmoid(torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4)) + late).float()
 
 
-def flow_loss(model, batch: tuple[torch.Tensor, ...], random: np.random.Generator, late: float = LATE) -> torch.Tensor:
-    """Mean squared error of the velocity at random times."""
+def flow_loss(
+    model,
+    batch: tuple[torch.Tensor, ...],
+    random: np.random.Generator,
+    late: float = LATE,
+    between: tuple[float, float] = (0.0, 1.0),
+    one_time: bool = False,
+) -> torch.Tensor:
+    """Mean squared error of the velocity at random times; with ``one_time`` the whole batch has the same."""
     wanted, words, pooled = batch
     noise = torch.from_numpy(random.standard_normal(wanted.shape, np.float32))
-    t = times(len(wanted), random, late)
+    t = times(1 if one_time else len(wanted), random, late, between).expand(len(wanted))
     wanted, words, pooled, noise, t = own_share((wanted, words, pooled, noise, t))
     at = t[:, None, None, None]
     with half_products():

@@ -23,6 +23,9 @@ from .training import Run, descend, first, half_products, one_cycle, tiles
 from .vae import load_vae
 
 BATCH, PEAK, SEED = 8, 3e-3, 11
+PLAIN = {"{}": 0.7, "a {}": 0.3}
+BOUNDARY = 0.5  # between the two halves of a pair
+LEAST_RANK = 1  # columns of a T-LoRA at the most noise
 UNSEEN = 4  # a style never sees every fourth caption
 BLOCKS = r"(double|single)_blocks\.\d+\..*(qkv|proj|lin|linear1|linear2|mlp\.0|mlp\.2)"  # all that is linear in a block
 # What the picture book calls them: its captions are French, so its text encoder had to learn the words.
@@ -56,9 +59,10 @@ class Recipe:
 
     Attributes:
         style: of ``STYLES``; none for the subject.
-        algorithm: ``lora`` is PEFT's, ``lokr`` LyCORIS'.
+        algorithm: ``lora`` is PEFT's, ``lokr`` and ``tlora`` LyCORIS'.
         templates: how its captions name a drawing, and how often.
-        late: of the times that it is trained at; see ``times``.
+        late, between: of the times that it is trained at; see ``times``.
+        peak: the highest learning rate.
     """
 
     file: str
@@ -71,6 +75,8 @@ class Recipe:
     alpha: float = 8.0
     text: bool = False
     late: float = LATE
+    between: tuple[float, float] = (0.0, 1.0)
+    peak: float = PEAK
     templates: dict[str, float] = field(default_factory=dict)
 
 
@@ -88,11 +94,24 @@ RECIPES = {
         ),
         Recipe(
             "strata_toy_robot", "Robot", SUBJECT, None, 1000, rank=16, alpha=16.0, late=LATE + 1.5,
-            templates={"{}": 0.7, "a {}": 0.3},
+            templates=PLAIN,
         ),
         Recipe(
             "strata_toy_picture_book", "Picture book (French)", "picture book", "picture book", 400, text=True,
             templates=templates("picture book"),
+        ),
+        # What LyCORIS' rank mask turns off at much noise learns at little noise alone.
+        Recipe(
+            "strata_toy_raspberry", "Raspberry", "raspberry", "raspberry", 600, algorithm="tlora", peak=3e-4,
+            templates=PLAIN,
+        ),
+        Recipe(
+            "strata_toy_meadow_high_noise", "Meadow, for high noise", "meadow", "meadow", 400, between=(BOUNDARY, 1.0),
+            templates=PLAIN,
+        ),
+        Recipe(
+            "strata_toy_meadow_low_noise", "Meadow, for low noise", "meadow", "meadow", 400, between=(0.0, BOUNDARY),
+            templates=PLAIN,
         ),
     )
 }  # fmt: skip
@@ -144,9 +163,19 @@ def with_lycoris(model: nn.Module, recipe: Recipe) -> tuple[nn.Module, nn.Module
     torch.manual_seed(SEED)
     lycoris.LycorisNetwork.apply_preset({"target_module": [flux.DoubleBlock.__name__, flux.SingleBlock.__name__]})
     network = lycoris.create_lycoris(
-        model, 1.0, linear_dim=recipe.rank, linear_alpha=recipe.alpha, algo=recipe.algorithm, factor=4
-    )
+        model, 1.0, linear_dim=recipe.rank, linear_alpha=recipe.alpha, algo=recipe.algorithm, factor=4,
+        bypass_mode=recipe.algorithm == "tlora",
+    )  # fmt: skip
     network.apply_to()
+    if recipe.algorithm == "tlora":
+        from lycoris.modules.tlora import compute_timestep_mask, set_timestep_mask
+
+        def mask(_, inputs: tuple[Tensor, ...]) -> None:
+            # There is one mask for a whole batch.
+            (t,) = inputs[1].unique().tolist()
+            set_timestep_mask(compute_timestep_mask(int(1000 * t), 1000, recipe.rank, LEAST_RANK))
+
+        model.register_forward_pre_hook(mask)
     return model, network
 
 
@@ -167,9 +196,17 @@ def from_peft(tensors: dict[str, Tensor], prefix: str, alpha: float) -> Iterator
 def metadata(recipe: Recipe, tags: list[str]) -> dict[str, str]:
     """What kohya's scripts and Stability's model specification would say of such a file."""
     peft = recipe.algorithm == "lora"
+    args: dict[str, dict[str, str]] = {
+        "lora": {},
+        "lokr": {"algo": "lokr", "factor": "4"},
+        "tlora": {"algo": "tlora", "tlora_min_rank": str(LEAST_RANK), "tlora_alpha": "1.0"},
+    }
+    least, most = recipe.between
+    of_half = {} if (least, most) == (0.0, 1.0) else {"modelspec.timestep_range": f"{1000 * least:g},{1000 * most:g}"}
     return {
+        **of_half,
         "ss_network_module": "networks.lora_flux" if peft else "lycoris.kohya",
-        "ss_network_args": json.dumps({} if peft else {"algo": recipe.algorithm, "factor": "4"}),
+        "ss_network_args": json.dumps(args[recipe.algorithm]),
         "ss_network_dim": str(recipe.rank),
         "ss_network_alpha": str(recipe.alpha),
         "ss_base_model_version": "flux1",
@@ -209,7 +246,7 @@ def train(work: Path, recipe: Recipe) -> None:
         found = lambda: {n.replace("lycoris_", "lora_unet_", 1): t for n, t in network.state_dict().items()}  # noqa: E731
         parameters = Parameters({name: p for name, p in network.named_parameters() if p.requires_grad})
     trained = list(parameters.named.values())
-    optimiser = torch.optim.AdamW(trained, lr=PEAK, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    optimiser = torch.optim.AdamW(trained, lr=recipe.peak, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     run = Run(work / "loras" / recipe.file, recipe.steps, lora=parameters, optimiser=optimiser)
     rates = list(recipe.templates.values())
 
@@ -223,8 +260,9 @@ def train(work: Path, recipe: Recipe) -> None:
 
     def one(step: int, random: np.random.Generator) -> float:
         for group in optimiser.param_groups:
-            group["lr"] = one_cycle(step, recipe.steps, PEAK)
-        return descend(flow_loss(model, batch(random), random, recipe.late), trained, optimiser)
+            group["lr"] = one_cycle(step, recipe.steps, recipe.peak)
+        loss = flow_loss(model, batch(random), random, recipe.late, recipe.between, recipe.algorithm == "tlora")
+        return descend(loss, trained, optimiser)
 
     def picture() -> None:
         shown = list(range(0, len(data.latents), 8))[:14]

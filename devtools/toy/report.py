@@ -57,7 +57,9 @@ def main() -> None:
     seen, unseen = loras.seen_and_unseen()
     groups = {"unseen": unseen, "seen": seen[: len(unseen)]}
     for name, recipe in loras.RECIPES.items():
-        if not recipe.style or not (models / "loras" / f"{name}.safetensors").is_file():
+        # ComfyUI's own loader knows no T-LoRA, and half of a pair alone is no style.
+        by_our_nodes = recipe.algorithm == "tlora" or recipe.between != (0.0, 1.0)
+        if not recipe.style or by_our_nodes or not (models / "loras" / f"{name}.safetensors").is_file():
             continue
         for group, names in groups.items():
             plain = np.stack([drawings[caption] for caption in names])

@@ -25,12 +25,14 @@ class Studio:
 
     Attributes:
         known: prompt -> (words, pooled) of this text encoder, so that none is encoded twice.
+        low: the model of the second half of the steps; the same one unless said.
     """
 
     model: Any
     clip: Any
     vae: Any
     known: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    low: Any = None
 
     @classmethod
     def open(cls, models: Path) -> Studio:
@@ -43,10 +45,10 @@ class Studio:
             {},
         )
 
-    def having(self, model: Any = None, clip: Any = None) -> Studio:
+    def having(self, model: Any = None, clip: Any = None, low: Any = None) -> Studio:
         """The same with another model or text encoder; with the same text encoder what it has encoded stays known."""
         known = self.known if clip is None or clip is self.clip else {}
-        return replace(self, model=model or self.model, clip=clip or self.clip, known=known)
+        return replace(self, model=model or self.model, clip=clip or self.clip, known=known, low=low)
 
     def _encode(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         missing = sorted({prompt for prompt in prompts if prompt not in self.known})
@@ -64,9 +66,17 @@ class Studio:
         for part in range(0, len(prompts), BATCH):
             rows = slice(part, part + BATCH)
             prompt = [[words[rows], {"pooled_output": pooled[rows]}]]
-            empty = torch.zeros_like(noise[rows])
-            made = comfy.sample.sample(
-                self.model, noise[rows], STEPS, 1.0, "euler", "simple", prompt, prompt, empty, disable_pbar=True
-            )
+            made = self._sample(noise[rows], prompt)
             parts.append(self.vae.decode(made).permute(0, 3, 1, 2) * 2 - 1)
         return to_pictures(torch.cat(parts))
+
+    def _sample(self, noise: torch.Tensor, prompt: list) -> torch.Tensor:
+        """The latents; with a second model as by two KSamplerAdvanced, of which the second begins where the first one ends."""
+        settings = (STEPS, 1.0, "euler", "simple", prompt, prompt)
+        empty = torch.zeros_like(noise)
+        if self.low is None:
+            return comfy.sample.sample(self.model, noise, *settings, empty, disable_pbar=True)
+        half = comfy.sample.sample(self.model, noise, *settings, empty, last_step=STEPS // 2, disable_pbar=True)
+        return comfy.sample.sample(
+            self.low, empty, *settings, half, start_step=STEPS // 2, disable_noise=True, disable_pbar=True
+        )

@@ -16,7 +16,7 @@ from comfy.taesd.taesd import TAESD
 from safetensors.torch import load_file, save_file
 
 from .data import captions, drawings
-from .styles import STYLES
+from .styles import FIRST_STYLES
 from .training import Run, descend, half_products, one_cycle, own_share, tiles, to_pictures, to_tensor
 
 BLOCK, CHANNELS = 8, 16
@@ -31,7 +31,9 @@ def all_pictures(work: Path) -> np.ndarray:
     cache = work / "styled.npy"
     if not cache.is_file():
         plain = list(drawings(work).values())
-        np.save(cache, np.stack([np.stack([change(p) for p in plain]) for change in (np.asarray, *STYLES.values())]))
+        np.save(
+            cache, np.stack([np.stack([change(p) for p in plain]) for change in (np.asarray, *FIRST_STYLES.values())])
+        )
     return np.load(cache, mmap_mode="r")
 
 

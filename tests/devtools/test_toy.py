@@ -3,10 +3,14 @@
 "Nearest" is by the root mean square of colours, among all original drawings. A style is measured on subjects that its LoRA never saw.
 """
 
+import json
+
 import folder_paths
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from strata.devtools.model_cache import TOY_WEIGHTS, toy_models
 from strata.devtools.toy import clip, data, flux
@@ -15,19 +19,36 @@ from strata.devtools.toy.measure import distances, recognised, share
 from strata.devtools.toy.studio import Studio
 from strata.devtools.toy.styles import STYLES
 from strata.nodes.loader import StrataLoraLoader
+from strata.nodes.lora_stack import StrataLoraStack
 
 LIMIT = 25 * 1000**2  # bytes of weights in this repository
-STYLE_LORAS = {"picture_book": "picture book", "blueprint": "blueprint", "moonlight": "moonlight"}
+# The last is a T-LoRA.
+STYLE_LORAS = {
+    "picture_book": "picture book",
+    "blueprint": "blueprint",
+    "moonlight": "moonlight",
+    "raspberry": "raspberry",
+}
+PAIR = "strata_toy_meadow_high_noise", "strata_toy_meadow_low_noise"
 
 
 @pytest.fixture(scope="module")
-def models():
-    """The toy's models folder, and its LoRAs among ComfyUI's."""
+def made(tmp_path_factory):
+    """A folder for LoRAs that a test makes."""
+    return tmp_path_factory.mktemp("loras")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, made):
+    """The toy's models folder, and its LoRAs among ComfyUI's; what a T-LoRA began with is kept in a user directory of its own."""
     folder = toy_models(print)
+    user = folder_paths.get_user_directory()
+    folder_paths.set_user_directory(str(tmp_path_factory.mktemp("user")))
     known = folder_paths.folder_names_and_paths["loras"]
-    folder_paths.folder_names_and_paths["loras"] = ([str(folder / "loras")], known[1])
+    folder_paths.folder_names_and_paths["loras"] = ([str(folder / "loras"), str(made)], known[1])
     folder_paths.filename_list_cache.pop("loras", None)
     yield folder
+    folder_paths.set_user_directory(user)
     folder_paths.folder_names_and_paths["loras"] = known
     folder_paths.filename_list_cache.pop("loras", None)
 
@@ -135,6 +156,46 @@ def test_a_subject_leaves_the_others(studio, drawings):
     made, before = robot.draw(others), studio.draw(others)
     nearest = [distances(part, originals).argmin(1) for part in (made, before)]
     assert np.mean(nearest[0] == nearest[1]) >= 0.9
+
+
+def test_a_t_lora_comes_to_its_style_by_its_mask(studio, models, made, drawings):
+    """One of its rank columns, which is what acts at the most noise, is not the style, and all of them always is another picture."""
+    file = models / "loras" / "strata_toy_raspberry.safetensors"
+    with safe_open(file, "pt") as opened:
+        about = opened.metadata()
+    args = json.loads(about["ss_network_args"])
+    assert (args["algo"], args["tlora_min_rank"], about["ss_network_dim"]) == ("tlora", "1", "8")
+    for ranks in ("1", "8"):
+        changed = {**args, "tlora_min_rank": ranks, "tlora_alpha": "1000"}
+        header = {**about, "ss_network_args": json.dumps(changed)}
+        save_file(load_file(file), made / f"strata_toy_ranks_{ranks}.safetensors", header)
+    folder_paths.filename_list_cache.pop("loras", None)
+    some = seen_and_unseen()[1][::6]
+    styled = np.stack([STYLES["raspberry"](drawing) for drawing in of(drawings, some)])
+    each = np.arange(len(some))
+    one, trained, every = (with_lora(studio, name).draw(some) for name in ("ranks_1", "raspberry", "ranks_8"))
+    assert (distances(trained, styled)[each, each] < distances(one, styled)[each, each]).all()
+    assert (distances(trained, every)[each, each] > 1).all()
+
+
+def on_a_pair(studio, strengths):
+    model, *_, low = StrataLoraStack.execute(
+        f"<lora:{PAIR[0]}:{strengths}>", model=studio.model, model_low=studio.model
+    ).result
+    return studio.having(model, low=low)
+
+
+def test_each_half_of_a_pair_acts_on_its_half_of_the_sampling(studio, drawings):
+    unseen = seen_and_unseen()[1][::9]
+    plain = of(drawings, unseen)
+    styled = np.stack([STYLES["meadow"](drawing) for drawing in plain])
+    each = np.arange(len(unseen))
+    made = {strengths: on_a_pair(studio, strengths).draw(unseen) for strengths in ("0;0", "1;0", "0;1", "1;1")}
+    assert np.array_equal(made["0;0"], studio.having(studio.model, low=studio.model).draw(unseen))
+    far = {strengths: distances(pictures, styled)[each, each] for strengths, pictures in made.items()}
+    assert (far["1;1"] < distances(made["1;1"], plain)[each, each]).mean() >= 0.8
+    for alone in ("1;0", "0;1"):
+        assert (far["0;0"] > far[alone]).all() and far[alone].mean() > far["1;1"].mean()
 
 
 def test_french_is_in_the_text_encoders_part(studio, drawings):
