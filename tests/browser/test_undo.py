@@ -165,13 +165,41 @@ def test_the_room_for_what_a_run_tells_is_no_step(page, kind):
     node = d.add(page, kind, (420, 120))
     d.rest(page, 800)
     steps, height = as_opened(page), page.evaluate(HEIGHT, node)
-    page.evaluate("([id, text]) => { app.nodeOutputs[id] = { strata_verdict: [text] } }", [node, LONG])
+    page.evaluate(
+        """([id, text]) => {
+          const output = app.nodeOutputs[id] = { strata_verdict: [text] }
+          comfyAPI.api.api.dispatchCustomEvent('executed', { node: id, output })
+        }""",
+        [node, LONG],
+    )
     line = "(id) => app.graph.getNodeById(id).widgets.some((w) => w.name === 'strata_result' && w.element.offsetHeight)"
     page.wait_for_function(line, arg=node, timeout=d.READY)
     d.rest(page, 1000)
     if d.renderer(page) == "canvas":  # nodes of the page have room for the inputs that they hide
         assert page.evaluate(HEIGHT, node) > height + 20
     press_nothing(page)
+    page.evaluate(f"() => {d.TRACKER}.updateModified()")
+    assert d.steps(page) == steps and not page.evaluate(MODIFIED)
+
+
+def test_an_error_has_its_room_in_inspect_and_gives_it_back(page):
+    node = d.add(page, "StrataLoraInspect", (420, 120), lora_name="sd15.safetensors")
+    d.element(page, node, "strata_inspect").locator("svg text").first.wait_for(timeout=d.READY)
+    d.rest(page, 1000)
+    steps, height = as_opened(page), page.evaluate(HEIGHT, node)
+    told = "([id, text]) => comfyAPI.api.api.dispatchCustomEvent('execution_error', { node_id: id, exception_message: text })"
+    page.evaluate("() => comfyAPI.api.api.dispatchCustomEvent('execution_start', { prompt_id: 'first', timestamp: 0 })")
+    page.evaluate(told, [node, LONG])
+    page.wait_for_function(f"([id, least]) => ({HEIGHT})(id) > least", arg=[node, height + 20], timeout=d.READY)
+    d.rest(page, 1000)
+    press_nothing(page)
+    page.evaluate(f"() => {d.TRACKER}.updateModified()")
+    assert d.steps(page) == steps and not page.evaluate(MODIFIED)
+    page.evaluate("() => comfyAPI.api.api.dispatchCustomEvent('execution_start', { prompt_id: 'next', timestamp: 0 })")
+    page.wait_for_function(f"([id, most]) => ({HEIGHT})(id) <= most", arg=[node, height + 1], timeout=d.READY)
+    d.rest(page, 1000)
+    press_nothing(page)
+    page.evaluate(f"() => {d.TRACKER}.updateModified()")
     assert d.steps(page) == steps and not page.evaluate(MODIFIED)
 
 

@@ -35,6 +35,8 @@ export class InspectPanel {
   picture = null
 
   #asked = ''
+  /** What a run failed with. */
+  #ran = ''
   #shown = ''
   #busy = false
   #timer = 0
@@ -156,22 +158,30 @@ export class InspectPanel {
 
   #tell() {
     const { note, list } = this.#sources
-    const failed = failureOf(this.node)?.text ?? this.picture?.error ?? ''
+    const ran = failureOf(this.node)?.text ?? ''
+    const failed = ran || (this.picture?.error ?? '')
     const told = failed || (note ? t(note) : list.length ? '' : t('inspectNothing'))
     const more = this.picture && !this.picture.error ? this.picture.notes.join(' ') : ''
     if (this.#busy && !this.picture) return
     setText(this.note, [told, more].filter(Boolean).join(' '))
     this.note.classList.toggle('wrong', Boolean(failed))
+    if (ran === this.#ran) return
+    this.#ran = ran
+    this.#fit(true)
   }
 
-  /** The node is as high as its picture. */
-  #fit() {
+  /**
+   * The node is as high as its picture and what is said over it.
+   *
+   * @param {boolean} [told] whether a run said it: that room is no step's
+   */
+  #fit(told = false) {
     const height = `${this.minHeight}px`
     if (this.element.style.minHeight === height) return
     this.element.style.minHeight = height
     const { node } = this
     if (!node.graph || node.flags?.collapsed) return
-    setHeight(node, node.computeSize()[1])
+    setHeight(node, node.computeSize()[1], told)
   }
 
   // Hands

@@ -21,8 +21,9 @@ const SELECT_ON = ['mousedown']
  * @param {number} how.margin px around it
  * @param {() => number} how.height px that it needs
  * @param {() => boolean} [how.grows] whether it takes more where the node is taller; without it, it does
+ * @param {boolean} [how.told] whether it is there for what a run told
  */
-export function addElement(node, name, element, { label, margin, height, grows }) {
+export function addElement(node, name, element, { label, margin, height, grows, told }) {
   const needed = () => height() + 2 * margin
   const widget = node.addDOMWidget(name, name.toUpperCase(), element, {
     serialize: false,
@@ -38,5 +39,5 @@ export function addElement(node, name, element, { label, margin, height, grows }
   widget.serialize = false
   widget.label = label
   // ComfyUI has made room for it.
-  heightWithoutStep(node)
+  heightWithoutStep(node, told)
 }

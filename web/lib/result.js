@@ -8,7 +8,6 @@ import { t } from './i18n.js'
 import { leave, takePlace } from './place.js'
 import { Room } from './room.js'
 import { failureOf, outputOf } from './runs.js'
-import { heightWithoutStep } from './undo.js'
 import { unwatch, watch } from './watch.js'
 
 /** @typedef {import('./comfy.js').GraphNode} GraphNode */
@@ -63,10 +62,10 @@ class Result {
       margin: MARGIN,
       height: () => this.#height,
       grows: () => false,
+      told: true,
     })
     // ComfyUI has made room for it, and puts it there when it draws.
     this.node.graph?.setDirtyCanvas?.(true, true)
-    heightWithoutStep(this.node, true)
   }
 
   #fit() {
