@@ -186,16 +186,20 @@ def on_a_pair(studio, strengths):
 
 
 def test_each_half_of_a_pair_acts_on_its_half_of_the_sampling(studio, drawings):
-    unseen = seen_and_unseen()[1][::9]
+    """Bit for bit as each file alone by a loader, and both are needed for the style."""
+    unseen = seen_and_unseen()[1][::14]
     plain = of(drawings, unseen)
     styled = np.stack([STYLES["meadow"](drawing) for drawing in plain])
     each = np.arange(len(unseen))
-    made = {strengths: on_a_pair(studio, strengths).draw(unseen) for strengths in ("0;0", "1;0", "0;1", "1;1")}
-    assert np.array_equal(made["0;0"], studio.having(studio.model, low=studio.model).draw(unseen))
+    base, (high, low) = studio.model, (with_lora(studio, name.removeprefix("strata_toy_")).model for name in PAIR)
+    alone = {"0;0": (base, base), "1;0": (high, base), "0;1": (base, low), "1;1": (high, low)}
+    made = {strengths: on_a_pair(studio, strengths).draw(unseen) for strengths in alone}
+    for strengths, (first, second) in alone.items():
+        assert np.array_equal(made[strengths], studio.having(first, low=second).draw(unseen)), strengths
     far = {strengths: distances(pictures, styled)[each, each] for strengths, pictures in made.items()}
-    assert (far["1;1"] < distances(made["1;1"], plain)[each, each]).mean() >= 0.8
-    for alone in ("1;0", "0;1"):
-        assert (far["0;0"] > far[alone]).all() and far[alone].mean() > far["1;1"].mean()
+    assert (far["1;1"] < distances(made["1;1"], plain)[each, each]).all()
+    for one in ("1;0", "0;1"):
+        assert (far["0;0"] > far[one]).all() and far[one].mean() > far["1;1"].mean()
 
 
 def test_french_is_in_the_text_encoders_part(studio, drawings):
