@@ -67,8 +67,9 @@ def rank_lines(changes: Mapping[Key, Sequence[Term]], stated: bool) -> list[str]
     if not found:
         return []
     least, rank = spread([a.least for a in found], median=False), spread([a.rank for a in found], median=False)
-    source = "" if stated else ", which is the trainers' default: the file does not say"
-    return [f"T-LoRA: of rank {rank}, {least} rank columns act at the most noise and all at none{source}"]
+    source = "" if stated else " (the trainers' default: the file does not say)"
+    act = "acts" if least == "1" else "act"
+    return [f"T-LoRA: of {rank} rank columns {least} {act} at the most noise{source}, and more the less noise is left"]
 
 
 def cost_lines(cost: float | None, patchable: bool = True) -> list[str]:

@@ -101,6 +101,14 @@ def test_a_long_message_grows_into_no_node_below_and_scrolls_there(page):
     d.rest(page, 300)
     assert told.evaluate("(e) => e.scrollTop + e.clientHeight >= e.scrollHeight - 2")
     assert page.evaluate("() => app.canvas.ds.scale") == before
+    # Two lines never scroll, not even by a part of a px.
+    page.evaluate(
+        "(id) => { const n = app.graph.getNodeById(id); n.setSize([600, n.computeSize()[1]]); app.canvas.setDirty(true, true) }",
+        above,
+    )
+    d.rest(page, 600)
+    assert told.bounding_box()["height"] < 40
+    assert told.evaluate("(e) => e.scrollHeight <= e.clientHeight")
     # With room below it is whole again.
     page.evaluate("(id) => { app.graph.getNodeById(id).pos = [900, 1200] }", below)
     page.evaluate(

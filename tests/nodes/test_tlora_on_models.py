@@ -103,7 +103,7 @@ def test_at_every_step(models, lora_folder, family, slice, apply):
     strength = 30.0
     changed, *_, report, _ = load(model, name, strength, apply=apply)
     assert (
-        "T-LoRA: of rank 6, 1 rank columns act at the most noise and all at none, which is the trainers' default"
+        "T-LoRA: of 6 rank columns 1 acts at the most noise (the trainers' default: the file does not say), and more the less noise is left"
         in report
     )
     expected = reference(model, family, lambda *_: strength, lambda sigma: at(timestep(sigma)))
