@@ -133,7 +133,7 @@ def apply_to_pair(
     if model is None:
         rows = [_low_alone(row) for row in rows]
     wrong = [*swapped(model, "high"), *swapped(model_low, "low")]
-    parts: list[list[Applied]] = [[] for _ in rows]
+    parts: list[list[tuple[Expert, Applied]]] = [[] for _ in rows]
     told: list[str] = []
     counts: list[str] = []
     used: list[list[StackEntry]] = [[] for _ in rows]
@@ -148,7 +148,7 @@ def apply_to_pair(
         found = apply_stack(models[expert], clip, own, on_problem, apply, node)
         models[expert], clip = found.model, found.clip
         for at, entry, part in zip(here, own, found.parts, strict=True):
-            parts[at].append(replace(part, verdict=f"{expert}: {part.verdict}"))
+            parts[at].append((expert, part))
             used[at] += [entry] if part.used else []
         counts.append(f"{len(own)} on MODEL ({expert})")
         told.append(f"MODEL ({expert}): {found.report}")
@@ -169,11 +169,17 @@ def _once(acted: Sequence[StackEntry]) -> list[StackEntry]:
     return list(acted)
 
 
-def _row(row: Sides, parts: Sequence[Applied]) -> Applied:
-    """What one row came to on both models."""
-    lines = [*row.wrong, *(part.verdict for part in sorted(parts, key=lambda part: not part.warned))]
+def _row(row: Sides, on: Sequence[tuple[Expert, Applied]]) -> Applied:
+    """What one row came to on both models; what is the same on both is said once."""
+    parts = [part for _, part in on]
+    said: dict[str, list[str]] = {}
+    for expert, part in sorted(on, key=lambda one: not one[1].warned):
+        said.setdefault(part.verdict, []).append(expert)
+    lines = [*row.wrong, *(f"{' and '.join(experts)}: {verdict}" for verdict, experts in said.items())]
     words = dict.fromkeys(word for part in parts for word in part.trigger_words.split(", ") if word)
-    verdict = "; ".join(lines) or "nothing acts: both strengths are 0, or its model is not connected"
+    # Whole sentences end with a dot of their own.
+    joined = "; ".join([*(line.removesuffix(".") for line in lines[:-1]), *lines[-1:]])
+    verdict = joined or "nothing acts: both strengths are 0, or its model is not connected"
     warned = bool(row.wrong) or any(part.warned for part in parts)
     return Applied(None, None, verdict, verdict, warned, ", ".join(words), used=any(part.used for part in parts))
 

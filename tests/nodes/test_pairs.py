@@ -244,6 +244,19 @@ class TestWarnings:
         assert f"{HIGH} is for high noise and acts on MODEL (low)" in ui["strata_verdict"][0]
         assert ui["strata_rows"][0]["warned"]
 
+    def test_what_is_the_same_on_both_is_said_once(self, experts, folder):
+        layer = "lora_unet_down_blocks_0_attentions_0_proj_in"
+        strange = {
+            f"{layer}.lora_up.weight": torch.ones(320, 2, 1, 1),
+            f"{layer}.lora_down.weight": torch.ones(2, 320, 1, 1),
+        }
+        folder.save("strange.safetensors", strange)
+        _, ui = on_pair("<lora:strange:1>\n<lora:plain:1>", experts, on_problem="warn")
+        told, fine = (row["verdict"] for row in ui["strata_rows"])
+        assert told.startswith("high and low: ") and told.count("strange.safetensors") == 1
+        assert ui["strata_verdict"] == [told] and ui["strata_warned"] == [True]
+        assert fine.startswith("high and low: plain.safetensors: all ") and fine.count("applied") == 1
+
     def test_one_sided_rows_of_a_file_without_its_other_half_are_fine(self, experts, folder):
         (folder.path / LOW).unlink()
         folder.save("other.safetensors", folder.tensors[HIGH])
