@@ -191,8 +191,9 @@ def _energy_without_model(lora: Lora, entry: Entry) -> float:
 
 
 def _fits(lora: Lora, model: Met | None, clip: Met | None) -> dict | None:
-    """How much of it fits what is loaded: ``{"family": the model's or null, "used", "total": tensors}``; None before it has met one."""
-    if model is None and clip is None:
+    """How much of it fits what is loaded: ``{"family": the model's or null, "used", "total": tensors}``; None before it has met one, and
+    where it changes a model and only text encoders have known it, which families share."""
+    if model is None and (clip is None or not all(is_text_encoder(entry) for entry in lora.contents.entries)):
         return None
     fitting = (entry for met in (model, clip) if met for entry in (*(e for _, e in met[1].pieces), *met[1].repeated))
     used = {id(entry): len(entry.keys) for entry in fitting}

@@ -290,6 +290,20 @@ def test_after_a_run_the_loaded_model_says_what_is_where(server):
         assert row["share"] == pytest.approx(after["blocks"][block]["share"], rel=1e-5)
 
 
+def test_text_encoders_alone_do_not_say_that_the_model_is_fitting(server):
+    """CLIP-L is SD1.5's and FLUX's: a file of the one would be told to fit the other."""
+    shutil.copy(_lora(server, "strata_demo_warm"), _lora(server, "clip_only"))
+    values = {"lora_name": "clip_only.safetensors", "strength_model": 1.0, "strength_clip": 1.0, "on_problem": "error"}
+    prompt = {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "strata_demo_sd15.safetensors"}},
+        "2": {"class_type": "StrataLoraLoader", "inputs": {"clip": ["1", 1], **values}},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 3]}},
+    }
+    server.run(prompt)
+    after = get(server, "/strata/lora", name="clip_only.safetensors")
+    assert (after["fit"], after["fits"]) == ("", None)
+
+
 def test_a_tag_is_written_with_block_weights_and_a_strength_over_time(server):
     asked = {"name": "a:lbw=b", "blocks": "M*=1", "time": "1@0, 0@.5"}
     assert send(server, "POST", "/strata/tag", asked) == (
