@@ -222,6 +222,44 @@ def test_a_workflow_is_as_it_was_opened_when_the_only_edit_after_a_run_is_taken_
     assert d.steps(page) == steps and not page.evaluate(MODIFIED)
 
 
+def zoom(page, scale):
+    page.evaluate("(scale) => { app.canvas.ds.scale = scale; app.canvas.setDirty(true, true) }", scale)
+    d.rest(page, 1000)
+
+
+@pytest.mark.parametrize("kind", ["StrataLoraStack", "StrataLoraInspect"])
+def test_what_a_run_told_has_its_room_when_one_looks_from_afar(page, kind):
+    """ComfyUI's canvas hides elements of nodes that are small on the screen."""
+    if kind == "StrataLoraStack":
+        node = s.stack(page, ROWS)
+    else:
+        node = d.add(page, kind, (420, 120), lora_name="sd15.safetensors")
+        d.element(page, node, "strata_inspect").locator("svg text").first.wait_for(timeout=d.READY)
+    d.rest(page, 1000)
+    height = page.evaluate(HEIGHT, node)
+    page.evaluate(
+        """([id, text]) => {
+          const { api } = comfyAPI.api
+          api.dispatchCustomEvent('execution_start', { prompt_id: 'first', timestamp: 0 })
+          app.nodeOutputs[id] = { strata_rows: ['sd15', 'sdxl'].map((name) => ({ name, verdict: text, warned: true })) }
+          api.dispatchCustomEvent('execution_error', { node_id: id, exception_message: text })
+        }""",
+        [node, LONG],
+    )
+    page.wait_for_function(f"([id, least]) => ({HEIGHT})(id) > least", arg=[node, height + 20], timeout=d.READY)
+    d.rest(page, 1000)
+    steps, told = as_opened(page), page.evaluate(HEIGHT, node)
+    try:
+        zoom(page, 0.25)
+        assert page.evaluate(HEIGHT, node) == told
+    finally:
+        zoom(page, 1)
+    press_nothing(page)
+    page.evaluate(f"() => {d.TRACKER}.updateModified()")
+    assert page.evaluate(HEIGHT, node) == told
+    assert d.steps(page) == steps and not page.evaluate(MODIFIED)
+
+
 def test_what_an_error_says_goes_with_what_it_was_about_and_takes_its_room_along(page):
     loader = d.add(page, "StrataLoraLoader", (420, 120), lora_name="sd15.safetensors")
     line = d.element(page, loader).locator(".strata-verdict")

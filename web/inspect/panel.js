@@ -37,6 +37,9 @@ export class InspectPanel {
   #asked = ''
   /** What a run failed with. */
   #ran = ''
+  /** px of the element and of what it says, as they were drawn last: far away, off the screen or collapsed it has none. */
+  #width = 0
+  #said = 0
   #shown = ''
   #busy = false
   #timer = 0
@@ -86,12 +89,14 @@ export class InspectPanel {
 
   get minHeight() {
     const { picture } = this
+    if (this.element.clientWidth) this.#said = this.note.offsetHeight
     if (!picture || picture.error) return EMPTY
-    return Math.ceil(picture.height * this.#room() / picture.width) + Math.max(BAR, this.note.offsetHeight)
+    return Math.ceil(picture.height * this.#room() / picture.width) + Math.max(BAR, this.#said)
   }
 
   #room() {
-    return this.element.clientWidth || Math.max(NARROWEST, this.node.size[0] - 30)
+    this.#width = this.element.clientWidth || this.#width
+    return this.#width || Math.max(NARROWEST, this.node.size[0] - 30)
   }
 
   /** Looks whether anything that the picture is made of is another. */

@@ -16,6 +16,8 @@ import { shortTime } from '../stack/text.js'
 const REACH = 2
 
 export class TagRow {
+  #height = 0
+
   /** @param {TagsView} panel */
   constructor(panel) {
     this.panel = panel
@@ -74,6 +76,11 @@ export class TagRow {
       bar.show({ value, reach: Math.max(REACH, Math.ceil(Math.abs(value))), enabled, hint })
     }
     this.said.show(wrong || '', true, row.near)
+  }
+
+  /** px; as it was drawn last: far away, off the screen or collapsed it has none. */
+  get height() {
+    return (this.#height = this.element.offsetHeight || this.#height)
   }
 
   dispose() {

@@ -98,7 +98,7 @@ export class TagsView {
 
   get minHeight() {
     // A row of a narrow node is two lines, and what is wrong stands under its own.
-    const tall = this.#rows.reduce((sum, row) => sum + row.element.offsetHeight + GAP, 0)
+    const tall = this.#rows.reduce((sum, row) => sum + row.height + GAP, 0)
     return this.#lead + Math.min(MOST * ROW, Math.max(this.tags.length * ROW, tall))
   }
 

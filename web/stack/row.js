@@ -27,6 +27,8 @@ export class RowView {
   /** @type {Row | null} */
   #row = null
   #marks = ''
+  #height = 0
+  #open = 0
 
   /** @param {StackView} stack */
   constructor(stack) {
@@ -203,9 +205,16 @@ export class RowView {
     else if (!this.behind.contains(document.activeElement)) this.behind.replaceChildren(...this.#details(row))
   }
 
-  /** px of what is open under the row */
+  /** px; as it was drawn last: far away, off the screen or collapsed it has none. */
+  get height() {
+    return (this.#height = this.element.offsetHeight || this.#height)
+  }
+
+  /** px of what is open under the row, likewise */
   get openHeight() {
-    return this.said.element.offsetHeight + this.behind.offsetHeight + this.under.offsetHeight
+    const { said, behind, under, element } = this
+    if (element.offsetHeight) this.#open = said.element.offsetHeight + behind.offsetHeight + under.offsetHeight
+    return this.#open
   }
 
   /** Begins typing into a field of what is open. @param {'blocks' | 'time' | 'note' | 'mask'} name */

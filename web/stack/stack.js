@@ -123,8 +123,7 @@ export class StackView {
   /** Of bar, rows and foot; more rows than MOST scroll, but what is open under one has its room. */
   get minHeight() {
     const views = this.#views
-    const tall = views.reduce((sum, view) => sum + view.element.offsetHeight + 2, 0)
-    const rows = views.length && tall > 2 * views.length ? tall : ROW * Math.max(1, views.length)
+    const rows = views.reduce((sum, view) => sum + (view.height ? view.height + 2 : ROW), 0)
     const open = views.reduce((most, view) => Math.max(most, view.openHeight), 0)
     return this.#chrome + Math.min(MOST * ROW + open, Math.max(ROW, rows))
   }
