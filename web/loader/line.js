@@ -24,8 +24,8 @@ import { describe } from './verdict.js'
 const SEARCH = 'M10.5 17a6.5 6.5 0 1 0 0-13 6.5 6.5 0 0 0 0 13ZM15.5 15.5 20 20'
 /** Its height in px. */
 const LINE = 26
-/** Px of a message that is longer than the line: two lines of it, and ten. A part of a px less would give both a scroll bar. */
-const SHORTEST = 35
+/** Px of a message that is longer than the line, with its padding: two lines of it, and ten. Less by a part of a px has a scroll bar. */
+const SHORTEST = 34
 const TALLEST = 150
 const DETAILS = 230
 
