@@ -3,8 +3,6 @@ that a person looks at."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -29,35 +27,7 @@ def product_norm(up: Tensor, down: Tensor) -> float:
     return max(float(2 * twice + together.diagonal().sum(dtype=torch.float64)), 0.0)
 
 
-# (tensor, type) -> the same numbers in that type.
-Cast = Callable[[Tensor, torch.dtype], Tensor]
-
-
-def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """``tensor.to(dtype)``: exact, and from half to double precision six times as fast, as PyTorch does that step number by number."""
-    return tensor.float().to(dtype) if tensor.dtype == torch.float16 else tensor.to(dtype)
-
-
-class CastInPlace:
-    """``cast`` into the same memory each time: what it gives holds until the next call. The system's new memory for every large tensor
-    takes longer than the numbers."""
-
-    def __init__(self):
-        self._memory: dict[torch.dtype, Tensor] = {}
-
-    def __call__(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-        if tensor.dtype == torch.float16 and dtype == torch.float64:
-            tensor = self._copy(tensor, torch.float32)
-        return tensor if tensor.dtype == dtype else self._copy(tensor, dtype)
-
-    def _copy(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-        memory = self._memory.get(dtype)
-        if memory is None or memory.numel() < tensor.numel():
-            memory = self._memory[dtype] = torch.empty(tensor.numel(), dtype=dtype)
-        return memory[: tensor.numel()].view(tensor.shape).copy_(tensor)
-
-
-def upper_gram(rows: Tensor, dtype: torch.dtype = torch.float32, cast: Cast = cast) -> Tensor:
+def upper_gram(rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """rows @ rows.T [r, r] of rows [r, n], computed in ``dtype``, only right of and on the diagonal: it is symmetric.
 
     A small product of long rows leaves little to share between threads; of a batch of shorter ones each thread has its own.
@@ -76,6 +46,11 @@ def upper_gram(rows: Tensor, dtype: torch.dtype = torch.float32, cast: Cast = ca
             if batched < part.shape[1]:
                 band.addmm_(wide[start : start + BAND, batched:], wide[start:, batched:].T)
     return found
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor.to(dtype)``: exact, and from half to double precision six times as fast, as PyTorch does that step number by number."""
+    return tensor.float().to(dtype) if tensor.dtype == torch.float16 else tensor.to(dtype)
 
 
 def sum_of_squares(tensor: Tensor) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .energy import Cast, CastInPlace, cast, upper_gram
+from .energy import cast, upper_gram
 from .errors import LoraShapeError
 
 # For which Gram matrices leave enough digits: the least pivot of a factor, of its largest, and the least singular value, of the product of
@@ -148,11 +148,10 @@ def singular_values_of_all(products: Sequence[tuple[Tensor, Tensor]]) -> list[Te
             alike.setdefault((up.shape, down.shape, up.dtype, down.dtype), []).append(at)
         else:
             large.append(at)
-    in_place = CastInPlace()
     # The eigenvalues of one matrix keep one thread busy, the products that lead to it all of them.
     with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
         for some in _in_bounds(large, [products[at][0].shape[1] ** 2 for at in large]):
-            roots = pool.map(_roots, [_squared(*products[at], in_place) for at in some])
+            roots = pool.map(_roots, [_squared(*products[at]) for at in some])
             for at, values in zip(some, roots, strict=True):
                 up, down = products[at]
                 found[at] = values[: min(up.shape[0], up.shape[1], down.shape[1])]
@@ -179,10 +178,10 @@ def _in_bounds(places: Sequence[int], numbers: Sequence[int]) -> Iterator[list[i
         yield some
 
 
-def _squared(up: Tensor, down: Tensor, cast: Cast = cast) -> Tensor:
+def _squared(up: Tensor, down: Tensor) -> Tensor:
     """[rank, rank], symmetric, with the squares of the singular values of up [out, rank] @ down [rank, in] as eigenvalues."""
-    core = square_root(mirrored(upper_gram(down, torch.float64, cast)))
-    return core.T @ mirrored(upper_gram(up.T, torch.float64, cast)) @ core
+    core = square_root(mirrored(upper_gram(down, torch.float64)))
+    return core.T @ mirrored(upper_gram(up.T, torch.float64)) @ core
 
 
 def _roots(squared: Tensor) -> Tensor:
