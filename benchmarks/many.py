@@ -25,12 +25,12 @@ def many(quick: bool) -> str:
         found: dict[str, list[tuple[float, ...]]] = {"no LoRA": [], "auto": [], "live": []}
         with tempfile.TemporaryDirectory() as folder:
             (file,) = loras.lora_files(Path(folder), models.lora(model, rank), 1)
-            run(lambda model=model: model)  # the first run of a model is slower
+            # The first run of a model is slower.
+            run(lambda model=model: model)
             for number in range(rounds):
                 for way, times in found.items():
-                    comfy.model_management.load_models_gpu(
-                        [model]
-                    )  # takes the patches of the way before off, unmeasured
+                    # Takes the patches of the way before off, unmeasured.
+                    comfy.model_management.load_models_gpu([model])
                     loaded = model
                     for _ in range(0 if way == "no LoRA" else count):
                         # Another strength each time: else what was patched before stays.
